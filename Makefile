@@ -1,0 +1,31 @@
+# make report   the default study from nothing to reports/default/index.html
+# make test     the tests
+# make lock     write requirements.lock anew from pyproject.toml's ranges
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: report test lock
+
+report: .venv/installed
+	@echo "affq: running the default study: one small model at four precisions; about five minutes on two cores, no GPU needed."
+	@echo "affq: its weights and the judge's (170 MB) are fetched first if they are not in your cache."
+	@$(BIN)/affq run default; status=$$?; $(BIN)/affq report default && exit $$status
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "affq needs Python 3.11 or newer, this is " + sys.version)'
+	@echo "affq: installing the locked versions into .venv: some minutes, depending on the network; over 1 GB of disk."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock:
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@echo "# Exact versions of everything affq and its tests use; made by make lock." > requirements.lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -viE '^(nvidia|cuda|triton)' >> requirements.lock
+	@touch .venv/installed

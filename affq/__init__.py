@@ -1,0 +1,9 @@
+"""affq: which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?"""
+
+from importlib.metadata import version
+
+__version__ = version("affq")
+
+
+class InputError(ValueError):
+    """Bad input. The message names the value, the place and the choices; commands print it alone, without a traceback."""

@@ -1,0 +1,134 @@
+"""Drive papermill over a study: each run in a process of its own, what is done skipped, what fails a row."""
+
+import sys
+import time
+
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from affq import InputError, weights
+from affq.judge import read_card
+from affq.records import NOTEBOOKS, records, study_folder
+
+KERNEL = "python3"
+START_TIMEOUT_S = 120  # of a kernel, on a busy machine
+KINDS = {"PrecisionError": "unsupported", "LoadError": "load_failed", "OutOfMemoryError": "out_of_memory", "MemoryError": "out_of_memory"}
+REMEDIES = {
+    "unsupported": "choose another precision for this model",
+    "out_of_memory": "choose a lower precision or a smaller batch",
+}
+
+
+def run_study(study, results, say=print):
+    """Execute the runs that are missing, partial or failed; return the records of those that failed.
+
+    A run that fails leaves the others going. Weights are fetched first: no run reaches the network.
+    """
+    for model in study.models:
+        if not model.folder:
+            weights.fetch(model.name, say)
+    every = records(results, study)
+    failed = []
+    for number, record in enumerate(every, 1):
+        run = record.run
+        label = f"[{number}/{len(every)}] {run.model.name} {run.precision}"
+        status, note = record.status()
+        if status in ("ok", "stale"):
+            say(f"{label}: {status}, not done again" + (f" ({note})" if note else ""))
+            continue
+        say(f"{label}: running …")
+        start = time.monotonic()
+        execute_run(record, results)
+        status, note = record.status()
+        say(f"{label}: {status}, {time.monotonic() - start:.0f} s" + (f" ({note})" if note else ""))
+        if status == "failed":
+            failed.append(record)
+    return failed
+
+
+def execute_run(record, results):
+    """Execute the generating notebook for one run; whatever ends it early is recorded as its failure."""
+    run = record.run
+    parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
+    record.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        execute("1_generate", record.folder / "1_generate.ipynb", parameters)
+    except PapermillExecutionError as error:
+        kind = KINDS.get(error.ename, "error")
+        record.fail(kind, f"{error.ename}: {error.evalue}" if kind == "error" else error.evalue, REMEDIES.get(kind))
+    except DeadKernelError:
+        record.fail("kernel_died", "the process of this run ended without a word")
+    except CellTimeoutError as error:
+        record.fail("timeout", str(error).splitlines()[0])
+    except KeyboardInterrupt:
+        record.fail("interrupted", "stopped by the user", "the same command goes on from here")
+        raise
+    else:
+        if not record.complete:  # papermill calls a sys.exit in a cell a success
+            record.fail("error", "the notebook ended without completing the run")
+
+
+def execute(name, output, parameters):
+    """Execute one notebook template with parameters, of JSON types, to `output`.
+
+    Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
+    """
+    template = NOTEBOOKS / f"{name}.ipynb"
+    if unknown := set(parameters) - set(papermill.inspect_notebook(str(template))):
+        raise ValueError(f"{template.name} has no parameter {', '.join(sorted(unknown))}")
+    _check_kernel()
+    # papermill formats its paths: a brace in a folder's name would be taken for a field.
+    paths = (str(path).replace("{", "{{").replace("}", "}}") for path in (template, output))
+    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log:
+        papermill.execute_notebook(
+            *paths,
+            parameters,
+            kernel_name=KERNEL,
+            progress_bar=False,
+            start_timeout=START_TIMEOUT_S,
+            coalesce_streams=True,
+            stdout_file=log,
+            stderr_file=log,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # texts pass between the processes
+        )
+
+
+def _check_kernel():
+    """Raise InputError unless the kernel is this environment's Python: another one has other libraries."""
+    try:
+        program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
+    except NoSuchKernel:
+        raise InputError(f"no Jupyter kernel {KERNEL!r} is installed; install it: {sys.executable} -m ipykernel install --sys-prefix") from None
+    if program not in ("python", "python3", sys.executable):  # jupyter resolves the bare names to the running Python
+        raise InputError(
+            f"the Jupyter kernel {KERNEL!r} is {program}, not this environment's {sys.executable}; "
+            f"install this one's: {sys.executable} -m ipykernel install --sys-prefix"
+        )
+
+
+def score_study(study, results):
+    """Execute the scoring notebook over the complete runs: scores that are there stay."""
+    _need_complete(study, results)
+    for judge in study.judges:
+        weights.fetch(read_card(judge)[0]["encoder"])
+    _execute_over(study, results, "2_score")
+
+
+def summarize_study(study, results):
+    """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook."""
+    _need_complete(study, results)
+    return _execute_over(study, results, "3_summary")
+
+
+def _execute_over(study, results, name):
+    output = study_folder(results, study) / "runs" / f"{name}.ipynb"
+    execute(name, output, {"study": study.source, "results": str(results)})
+    return output
+
+
+def _need_complete(study, results):
+    if not any(record.complete for record in records(results, study)):
+        raise InputError(f"no run of study {study.name} in {study_folder(results, study)} is complete; affq run {study.source} first")

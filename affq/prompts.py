@@ -1,0 +1,87 @@
+"""Seed prompts times emotions: what a run asks of its model, in the order in which it asks."""
+
+import csv
+import json
+
+from affq import InputError
+
+COLUMNS = ("id", "kind", "text", "text_without_emotion")
+KINDS = ("general", "event")
+
+
+def read_prompts(path):
+    """Read seed prompts from a CSV file: a list of {id, kind, text, text_without_emotion}.
+
+    `text` holds {emotion} where the emotion goes. Raises InputError, with the line, for what is missing, twice or unknown.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(reader.fieldnames or ['none'])}")
+    if not rows:
+        raise InputError(f"{path} holds no prompt")
+    seen = set()
+    for line, row in rows:
+        place = f"{path}, line {line}"
+        if None in row or None in row.values() or not all(value.strip() for value in row.values()):
+            raise InputError(f"{place}: a prompt needs all of {','.join(COLUMNS)}, and no more")
+        if row["kind"] not in KINDS:
+            raise InputError(f"unknown kind {row['kind']!r} in {place}; known: {', '.join(KINDS)}")
+        if "{emotion}" not in row["text"]:
+            raise InputError(f"{place}: the text of prompt {row['id']!r} has no {{emotion}}")
+        if row["id"] in seen:
+            raise InputError(f"{place}: prompt id {row['id']!r} is there twice")
+        seen.add(row["id"])
+    return [row for _, row in rows]
+
+
+def cross(prompts, emotions):
+    """Cross seed prompts with emotions: requests {prompt_id, kind, emotion, sample, request}, prompt by prompt.
+
+    The same prompts asked without an emotion come last, with `emotion: None`: a control, never counted in F1.
+    """
+    asked = [
+        {"prompt_id": p["id"], "kind": p["kind"], "emotion": e, "sample": 0, "request": p["text"].replace("{emotion}", e)}
+        for p in prompts
+        for e in emotions
+    ]
+    control = [
+        {"prompt_id": p["id"], "kind": p["kind"], "emotion": None, "sample": 0, "request": p["text_without_emotion"]}
+        for p in prompts
+    ]
+    return asked + control
+
+
+def to_time(requests, count):
+    """Choose `count` requests for the resource pass: every prompt and every emotion in turn, then again.
+
+    Adds `repetition`: how often the same request was chosen before.
+    """
+    asked = [r for r in requests if r["emotion"]]
+    emotions = len({r["emotion"] for r in asked})
+    prompts = len(asked) // emotions
+    chosen = []
+    for turn in range(count):
+        prompt = turn % prompts
+        emotion = (turn + turn // prompts) % emotions  # one on with each prompt, and one more with each round over them
+        request = asked[prompt * emotions + emotion]
+        chosen.append({**request, "repetition": sum(c["request"] == request["request"] for c in chosen)})
+    return chosen
+
+
+def read_references(path, emotions):
+    """Read reference texts from a JSONL file: {emotion: [texts]}. Raises InputError unless each emotion has one at least."""
+    references = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            references.setdefault(row["emotion"], []).append(row["text"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number}: a reference is a JSON object with emotion and text") from None
+    if missing := [e for e in emotions if e not in references]:
+        raise InputError(f"{path} has no reference text for {', '.join(missing)}")
+    return references

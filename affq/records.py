@@ -1,0 +1,176 @@
+"""The files of a study's results: the contract between the notebooks. No other module knows them.
+
+reports/<study>/runs/<run id>/  run.json, generations.jsonl, measurements.json, then done.json; or failed.json
+                                scores/<id>.jsonl with scores/<id>.manifest.json
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from affq.study import PACKAGE
+from affq.weights import sha256_of
+
+# In a wheel the notebooks lie inside the package, in a clone beside it.
+NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir())
+STATUSES = ("ok", "missing", "partial", "stale", "failed")
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
+GENERATING = ("precisions.py", "models.py", "prompts.py", "generate.py", "measure.py")
+
+
+def study_folder(results, study):
+    """Give the folder of a study's results and published report."""
+    return Path(results) / study.name
+
+
+def software():
+    """Say what software generates: versions, the commit of a clone, and a digest of the generating code."""
+    code = hashlib.sha256()
+    for file in [*(PACKAGE / name for name in GENERATING), NOTEBOOKS / "1_generate.ipynb"]:
+        code.update(file.read_bytes())
+    git = ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"]
+    found = subprocess.run(git, capture_output=True, text=True) if (PACKAGE.parent / ".git").exists() else None
+    return {
+        "affq": version("affq"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "commit": found.stdout.strip() if found and found.returncode == 0 else None,
+        "code_digest": code.hexdigest(),
+    }
+
+
+class Record:
+    """The records of one run. Files are written whole and renamed into place, but for generations, appended batch by batch."""
+
+    def __init__(self, results, run):
+        self.run = run
+        self.folder = study_folder(results, run.study) / "runs" / run.id
+        self.scores_folder = self.folder / "scores"
+
+    def start(self, environment):
+        """Begin the run afresh: what an earlier attempt left is dropped, run.json says what is run, on what, by what."""
+        for name in ("generations.jsonl", "measurements.json", "done.json", "failed.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.scores_folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = {"run_id": self.run.id, "settings": self.run.settings, "stored_dtype": self.run.model.stored_dtype}
+        _write_json(self.folder / "run.json", {**about, "software": software(), **environment})
+
+    def append(self, generations):
+        """Append one batch of generations and flush it to the disk."""
+        with open(self.folder / "generations.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in generations)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, measurements):
+        """Write the measurements, then done.json with the hashes of the three records: the run is complete from here on."""
+        _write_json(self.folder / "measurements.json", measurements)
+        names = ("run.json", "generations.jsonl", "measurements.json")
+        _write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in names})
+
+    def fail(self, kind, words, remedy=None):
+        """Write failed.json: the kind of failure, its last words, and the remedy where one is known."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / "failed.json", {"kind": kind, "words": words, "remedy": remedy})
+
+    def status(self):
+        """Give (status, note): one of STATUSES, and why."""
+        if (self.folder / "failed.json").exists():
+            failed = _read_json(self.folder / "failed.json")
+            return "failed", ": ".join(filter(None, (failed["kind"], failed["words"], failed["remedy"])))
+        if not (self.folder / "run.json").exists():
+            return "missing", ""
+        if not self.complete:
+            return "partial", "it did not end"
+        return ("stale", changed) if (changed := self._changed()) else ("ok", "")
+
+    @property
+    def complete(self):
+        return (self.folder / "done.json").exists()
+
+    def _changed(self):
+        then, now = self.about(), software()
+        old = then["software"]
+        changes = [f"{name} {old['versions'][name]} → {v}" for name, v in now["versions"].items() if old["versions"][name] != v]
+        if old["code_digest"] != now["code_digest"]:
+            changes.append("the generating code changed")
+        if self.run.study.device not in ("auto", then["hardware"]["device"]):
+            changes.append(f"device {then['hardware']['device']} → {self.run.study.device}")
+        return ", ".join(changes)
+
+    def about(self):
+        """Read run.json: settings, software, hardware."""
+        return _read_json(self.folder / "run.json")
+
+    def generations(self):
+        """Read the generations, in the order in which they were made."""
+        return _read_jsonl(self.folder / "generations.jsonl")
+
+    def measurements(self):
+        """Read the raw readings."""
+        return _read_json(self.folder / "measurements.json")
+
+    def generations_sha256(self):
+        """Give the hash of the generations: what a score is a score of."""
+        return sha256_of(self.folder / "generations.jsonl")
+
+    def score(self, scorer, by, make):
+        """Write the scores that make(generations) gives, one line a generation, unless they are there.
+
+        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, or by anything
+        else, are made again. The manifest comes last: without it there are no scores.
+        """
+        of = self.generations_sha256()
+        if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (of, by):
+            return
+        self.scores_folder.mkdir(exist_ok=True)
+        (self.scores_folder / f"{scorer}.manifest.json").unlink(missing_ok=True)
+        start = time.perf_counter()
+        rows = make(self.generations())
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _replace(self.scores_folder / f"{scorer}.jsonl", lines)
+        manifest = {"of": of, "by": by, "rows": len(rows), "seconds": time.perf_counter() - start}
+        _write_json(self.scores_folder / f"{scorer}.manifest.json", manifest)
+
+    def manifest(self, scorer):
+        """Read what the scores of `scorer` were made of and by; None where there are none."""
+        path = self.scores_folder / f"{scorer}.manifest.json"
+        return _read_json(path) if path.exists() else None
+
+    def scores(self, scorer):
+        """Read the scores of `scorer`; an empty list where there are none."""
+        return _read_jsonl(self.scores_folder / f"{scorer}.jsonl") if self.manifest(scorer) else []
+
+
+def records(results, study):
+    """Give the record of each run of a study, in the study's order, whatever their status."""
+    return [Record(results, run) for run in study.runs()]
+
+
+def _replace(path, text):
+    fresh = path.with_name(path.name + ".new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _write_json(path, value):
+    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_jsonl(path):
+    # Not splitlines(): a text may hold a line separator that is not a line feed.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -1,0 +1,62 @@
+"""Statistics of one text: the emotion it is judged to carry, whether it is degenerate, its ROUGE. No files."""
+
+import re
+
+NONE = "none"
+
+
+def is_degenerate(text):
+    """Say whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
+    words = re.findall(r"[\w'’-]+", text.lower())
+    return len(words) < 3 or len(set(words)) / len(words) < 0.2
+
+
+def judged(texts, probabilities, emotions):
+    """Turn a judge's probabilities, of shape (texts, emotions), into [{judged_emotion, probabilities: {emotion: p}}].
+
+    judged_emotion is the likeliest, but `none` for a degenerate text; a text cut at the token limit is judged as it stands.
+    """
+    rows = []
+    for text, row in zip(texts, probabilities, strict=True):
+        emotion = NONE if is_degenerate(text) else emotions[int(row.argmax())]
+        chances = {emotion: round(float(p), 6) for emotion, p in zip(emotions, row, strict=True)}
+        rows.append({"judged_emotion": emotion, "probabilities": chances})
+    return rows
+
+
+def emotion_scores(generations, judge):
+    """Score generations under a judge: `judged` for each, with the generation's key. A judged `none` counts as wrong."""
+    texts = [generation["text"] for generation in generations]
+    found = judged(texts, judge.probabilities(texts), judge.emotions)
+    return [{**_key(generation), **row} for generation, row in zip(generations, found, strict=True)]
+
+
+def rouge_to_references(generations, references):
+    """Score generations by ROUGE against the best match of their emotion's references: {emotion: [texts]}.
+
+    The best match is taken for ROUGE-1, -2 and -L each by itself, as rouge-score does for several references. Generations
+    that were asked for no emotion have no references, and no score.
+    """
+    return _rouge((generation, references[generation["emotion"]]) for generation in generations if generation["emotion"])
+
+
+def rouge_to_texts(generations, others):
+    """Score generations by ROUGE against the generation of the same prompt, emotion and sample among `others`."""
+    texts = {tuple(_key(other).values()): other["text"] for other in others}
+    return _rouge((generation, [texts[tuple(_key(generation).values())]]) for generation in generations)
+
+
+def _rouge(pairs):
+    # F-measures with Porter stemming (Lin 2004, https://aclanthology.org/W04-1013).
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    rows = []
+    for generation, references in pairs:
+        found = scorer.score_multi(references, generation["text"])
+        rows.append({**_key(generation), **{name: round(score.fmeasure, 6) for name, score in found.items()}})
+    return rows
+
+
+def _key(generation):
+    return {name: generation[name] for name in ("prompt_id", "emotion", "sample")}

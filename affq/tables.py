@@ -1,0 +1,252 @@
+"""Records to tidy frames to the published tables. A failed or missing run stays a row. Raw units, until `for_reading`."""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from affq.compare import under_shuffled_targets
+
+SUMMARY = (
+    "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
+    "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s note"
+).split()
+AT_A_GLANCE = "model precision status emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note".split()
+TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "f1": "F1", "rougeL to baseline": "ROUGE-L to baseline"} | {
+    f"rouge{n}": f"ROUGE-{n}" for n in "12L"
+}
+COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
+KEY = ["prompt_id", "emotion", "sample"]
+SHUFFLES = 500
+
+
+def texts(records):
+    """Give every text of the complete runs with its prompt, judged emotion and scores: one row a generation.
+
+    Emotion is None for the control prompts. Scores that were not made are empty.
+    """
+    frames = []
+    for record in records:
+        if not record.complete:
+            continue
+        run, generations = record.run, record.generations()
+        frame = pd.DataFrame(generations).drop(columns="kind")
+        frame.insert(0, "run_id", run.id)
+        frame.insert(1, "model", run.model.name)
+        frame.insert(2, "precision", run.precision)
+        judged = _in_line(record.scores(run.study.judges[0]), generations)
+        frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
+        of_target = [row.get("probabilities", {}).get(g["emotion"]) for row, g in zip(judged, generations, strict=True)]
+        frame["target_probability"] = pd.Series(of_target, dtype=float)
+        to_references = _in_line(record.scores("rouge-references"), generations)
+        for name in ("rouge1", "rouge2", "rougeL"):
+            frame[name] = pd.Series([row.get(name) for row in to_references], dtype=float)
+        to_baseline = _in_line(record.scores("rouge-baseline"), generations)
+        frame["rougeL_to_baseline"] = pd.Series([row.get("rougeL") for row in to_baseline], dtype=float)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _in_line(scores, generations):
+    """Put scores in the order of the generations, {} where there is none."""
+    by_key = {tuple(row[name] for name in KEY): row for row in scores}
+    return [by_key.get(tuple(row[name] for name in KEY), {}) for row in generations]
+
+
+def macro_f1(targets, judged, emotions):
+    """Give the unweighted mean over `emotions` of F1; an emotion that was never judged counts as 0."""
+    return float(f1_score(targets, judged, labels=list(emotions), average="macro", zero_division=0))
+
+
+def _asked(texts, run_id):
+    """Give the texts of one run that were asked for an emotion and are judged."""
+    return texts[(texts["run_id"] == run_id) & texts["emotion"].notna() & texts["judged_emotion"].notna()]
+
+
+def summary(records, texts):
+    """Give one row a run, columns SUMMARY, raw units; latencies are medians over the timed texts.
+
+    What is empty has its reason in `note`, but for the baseline's rougeL_to_baseline.
+    """
+    rows = []
+    for record in records:
+        run, (status, note) = record.run, record.status()
+        row = {"run_id": run.id, "model": run.model.name, "precision": run.precision, "engine": run.study.engine}
+        row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": run.model.stored_dtype}
+        notes = [note] if note else []
+        if record.complete:
+            row |= _measured(record)
+            row |= _quality(_asked(texts, run.id), run.study, notes)
+            baseline = next(r for r in records if r.run.id == run.study.baseline(run.model).id)
+            if not baseline.complete:
+                notes.append(f"no paired figures: the baseline {baseline.run.precision} is {baseline.status()[0]}")
+        rows.append(row | {"note": "; ".join(notes)})
+    return _typed(pd.DataFrame(rows, columns=SUMMARY))
+
+
+def _measured(record):
+    measured, about = record.measurements(), record.about()
+    timed = pd.DataFrame(measured["latency"])
+    return {
+        "device": about["hardware"]["device"],
+        "compute_dtype": measured["model"]["compute_dtype"],
+        "weights_bytes": sum(row["bytes"] for row in measured["census"]),
+        "peak_bytes": _peak_bytes(measured["memory"]),
+        "peak_kind": measured["memory"]["kind"],
+        "ttft_s": timed["ttft_s"].median(),
+        "token_s": _token_s(timed).median(),
+        "latency_s": timed["latency_s"].median(),
+    }
+
+
+def _peak_bytes(memory):
+    """Give the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
+    peaks = [memory["phases"][phase]["peak_bytes"] for phase in ("quality", "resource")]
+    return None if None in peaks else max(peaks)
+
+
+def _token_s(timed):
+    """Give the seconds of a further token: what is left of a text's time after its first token, over the other tokens."""
+    return (timed["latency_s"] - timed["ttft_s"]) / (timed["new_tokens"] - 1)
+
+
+def _quality(asked, study, notes):
+    if asked.empty:
+        notes.append("not scored")
+        return {}
+    targets, judged = asked["emotion"].to_numpy(), asked["judged_emotion"].to_numpy()
+    chance = under_shuffled_targets(
+        lambda t, j: macro_f1(t, j, study.emotions), targets, judged, np.random.default_rng(study.seed), SHUFFLES
+    )
+    figures = {"texts": len(asked), "emotion_f1": macro_f1(targets, judged, study.emotions), "emotion_f1_chance": chance}
+    return figures | {name: asked[name].mean() for name in ("rouge1", "rouge2", "rougeL", "rougeL_to_baseline")}
+
+
+def _typed(frame):
+    """Keep counts whole numbers where some are empty."""
+    return frame.astype({name: "Int64" for name in frame.columns.intersection(COUNTS)})
+
+
+def emotion_f1(texts, emotions):
+    """Give F1 by run and emotion: {model, precision, emotion, texts, recall, f1}."""
+    rows = []
+    for (run_id, model, precision), _ in texts.groupby(["run_id", "model", "precision"], sort=False):
+        asked = _asked(texts, run_id)
+        found = f1_score(asked["emotion"], asked["judged_emotion"], labels=list(emotions), average=None, zero_division=0)
+        for emotion, f1 in zip(emotions, found, strict=True):
+            of = asked[asked["emotion"] == emotion]
+            recall = (of["judged_emotion"] == emotion).mean()
+            rows.append({"model": model, "precision": precision, "emotion": emotion, "texts": len(of), "recall": recall, "f1": f1})
+    return pd.DataFrame(rows)
+
+
+def confusion(texts, emotions):
+    """Count texts by asked emotion (rows; `no emotion` is the control) and judged emotion (columns), for each run."""
+    asked = texts["emotion"].fillna("no emotion").rename("asked")
+    counts = pd.crosstab([texts["model"], texts["precision"], asked], texts["judged_emotion"].rename("judged"))
+    counts = counts.reindex(columns=[*emotions, *[c for c in counts.columns if c not in emotions]], fill_value=0)
+    order = [(*run, e) for run in _in_order(texts) for e in [*emotions, "no emotion"] if (*run, e) in counts.index]
+    return counts.reindex(order).rename_axis(columns=None).reset_index()
+
+
+def _in_order(texts):
+    return list(texts[["model", "precision"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def side_by_side(texts, emotion):
+    """Put the texts for one emotion beside each other: one row a prompt, one column a run, judged emotions in brackets."""
+    of = texts[texts["emotion"] == emotion]
+    run = of["model"] + " " + of["precision"] if of["model"].nunique() > 1 else of["precision"]
+    marked = "[" + of["judged_emotion"].fillna("not judged") + "] " + of["text"]
+    wide = of.assign(run=run, marked=marked).pivot_table(index="prompt_id", columns="run", values="marked", aggfunc="first", sort=False)
+    return wide.rename_axis(columns=None).fillna("").reset_index(names="prompt")
+
+
+def judge_quality(card):
+    """Give a judge's precision, recall and F1 by emotion on its test file, from its card."""
+    return pd.DataFrame({name: card["test"][name] for name in ("precision", "recall", "f1")}).reset_index(names="emotion")
+
+
+def memory(records):
+    """Give what each complete run's memory is made of, in bytes: stored weights, peaks by phase, allocator and device."""
+    rows = []
+    for record in (r for r in records if r.complete):
+        measured = record.measurements()["memory"]
+        row = {"model": record.run.model.name, "precision": record.run.precision}
+        row |= {"weights_bytes": sum(part["bytes"] for part in record.measurements()["census"])}
+        for phase, reading in measured["phases"].items():
+            row |= {f"{phase}_{name}": value for name, value in reading.items()}
+        rows.append(row | {"base_bytes": measured["base_bytes"], "kind": measured["kind"]})
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def census(records):
+    """Give what is stored at which dtype, by role of the parameter, for each complete run."""
+    return pd.DataFrame(
+        {"model": r.run.model.name, "precision": r.run.precision, **part}
+        for r in records
+        if r.complete
+        for part in r.measurements()["census"]
+    )
+
+
+def latency(records):
+    """Give the raw readings, in seconds: one row a timed text."""
+    frames = []
+    for record in (r for r in records if r.complete):
+        timed = pd.DataFrame(record.measurements()["latency"]).drop(columns="token_ids")
+        timed.insert(0, "model", record.run.model.name)
+        timed.insert(1, "precision", record.run.precision)
+        frames.append(timed.assign(token_s=_token_s(timed)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def time_spent(records):
+    """Give where each complete run's time went, in seconds: process start, loading, the passes; and its scoring afterwards."""
+    rows = []
+    for record in (r for r in records if r.complete):
+        row = {"model": record.run.model.name, "precision": record.run.precision, **record.measurements()["seconds"]}
+        scorers = (*record.run.study.judges, "rouge-references", "rouge-baseline")
+        row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, scorers) if m)
+        rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
+    return pd.DataFrame(rows)
+
+
+def provenance(records):
+    """Give what each complete run was made of and on: settings, versions, device, in words."""
+    rows = []
+    for record in (r for r in records if r.complete):
+        about, measured = record.about(), record.measurements()
+        row = {"run": record.run.id, "weights": about["settings"]["revision"], "stored as": about["stored_dtype"]}
+        row |= {"attention": measured["model"]["attention"], "kernels": measured["model"]["kernels"]}
+        row |= {"seed": about["settings"]["seed"], "batch": about["settings"]["batch"]}
+        row |= {"prompts": about["settings"]["prompts_sha256"][:12], "code": about["software"]["code_digest"][:12]}
+        row |= {"commit": (about["software"]["commit"] or "")[:12], "python": about["software"]["python"]}
+        row |= about["software"]["versions"]
+        hardware = about["hardware"]
+        row |= {"device": hardware["device_name"], "threads": hardware["threads"], "system": hardware["system"]}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("run").T.rename_axis("", axis=0).reset_index()
+
+
+def for_reading(frame):
+    """Turn a raw frame into text cells with units: bytes in MB (10^6), seconds to three digits, shares to two decimals."""
+    shown = {}
+    for name, column in frame.items():
+        title = str(name).replace("_", " ")
+        if str(name).endswith("bytes"):
+            title, cells = title.removesuffix(" bytes").removesuffix("bytes") or "stored", [_cell(v, "{:,.1f}", 1e-6) for v in column]
+            title += " (MB)"
+        elif str(name).endswith("_s"):
+            title, cells = f"{title.removesuffix(' s')} (s)", [_cell(v, "{:.3g}") for v in column]
+        elif pd.api.types.is_float_dtype(column):
+            cells = [_cell(v, "{:.2f}") for v in column]
+        elif pd.api.types.is_integer_dtype(column):
+            cells = [_cell(v, "{:,}") for v in column]
+        else:
+            cells = [_cell(v, "{}") for v in column]
+        shown[TITLES.get(title, title)] = cells
+    return pd.DataFrame(shown)
+
+
+def _cell(value, form, scale=1):
+    return "" if pd.isna(value) else form.format(value * scale if scale != 1 else value)

@@ -1,0 +1,62 @@
+"""Sentences written from figures: the headline, what a chart shows, the caveats. Markdown; no number is typed."""
+
+
+def headline(summary):
+    """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
+    done = summary["status"].isin(["ok", "stale"])
+    lines = [f"{done.sum()} of {len(summary)} runs are complete."]
+    for model, runs in summary[done].groupby("model", sort=False):
+        high, low = runs.iloc[0], runs.iloc[-1]
+        if high["run_id"] == low["run_id"]:
+            continue
+        saved = 1 - low["weights_bytes"] / high["weights_bytes"]
+        lines.append(
+            f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
+            f"{low['weights_bytes'] / 1e6:,.0f} MB; emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is "
+            f"{low['emotion_f1_chance']:.2f}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as long."
+        )
+    return "\n\n".join(lines)
+
+
+def shown(summary, column, unit="", scale=1, digits=2):
+    """Say a column of the summary, run by run: the alternative text of its chart."""
+    named = summary["model"].nunique() > 1
+    figures = [
+        f"{f'{row.model} ' if named else ''}{row.precision} {getattr(row, column) * scale:,.{digits}f}{unit}"
+        for row in summary.dropna(subset=column).itertuples()
+    ]
+    return f"{column.replace('_', ' ')}: {', '.join(figures)}"
+
+
+def memory(summary):
+    """Say what the peak of each device in the summary is a peak of."""
+    kinds = {
+        "rss": "On a CPU the peak is that of the process's resident memory above what it held after its imports: it includes what "
+        "the allocator keeps, and temporaries of quantized products.",
+        "vram_allocated": "On a GPU the peak is that of memory allocated by torch; reserved memory and the device's own view are in "
+        "the table.",
+    }
+    found = [kinds[kind] for kind in summary["peak_kind"].dropna().unique()]
+    lost = summary["peak_bytes"].isna() & summary["weights_bytes"].notna()
+    return " ".join([*found, *(["Where no peak is given, the system does not report one that can be reset."] if lost.any() else [])])
+
+
+def caveats(study, summary, texts, card):
+    """List what a reader must know before believing the figures. card: the front matter of the first judge's."""
+    lines = []
+    for model, dtypes in summary.groupby("model", sort=False)["stored_dtype"]:
+        if (dtype := dtypes.iloc[0]) != "float32":
+            lines.append(f"The weights of {model} were published as {dtype}: a higher precision is loaded from these, and is no better than they are.")
+    asked = texts[texts["emotion"].notna()]
+    test = card["test"]
+    lines += [
+        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {test['file']} ({test['texts']} texts that people wrote about an "
+        f"emotion), and it was not trained on generated text. F1 here says how often text and judge agree with the request.",
+        f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f} on average over the runs.",
+        f"{1 - asked['ended'].mean():.0%} of the texts were cut at {study.generation['max_new_tokens']} tokens, and are judged as they stand.",
+        f"{(asked['judged_emotion'] == 'none').mean():.0%} of the texts are empty or degenerate, and count as wrong.",
+        f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a difference of "
+        f"a few points may be chance.",
+        "A text that names its emotion is easily judged: a raw F1 rewards naming the emotion.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
