@@ -95,6 +95,9 @@ def judge(
     from affq.judge import load_judge, read_texts
 
     rows = read_texts(texts)
+    for number, row in enumerate(rows, 1):
+        if taken := {"judged_emotion", "probabilities"} & row.keys():
+            raise InputError(f"{texts}, line {number} already has {' and '.join(sorted(taken))}; remove what was judged before")
     loaded = load_judge(judge)
     weights.fetch(loaded.card["encoder"], lambda line: print(line, file=sys.stderr))
     found = scores.judged([row["text"] for row in rows], loaded.probabilities([row["text"] for row in rows]), loaded.emotions)

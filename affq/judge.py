@@ -101,16 +101,23 @@ def load_judge(name):
 
 def read_texts(path):
     """Read a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines(): a text may hold other separators
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise InputError(f"{path}, line {number}: a line must be a JSON object with a text")
-            rows.append(row)
+    for number, line in enumerate(lines, 1):
+        if not line and number == len(lines):
+            break  # the end of the last line
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InputError(f"{path}, line {number}: a line must be a JSON object with a text")
+        rows.append(row)
     if not rows:
         raise InputError(f"{path} holds no text")
     return rows

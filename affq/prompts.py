@@ -17,11 +17,12 @@ def read_prompts(path):
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            columns = tuple(reader.fieldnames or ["none"])
             rows = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(reader.fieldnames or ['none'])}")
+    if columns != COLUMNS:
+        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(columns)}")
     if not rows:
         raise InputError(f"{path} holds no prompt")
     seen = set()

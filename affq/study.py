@@ -79,7 +79,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared. Paths are resolved; `source` is what `load_study` was given, in a form that holds in any folder."""
+    """What is compared. Paths are resolved; `source` is what `load_study` was given: notebooks run in the same folder."""
 
     name: str
     source: str
@@ -122,7 +122,7 @@ def load_study(source):
     """
     packaged = PACKAGE / "studies" / f"{source}.yaml"
     if Path(source).suffix in {".yaml", ".yml"}:
-        path, source = Path(source).resolve(), str(Path(source).resolve())
+        path, source = Path(source).resolve(), str(source)
     elif re.fullmatch(r"[\w-]+", str(source)) and packaged.is_file():
         path, source = packaged, str(source)
     else:

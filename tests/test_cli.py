@@ -1,0 +1,69 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AFFQ = Path(sys.executable).with_name("affq")
+
+
+def affq(*words, cwd=None):
+    return subprocess.run([AFFQ, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_plan_of_the_default_study_lists_its_runs(tmp_path):
+    done = affq("plan", "default", cwd=tmp_path)
+    assert done.returncode == 0
+    assert [line.split("--")[1] for line in done.stdout.splitlines()] == ["fp32", "bf16", "int8", "nf4"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "score", "report"])
+def test_bad_input_is_one_sentence_and_exit_status_2(command, tmp_path):
+    done = affq(command, "defualt", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "affq: unknown study 'defualt'; known: default; or give the path of a .yaml file\n"
+
+
+def test_report_without_a_complete_run_leaves_what_was_published(tmp_path):
+    published = tmp_path / "reports" / "default" / "index.html"
+    published.parent.mkdir(parents=True)
+    published.write_text("as it was")
+    done = affq("report", "default", cwd=tmp_path)
+    assert done.returncode == 2 and "is complete; affq run default first" in done.stderr
+    assert published.read_text() == "as it was"
+
+
+def test_judge_adds_to_each_line_and_changes_nothing_of_it(tmp_path):
+    lines = [
+        {"id": 7, "text": "I am so happy today! We won the game.", "note": {"deep": ["é", None]}},
+        {"text": "", "id": "x"},
+        {"text": "one\u2028two three, I was terrified and afraid in the dark"},
+    ]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    judged = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    assert [{k: v for k, v in row.items() if k not in ("judged_emotion", "probabilities")} for row in judged] == lines
+    assert [row["judged_emotion"] for row in judged] == ["joy", "none", "fear"]
+    for row in judged:
+        assert len(row["probabilities"]) == 7 and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b'{"text": "x"}\n{"text": 1}\n', "line 2: a line must be a JSON object with a text"),
+        (b"", "holds no text"),
+        (b'{"text": "\xff"}\n', "is not UTF-8"),
+        (b'{"text": "x", "judged_emotion": "joy"}\n', "line 1 already has judged_emotion"),
+        (None, "No such file"),
+    ],
+)
+def test_judge_refuses_bad_files_in_one_sentence(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "texts.jsonl").write_bytes(content)
+    done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "judged.jsonl").exists()

@@ -1,0 +1,83 @@
+"""Real papermill and real kernels over small broken notebooks: however a run ends, it ends as a row."""
+
+import nbformat
+import pytest
+
+from affq import InputError, execute, records
+from affq.study import load_study
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """Put a notebook that runs `source` in the place of 1_generate."""
+
+    def put(source):
+        folder = tmp_path / "broken"
+        folder.mkdir(exist_ok=True)
+        parameters = nbformat.v4.new_code_cell("study = ''\nmodel = ''\nprecision = ''\nresults = ''", metadata={"tags": ["parameters"]})
+        node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
+        node.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        nbformat.write(node, folder / "1_generate.ipynb")
+        monkeypatch.setattr(execute, "NOTEBOOKS", folder)
+
+    return put
+
+
+@pytest.fixture
+def record(write_study, tmp_path, tiny_llama):
+    study = load_study(write_study(models=[str(tiny_llama)], precisions=["fp32"]))
+    return records.records(tmp_path / "results {odd}", study)[0]
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kernel_died: the process of this run ended without a word"),
+        ("1 / 0", "error: ZeroDivisionError: division by zero"),
+        ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
+        ("import torch\nraise torch.OutOfMemoryError('2 GiB')", "out_of_memory: 2 GiB: choose a lower precision or a smaller batch"),
+    ],
+)
+def test_every_end_is_recorded_with_its_kind(broken, record, source, said):
+    broken(source)
+    execute.execute_run(record, record.folder.parents[2])
+    assert record.status() == ("failed", said)
+    assert (record.folder / "1_generate.ipynb").exists() and (record.folder / "1_generate.log").exists()
+
+
+def test_what_a_run_prints_is_in_its_log(broken, record):
+    broken("print('so far so good'); 1 / 0")
+    execute.execute_run(record, record.folder.parents[2])
+    assert "so far so good" in (record.folder / "1_generate.log").read_text()
+
+
+def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute.papermill, "execute_notebook", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        execute.execute_run(record, record.folder.parents[2])
+    assert record.status() == ("failed", "interrupted: stopped by the user: the same command goes on from here")
+
+
+def test_parameter_that_the_template_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="2_score.ipynb has no parameter precison"):
+        execute.execute("2_score", tmp_path / "out.ipynb", {"study": "default", "precison": "int8"})
+
+
+def test_kernel_of_another_environment_is_refused(monkeypatch):
+    class Spec:
+        argv = ["/elsewhere/bin/python"]
+
+    monkeypatch.setattr(execute.KernelSpecManager, "get_kernel_spec", lambda *_: Spec)
+    with pytest.raises(InputError, match="the Jupyter kernel 'python3' is /elsewhere/bin/python, not this environment's"):
+        execute._check_kernel()
+
+
+def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, tmp_path):
+    study = load_study(write_study())
+    for action in (execute.score_study, execute.summarize_study):
+        with pytest.raises(InputError, match="no run of study toy in .* is complete; affq run"):
+            action(study, tmp_path / "results")

@@ -1,0 +1,120 @@
+"""The house holds its shape: imports run one way, the README's tree is the tree, notebooks are templates."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TRACKED = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# Each module may import those named here, and nothing else of affq but its root.
+MAY_IMPORT = {
+    "precisions": set(),
+    "weights": set(),
+    "generate": set(),
+    "measure": set(),
+    "scores": set(),
+    "compare": set(),
+    "words": set(),
+    "prompts": set(),
+    "publish": set(),
+    "study": {"precisions", "weights"},
+    "models": {"precisions"},
+    "charts": {"precisions"},
+    "judge": {"weights"},
+    "judge_training": {"judge", "study", "weights"},
+    "records": {"study", "weights"},
+    "tables": {"compare"},
+    "execute": {"judge", "records", "weights"},
+    "cli": {"execute", "judge", "publish", "records", "scores", "study", "weights"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "affq":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("affq."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("affq."))
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in (ROOT / "affq").glob("*.py") if p.stem != "__init__"))
+def test_imports_run_one_way(module):
+    found = set(imported(ROOT / "affq" / f"{module}.py")) - {"InputError", "__version__"}
+    assert found <= MAY_IMPORT[module]
+
+
+def test_one_module_each_for_papermill_and_for_charts():
+    uses = {library: [p.stem for p in (ROOT / "affq").glob("*.py") if re.search(rf"^\s*(import|from) {library}\b", p.read_text(), re.M)] for library in ("papermill", "seaborn")}
+    assert uses == {"papermill": ["execute"], "seaborn": ["charts"]}
+
+
+def test_modules_stay_thin():
+    assert {p.name: n for p in (ROOT / "affq").glob("*.py") if (n := len(p.read_text().splitlines())) > 300} == {}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_a_template(path):
+    node = nbformat.read(path, as_version=4)
+    nbformat.validate(node)
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
+    assert all(isinstance(ast.literal_eval(statement.value), str) for statement in ast.parse(code[0].source).body)
+    assert all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(code[1].source).body)
+    for cell in code:
+        assert not any(isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef) for n in ast.walk(ast.parse(cell.source)))
+        assert len(cell.source.splitlines()) <= 15
+
+
+def test_papermill_sees_the_parameters():
+    assert {p.stem: set(papermill.inspect_notebook(str(p))) for p in NOTEBOOKS} == {
+        "1_generate": {"study", "model", "precision", "results"},
+        "2_score": {"study", "results"},
+        "3_summary": {"study", "results"},
+    }
+
+
+def test_readme_tree_names_every_file_and_no_other():
+    tree = re.search(r"```\n(affq/ .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+    folder, named = [], set()
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.split(r"\s{2,}|#", line.strip())[0].split(", "):
+            folder[depth:] = [name.rstrip("/")]
+            named.add("/".join(folder[1:]) + ("/" if name.endswith("/") else ""))
+    named.discard("/")
+    tops = {f"{path.split('/')[0]}/" if "/" in path else path for path in TRACKED}
+    inside = {p for p in TRACKED if re.fullmatch(r"(affq|notebooks|tests)/[^/]+", p)}
+    missing = {p for p in tops | inside if p not in named and not re.fullmatch(r"tests/test_\w+\.py", p)}
+    assert missing == set()
+    gone = {p for p in named if "<" not in p and "*" not in p and not any(t == p or t.startswith(p) for t in TRACKED)}
+    assert gone == set()
+
+
+def test_conda_environment_installs_what_the_makefile_installs():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert {"pip": ["--requirement requirements.lock", "--editable ."]} in environment["dependencies"]
+
+
+def test_lock_is_exact_without_local_tags_and_within_the_ranges():
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#"))
+    assert not any("+" in version for version in pins.values()) and pins["torch"] == "2.13.0"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pinned[wanted.name.lower()]) and "<" in str(wanted.specifier)

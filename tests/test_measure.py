@@ -1,0 +1,100 @@
+import gc
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from affq import measure
+
+
+class Clock:
+    """A false clock: each reading is the next of a list."""
+
+    def __init__(self, *readings):
+        self.readings = iter(readings)
+
+    def __call__(self):
+        return next(self.readings)
+
+
+def request(name, repetition=0):
+    return {"prompt_id": name, "emotion": "joy", "sample": 0, "repetition": repetition, "request": name}
+
+
+def test_readings_are_the_differences_of_the_clock():
+    done = []
+
+    def produce(inputs, count):
+        done.append((inputs, count))
+        return np.array([[1, 2, *range(count)]])
+
+    clock = Clock(10.0, 10.5, 13.5, 20.0, 20.25, 24.25)
+    readings = measure.time_texts(lambda r: r["request"].upper(), produce, [request("a"), request("b")], 4, 3, clock)
+    assert done == [("A", 4), ("B", 4), ("A", 4), ("A", 1), ("A", 4), ("B", 1), ("B", 4)]  # three of warm-up, then both, timed
+    assert [(r["prompt_id"], r["ttft_s"], r["latency_s"]) for r in readings] == [("a", 0.5, 3.0), ("b", 0.25, 4.0)]
+    assert readings[0]["token_ids"] == [0, 1, 2, 3] and readings[0]["new_tokens"] == 4
+
+
+def test_the_device_is_waited_for_before_every_reading():
+    events = []
+    clock = lambda: events.append("clock") or 0.0  # noqa: E731
+    produce = lambda _, count: events.append(f"produce {count}") or np.zeros((1, 5))  # noqa: E731
+    measure.time_texts(str, produce, [request("a")], 2, 0, clock, lambda: events.append("wait"))
+    assert events == ["wait", "clock", "produce 1", "wait", "clock", "produce 2", "wait", "clock"]
+
+
+def test_garbage_is_not_collected_inside_timed_code_and_is_again_afterwards():
+    inside = []
+
+    def produce(_, count):
+        inside.append(gc.isenabled())
+        return np.zeros((1, count))
+
+    measure.time_texts(str, produce, [request("a")], 2, 0)
+    assert inside == [False, False] and gc.isenabled()
+
+
+def test_garbage_is_collected_again_after_an_error():
+    with pytest.raises(ZeroDivisionError):
+        measure.time_texts(str, lambda *_: 1 / 0, [request("a")], 2, 0)
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident peaks are reset through /proc")
+def test_resident_peak_follows_memory_up_and_is_reset_by_the_next_phase():
+    probe = measure.RssProbe()
+    probe.start()
+    quiet = probe.read()["peak_bytes"]
+    block = np.ones(200_000_000, dtype=np.uint8)
+    peak = probe.read()["peak_bytes"]
+    assert 190_000_000 < peak - quiet < 230_000_000
+    del block
+    assert probe.read()["peak_bytes"] > peak - 5_000_000  # a peak stays
+    probe.start()
+    assert probe.read()["peak_bytes"] < peak - 150_000_000
+
+
+def test_peak_that_cannot_be_reset_is_unknown_and_not_zero(tmp_path):
+    probe = measure.RssProbe()
+    probe._reset = tmp_path / "missing" / "clear_refs"
+    probe.start()
+    assert probe.read() == {"peak_bytes": None}
+
+
+def test_hardware_names_the_processor_and_the_threads():
+    found = measure.hardware("cpu")
+    assert found["device"] == "cpu" and found["device_name"] and found["threads"] == torch.get_num_threads()
+    assert found["cuda"] is None
+
+
+@pytest.mark.gpu
+def test_gpu_peak_follows_memory_up():
+    probe, synchronize = measure.instruments("cuda")
+    probe.start()
+    block = torch.ones(100_000_000, dtype=torch.uint8, device="cuda")
+    synchronize()
+    del block
+    found = probe.read()
+    assert found["peak_bytes"] - probe.base_bytes >= 100_000_000
+    assert found["device_used_bytes"] > 0 and found["reserved_peak_bytes"] >= found["peak_bytes"]

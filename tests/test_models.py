@@ -1,0 +1,122 @@
+import pytest
+import torch
+import transformers
+from conftest import SIZES, save_tiny
+
+from affq import models
+from affq.precisions import PRECISIONS
+
+
+def loaded(folder, precision):
+    model, _ = models.load(folder, precision, "cpu")
+    return model, models.census(model)
+
+
+def test_census_counts_every_parameter_once_with_its_stored_bytes(tiny_llama):
+    model, rows = loaded(tiny_llama, "fp32")
+    # By hand, from the configuration: embedding 512·128; two layers of q, o 128·128, k, v 64·128, three of 256·128, two norms
+    # of 128; a last norm; and the head, which is not tied: 512·128.
+    elements = 2 * 512 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128 + 2 * 128) + 128
+    assert sum(row["elements"] for row in rows) == elements == model.num_parameters()
+    assert sum(row["bytes"] for row in rows) == 4 * elements
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_precision_takes_effect_and_keeps_the_elements(tiny_llama, precision):
+    _, rows = loaded(tiny_llama, precision)
+    models.prove(rows, precision)
+    _, full = loaded(tiny_llama, "fp32")
+    assert sum(row["elements"] for row in rows) == sum(row["elements"] for row in full)
+
+
+def test_int8_stores_a_byte_a_weight_and_a_float_a_row(tiny_llama):
+    _, rows = loaded(tiny_llama, "int8")
+    (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
+    assert gate == {"name": gate["name"], "role": "weight", "quantized": True, "dtype": "int8", "elements": 256 * 128, "bytes": 256 * 128 + 4 * 256}
+
+
+def test_nf4_stores_half_a_byte_a_weight_a_float_a_block_of_64_and_its_code_book(tiny_llama):
+    _, rows = loaded(tiny_llama, "nf4")
+    (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
+    assert (gate["quantized"], gate["elements"]) == (True, 256 * 128)
+    assert gate["bytes"] == 256 * 128 // 2 + 4 * 256 * 128 // 64 + 4 * 16
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_census_after_generating_finds_the_same_weights(tiny_llama, precision):
+    """int8 moves its scales to the layer's state; nf4 repacks itself for some processors, with scales of half the size."""
+    model, before = loaded(tiny_llama, precision)
+    with torch.inference_mode():
+        model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False)
+    after = models.census(model)
+    models.prove(after, precision)
+    assert [row["elements"] for row in after] == [row["elements"] for row in before]
+    scales = 4 * sum(row["elements"] for row in before if row["quantized"]) // 64 if precision == "nf4" else 0
+    assert sum(row["bytes"] for row in before) - sum(row["bytes"] for row in after) in (0, scales // 2)
+
+
+def test_tied_head_is_counted_once(tmp_path):
+    config = transformers.LlamaConfig(vocab_size=512, tie_word_embeddings=True, **SIZES)
+    _, rows = loaded(save_tiny(tmp_path / "tied", config), "bf16")
+    assert [row["role"] for row in rows].count("embedding") == 1 and "head" not in {row["role"] for row in rows}
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_mixtral_with_unquantized_experts_fails_its_proof(tiny_mixtral, precision):
+    _, rows = loaded(tiny_mixtral, precision)
+    with pytest.raises(models.PrecisionError, match=rf"{precision} did not take effect: .*experts.gate_up_proj \(bfloat16\)"):
+        models.prove(rows, precision)
+
+
+def test_mixtral_at_a_plain_precision_is_proved(tiny_mixtral):
+    _, rows = loaded(tiny_mixtral, "bf16")
+    models.prove(rows, "bf16")
+    assert {"embedding", "head", "norm", "router gate", "weight"} == {row["role"] for row in rows}
+
+
+def test_a_model_at_another_dtype_fails_its_proof(tiny_llama):
+    _, rows = loaded(tiny_llama, "bf16")
+    with pytest.raises(models.PrecisionError, match="fp32 did not take effect: 100.0% of all parameters are not float32"):
+        models.prove(rows, "fp32")
+
+
+def test_biases_of_quantized_layers_may_stay(tmp_path):
+    config = transformers.Qwen2Config(vocab_size=512, **SIZES)
+    _, rows = loaded(save_tiny(tmp_path / "qwen", config), "int8")
+    models.prove(rows, "int8")
+    assert {row["dtype"] for row in rows if row["role"] == "bias"} == {"bfloat16"}
+
+
+def test_summed_by_role_a_census_keeps_its_totals(tiny_llama):
+    _, rows = loaded(tiny_llama, "int8")
+    summed = models.by_role(rows)
+    assert sum(r["bytes"] for r in summed) == sum(r["bytes"] for r in rows)
+    assert sum(r["parameters"] for r in summed) == len(rows)
+    assert {(r["role"], r["quantized"]) for r in summed} == {("embedding", False), ("weight", True), ("norm", False), ("head", False)}
+
+
+def test_described_says_what_serves(tiny_llama):
+    model, _ = loaded(tiny_llama, "int8")
+    assert models.described(model) == {"class": "LlamaForCausalLM", "attention": "sdpa", "compute_dtype": "bfloat16", "kernels": "bitsandbytes"}
+
+
+def test_unloadable_folder_is_a_load_error_that_names_it(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(models.LoadError, match=f"cannot load {tmp_path}"):
+        models.load(tmp_path, "fp32", "cpu")
+
+
+def test_cuda_where_there_is_none_is_refused():
+    if torch.cuda.is_available():
+        assert models.resolve_device("auto") == models.resolve_device("cuda") == "cuda"
+    else:
+        assert models.resolve_device("auto") == models.resolve_device("cpu") == "cpu"
+        with pytest.raises(models.PrecisionError, match="asks for device 'cuda'"):
+            models.resolve_device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_precision_takes_effect_on_a_gpu(tiny_llama, precision):
+    model, _ = models.load(tiny_llama, precision, "cuda")
+    models.prove(models.census(model), precision)

@@ -1,0 +1,178 @@
+"""The notebooks over tiny models, through the commands: what a user types is what is tested."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+AFFQ = Path(sys.executable).with_name("affq")
+PROMPTS = "id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\nday,event,<b>Tell</b> of {emotion}.,Tell.\n"
+SETTINGS = {
+    "prompts": "two.csv",
+    "emotions": ["joy", "fear"],
+    "batch": 3,
+    "device": "cpu",
+    "generation": {"max_new_tokens": 6},
+    "measurement": {"texts": 5, "new_tokens": 6, "warmup": 1},
+}
+
+
+def affq(folder, *words):
+    return subprocess.run([AFFQ, *words], cwd=folder, capture_output=True, text=True)
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_llama, tiny_mixtral):
+    """A folder with a study of a tiny Llama at four precisions and a tiny Mixtral, which cannot be had at int8 and nf4."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "two.csv").write_text(PROMPTS)
+    study = {"models": [str(tiny_llama), str(tiny_mixtral)], "precisions": ["fp32", "bf16", "int8", "nf4"], **SETTINGS}
+    (folder / "toy.yaml").write_text(yaml.safe_dump(study))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(folder):
+    return affq(folder, "run", "toy.yaml")
+
+
+@pytest.fixture(scope="module")
+def report(folder, ran):
+    done = affq(folder, "report", "toy.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "reports" / "toy"
+
+
+def runs(folder):
+    return sorted((folder / "reports" / "toy" / "runs").glob("tiny-*"))
+
+
+def test_failed_runs_leave_the_others_going_and_make_the_exit_status_1(folder, ran):
+    assert ran.returncode == 1 and "6 of 8 runs are done" in ran.stdout
+    plan = affq(folder, "plan", "toy.yaml").stdout.splitlines()
+    assert [line.split()[0] for line in plan] == ["ok"] * 6 + ["failed"] * 2
+
+
+def test_mixtral_is_never_labelled_int8_with_16_bit_experts(folder, ran):
+    failed = [json.loads((run / "failed.json").read_text()) for run in runs(folder) if (run / "failed.json").exists()]
+    assert len(failed) == 2 and {f["kind"] for f in failed} == {"unsupported"}
+    assert all("experts.gate_up_proj (bfloat16)" in f["words"] for f in failed)
+    assert not any((run / "done.json").exists() for run in runs(folder) if (run / "failed.json").exists())
+
+
+def test_records_are_what_the_contract_says(folder, ran):
+    run = next(r for r in runs(folder) if "llama--int8" in r.name)
+    about = json.loads((run / "run.json").read_text())
+    assert about["run_id"] == run.name and about["stored_dtype"] == "float32" and about["hardware"]["device"] == "cpu"
+    assert about["settings"]["batch"] == 3 and about["software"]["versions"]["torch"]
+    generations = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
+    assert [(g["prompt_id"], g["emotion"]) for g in generations] == [
+        ("note", "joy"), ("note", "fear"), ("day", "joy"), ("day", "fear"), ("note", None), ("day", None)
+    ]  # fmt: skip
+    measured = json.loads((run / "measurements.json").read_text())
+    # Five timed texts of four requests: the first is timed twice.
+    assert [(t["prompt_id"], t["emotion"], t["repetition"]) for t in measured["latency"]] == [
+        ("note", "joy", 0), ("day", "fear", 0), ("note", "fear", 0), ("day", "joy", 0), ("note", "joy", 1)
+    ]  # fmt: skip
+    assert all(len(t["token_ids"]) == 6 and 0 < t["ttft_s"] < t["latency_s"] for t in measured["latency"])
+    assert measured["memory"]["kind"] == "rss" and set(measured["memory"]["phases"]) == {"load", "quality", "resource"}
+
+
+def test_warnings_of_the_kernels_do_not_flood_the_notebook(folder, ran):
+    for run in runs(folder):
+        assert (run / "1_generate.ipynb").stat().st_size < 100_000
+        assert "MatMul8bitLt" not in (run / "1_generate.ipynb").read_text() + (run / "1_generate.log").read_text() + ran.stderr
+
+
+def test_summary_has_a_row_a_run_with_figures_or_a_reason(report):
+    found = rows(report / "tables" / "summary.csv")
+    assert [(r["precision"], r["status"]) for r in found] == [*[(p, "ok") for p in ("fp32", "bf16", "int8", "nf4", "fp32", "bf16")], ("int8", "failed"), ("nf4", "failed")]
+    for row in found[:6]:
+        assert row["texts"] == "4" and row["peak_kind"] == "rss" and row["device"] == "cpu" and row["note"] == ""
+        assert 0 <= float(row["emotion_f1"]) <= 1 and float(row["latency_s"]) > float(row["ttft_s"]) > 0
+        assert (row["rougeL_to_baseline"] == "") == (row["precision"] == "fp32")
+    assert all("did not take effect" in row["note"] and row["weights_bytes"] == "" for row in found[6:])
+    stored = [int(row["weights_bytes"]) for row in found[:4]]
+    assert stored == sorted(stored, reverse=True) and [r["compute_dtype"] for r in found[:4]] == ["float32", "bfloat16", "bfloat16", "bfloat16"]
+
+
+def test_figures_of_the_report_follow_from_its_texts(report):
+    """From texts.csv alone, with scikit-learn, and the readings of a record, with the statistics module."""
+    import statistics
+
+    from sklearn.metrics import f1_score
+
+    texts = [t for t in rows(report / "tables" / "texts.csv") if t["emotion"]]
+    for row in rows(report / "tables" / "summary.csv")[:6]:
+        of = [t for t in texts if t["run_id"] == row["run_id"]]
+        f1 = f1_score([t["emotion"] for t in of], [t["judged_emotion"] for t in of], labels=["joy", "fear"], average="macro", zero_division=0)
+        assert float(row["emotion_f1"]) == pytest.approx(f1)
+        assert float(row["rougeL"]) == pytest.approx(statistics.mean(float(t["rougeL"]) for t in of))
+        measured = json.loads((report / "runs" / row["run_id"] / "measurements.json").read_text())
+        assert float(row["latency_s"]) == pytest.approx(statistics.median(t["latency_s"] for t in measured["latency"]))
+        assert int(row["weights_bytes"]) == sum(part["bytes"] for part in measured["census"])
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.images = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.sources += [attrs[name] for name in ("src", "href", "data", "srcset") if name in attrs]
+        self.images += [attrs] if tag == "img" else []
+
+
+def test_page_stands_alone(report):
+    text = (report / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "b"} & set(page.tags)  # a prompt's <b> is text
+    assert all(source.startswith(("data:", "#")) for source in page.sources) and "url(" not in text and "@import" not in text
+    assert page.tags.count("h1") == 1 and len(page.images) == 6 and all(image["alt"] for image in page.images)
+    assert "did not take effect" in text and "&lt;b&gt;" not in (report / "tables" / "texts.csv").read_text()
+
+
+def test_published_files_are_there_and_name_no_place_of_this_machine(report, folder):
+    assert {p.suffix for p in (report / "charts").iterdir()} == {".svg", ".png"} and len(list((report / "charts").iterdir())) == 12
+    assert {p.stem for p in (report / "tables").iterdir()} >= {"summary", "texts", "emotion_f1", "rouge", "memory", "latency", "provenance"}
+    for path in [report / "index.html", report / "summary.ipynb", *(report / "tables").iterdir()]:
+        assert str(folder) not in path.read_text(encoding="utf-8")
+
+
+def test_running_again_redoes_nothing_that_is_done(folder, report):
+    before = {path: path.stat().st_mtime_ns for run in runs(folder) for path in run.rglob("*") if (run / "done.json").exists()}
+    again = affq(folder, "run", "toy.yaml")
+    assert again.stdout.count("ok, not done again") == 6 and again.returncode == 1
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+def test_deleted_run_is_redone_alone_with_the_same_texts_byte_for_byte(folder, report):
+    run = next(r for r in runs(folder) if "llama--int8" in r.name)
+    texts = (run / "generations.jsonl").read_bytes()
+    shutil.rmtree(run)
+    again = affq(folder, "run", "toy.yaml")
+    assert again.stdout.count("ok, not done again") == 5 and "tiny-llama int8: running" in again.stdout
+    assert (run / "generations.jsonl").read_bytes() == texts
+
+
+def test_a_run_added_later_is_scored_alone(folder, report):
+    run = next(r for r in runs(folder) if "llama--nf4" in r.name)
+    others = {r: (r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns for r in runs(folder) if r != run and (r / "scores").exists()}
+    shutil.rmtree(run / "scores")
+    assert affq(folder, "score", "toy.yaml").returncode == 0
+    assert (run / "scores" / "minilm-linear.jsonl").exists()
+    assert all((r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns == then for r, then in others.items())

@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affq import InputError, prompts
+from affq.generate import in_batches
+from affq.study import EMOTIONS, PACKAGE
+
+HEAD = "id,kind,text,text_without_emotion\n"
+SEEDS = [
+    {"id": "a", "kind": "general", "text": "Show {emotion}, {emotion}!", "text_without_emotion": "Show it!"},
+    {"id": "b", "kind": "event", "text": "When {emotion}?", "text_without_emotion": "When?"},
+]
+
+
+def test_default_prompts_are_ten_of_both_kinds():
+    rows = prompts.read_prompts(PACKAGE / "prompts" / "default.csv")
+    assert len(rows) == 10 and {row["kind"] for row in rows} == {"general", "event"}
+
+
+def test_cross_asks_every_emotion_and_then_none():
+    requests = prompts.cross(SEEDS, ["joy", "fear"])
+    assert [(r["prompt_id"], r["emotion"], r["request"]) for r in requests] == [
+        ("a", "joy", "Show joy, joy!"),
+        ("a", "fear", "Show fear, fear!"),
+        ("b", "joy", "When joy?"),
+        ("b", "fear", "When fear?"),
+        ("a", None, "Show it!"),
+        ("b", None, "When?"),
+    ]
+
+
+@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 30))
+def test_batches_keep_every_request_in_order_and_the_control_apart(count, emotions, size):
+    seeds = [{**SEEDS[0], "id": str(i)} for i in range(count)]
+    requests = prompts.cross(seeds, EMOTIONS[:emotions])
+    batches = in_batches(requests, size)
+    assert [r for batch in batches for r in batch] == requests
+    assert all(len(batch) <= size and len({r["emotion"] is None for r in batch}) == 1 for batch in batches)
+
+
+@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 100))
+def test_timed_requests_take_prompts_in_turn_and_count_repetitions(count, emotions, texts):
+    seeds = [{**SEEDS[0], "id": str(i), "text": f"{i} {{emotion}}"} for i in range(count)]
+    timed = prompts.to_time(prompts.cross(seeds, EMOTIONS[:emotions]), texts)
+    assert [t["prompt_id"] for t in timed] == [str(i % count) for i in range(texts)]
+    assert all(t["emotion"] for t in timed)
+    keys = [(t["request"], t["repetition"]) for t in timed]
+    assert len(set(keys)) == len(keys)
+    if texts >= emotions and count >= emotions:
+        assert {t["emotion"] for t in timed} == set(EMOTIONS[:emotions])
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "line 1: the columns must be id,kind,text,text_without_emotion; found none"),
+        ("id,text\na,b\n", "line 1: the columns must be id,kind,text,text_without_emotion; found id,text"),
+        (HEAD, "holds no prompt"),
+        (HEAD + "a,general,no slot,x\n", "line 2: the text of prompt 'a' has no {emotion}"),
+        (HEAD + "a,general,{emotion},x\na,event,{emotion},x\n", "line 3: prompt id 'a' is there twice"),
+        (HEAD + "a,specific,{emotion},x\n", "unknown kind 'specific' in "),
+        (HEAD + "a,general,{emotion}\n", "line 2: a prompt needs all of"),
+        (HEAD + "a,general,{emotion},x,y\n", "line 2: a prompt needs all of"),
+    ],
+)
+def test_bad_prompts_are_refused_with_their_line(tmp_path, text, said):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        prompts.read_prompts(path)
+    assert said in str(error.value)
+
+
+def test_prompts_that_are_not_utf8_are_refused(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(HEAD.encode() + "a,general,é {emotion},x\n".encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        prompts.read_prompts(path)
+
+
+def test_references_need_one_for_every_emotion(tmp_path):
+    path = tmp_path / "refs.jsonl"
+    path.write_text('{"emotion": "joy", "text": "Yes!"}\n')
+    assert prompts.read_references(path, ["joy"]) == {"joy": ["Yes!"]}
+    with pytest.raises(InputError, match="no reference text for fear"):
+        prompts.read_references(path, ["joy", "fear"])

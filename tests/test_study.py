@@ -1,0 +1,131 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affq import InputError
+from affq.study import EMOTIONS, PACKAGE, load_study
+
+MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
+
+
+def refusal(tmp_path, text):
+    path = tmp_path / "toy.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_study(path)
+    return str(error.value).replace(str(tmp_path), "…")
+
+
+def test_default_study_is_the_papers_design_at_small_scale():
+    study = load_study("default")
+    assert [(run.model.name, run.precision) for run in study.runs()] == [("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")]
+    assert study.emotions == EMOTIONS and len(EMOTIONS) == 7
+    assert (study.batch, study.generation["max_new_tokens"], study.measurement["texts"]) == (14, 64, 10)
+
+
+def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text(MINIMAL + "generation: {max_new_tokens: 8}\n")
+    toy, default = load_study(path), load_study("default")
+    assert toy.generation == {"decoding": "greedy", "max_new_tokens": 8}
+    assert (toy.prompts, toy.emotions, toy.batch, toy.judges) == (default.prompts, default.emotions, default.batch, default.judges)
+
+
+def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("models: [smollm2-135m]\nprecisions: [nf4, int8, bf16]\n")
+    study = load_study(path)
+    assert [run.precision for run in study.runs()] == ["bf16", "int8", "nf4"]
+    assert study.baseline(study.models[0]).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("models: [gpt-7]\nprecisions: [bf16]\n", "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder with"),
+        ("models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n", "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4"),
+        (MINIMAL + "emotions: [joy, envy]\n", "unknown emotion 'envy' in …/toy.yaml, line 3; known: anger, disgust, fear"),
+        (MINIMAL + "precison: [bf16]\n", "unknown key 'precison' in …/toy.yaml, line 3; known: models, precisions"),
+        (MINIMAL + "generation: {tokens: 3}\n", "unknown key 'tokens' in …/toy.yaml, line 3; known: decoding, max_new_tokens"),
+        (MINIMAL + "batch: 0\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found 0"),
+        (MINIMAL + "batch: true\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found True"),
+        (MINIMAL + "samples: 3\n", "samples in …/toy.yaml, line 3 must be 1: greedy decoding gives the same text each time"),
+        (MINIMAL + "models: [a]\n", "…/toy.yaml, line 3: 'models' is given twice"),
+        (MINIMAL + "judges: [oracle]\n", "unknown judge 'oracle' in …/toy.yaml, line 3; known: minilm-linear"),
+        (MINIMAL + "prompts: mine.csv\n", "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, or a .csv file beside the study"),
+        ("models: [smollm2-135m]\nprecisions: [bf16, bf16]\n", "precision 'bf16' in …/toy.yaml, line 2 is named twice"),
+        ("models: [smollm2-135m]\n", "…/toy.yaml names no precisions; a study needs models and precisions"),
+        ("models: [smollm2-135m\nprecisions: [bf16]\n", "…/toy.yaml, line 2, column 11: expected ',' or ']'"),
+        ("just words\n", "…/toy.yaml holds no study"),
+        ("", "…/toy.yaml holds no study"),
+    ],
+)
+def test_bad_study_is_refused_with_value_place_and_choices(tmp_path, text, said):
+    assert refusal(tmp_path, text).startswith(said)
+
+
+def test_unknown_study_names_those_there_are():
+    with pytest.raises(InputError, match="unknown study 'defualt'; known: default; or give the path of a .yaml file"):
+        load_study("defualt")
+
+
+def test_model_may_be_a_folder_beside_the_study(write_study, tiny_llama):
+    study = load_study(write_study(models=[str(tiny_llama)]))
+    (model,) = study.models
+    assert (model.name, model.folder, model.stored_dtype) == ("tiny-llama", tiny_llama, "float32")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": 3},
+        {"seed": 1},
+        {"emotions": ["joy"]},
+        {"generation": {"max_new_tokens": 9}},
+        {"measurement": {"texts": 3}},
+        {"prompts": "default"},
+    ],
+)
+def test_id_changes_with_what_changes_a_text_or_a_reading(write_study, change):
+    before = load_study(write_study()).runs()[0].id
+    assert load_study(write_study(**change)).runs()[0].id != before
+
+
+def test_id_does_not_change_with_device_or_references(write_study, tmp_path):
+    before = load_study(write_study()).runs()[0].id
+    (tmp_path / "other.jsonl").write_text('{"emotion": "joy", "text": "x"}\n')
+    assert load_study(write_study(device="cpu", references="other.jsonl")).runs()[0].id == before
+
+
+def test_id_of_a_folder_changes_with_its_weights(write_study, tiny_llama, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(tiny_llama, tmp_path / "tiny-llama")
+    before = load_study(write_study(models=[str(tiny_llama)])).runs()[0].id
+    assert load_study(write_study(models=["tiny-llama"])).runs()[0].id == before
+    weights = copy / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert load_study(write_study(models=["tiny-llama"])).runs()[0].id != before
+
+
+@given(st.dictionaries(st.sampled_from(["models", "precisions", "batch", "emotions", "measurement", "generation", "device", "juges"]), st.none() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=2)))
+def test_any_mapping_is_read_or_refused_in_one_sentence(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("any") / "any.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    try:
+        load_study(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_references_are_ten_an_emotion_and_of_like_length():
+    import json
+
+    rows = [json.loads(line) for line in (PACKAGE / "references.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len({row["text"] for row in rows}) == len(rows)
+    for emotion in EMOTIONS:
+        of = [row["text"] for row in rows if row["emotion"] == emotion]
+        assert len(of) >= 10 and all(30 <= len(text.split()) <= 60 for text in of)

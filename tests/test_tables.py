@@ -1,0 +1,171 @@
+"""Tables from records written by hand: every expected figure is worked out beside it."""
+
+import pandas as pd
+import pytest
+
+from affq import charts, records, tables, words
+from affq.judge import read_card
+from affq.study import load_study
+
+
+def generation(prompt_id, emotion, text, ended=False):
+    return {"prompt_id": prompt_id, "kind": "event", "emotion": emotion, "sample": 0, "prompt": f"<{emotion}>", "text": text, "new_tokens": 8, "ended": ended}
+
+
+def write_run(record, judged, peaks, seconds, scale=1):
+    """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none)."""
+    texts = [generation(p, e, f"{record.run.precision} {p} {e}") for e in ("joy", "sadness", None) for p in ("note", "day")]
+    texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
+    key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
+    record.start({"hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}})
+    record.append(texts)
+    timed = [{"prompt_id": "note", "emotion": "joy", "sample": 0, "repetition": i, "ttft_s": 0.1 * s, "latency_s": s, "new_tokens": 8, "token_ids": [1] * 8} for i, s in enumerate(seconds)]
+    record.finish(
+        {
+            "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch"},
+            "census": [{"role": "weight", "quantized": False, "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
+            "memory": {"kind": "rss", "base_bytes": 7, "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks)}},
+            "latency": timed,
+            "seconds": {"start_s": 1.0, "load_s": 2.0, "quality_s": 3.0, "resource_s": 4.0},
+        }
+    )
+    record.score("minilm-linear", {}, lambda gs: [{**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}} for g, e in zip(gs, judged)])
+    record.score("rouge-references", {}, lambda gs: [{**key(g), "rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3} for g in gs if g["emotion"]])
+
+
+@pytest.fixture
+def study(write_study):
+    return load_study(write_study(precisions=["fp32", "bf16", "int8", "nf4"]))
+
+
+@pytest.fixture
+def runs(study, tmp_path):
+    every = records.records(tmp_path / "results", study)
+    fp32, bf16, int8, nf4 = every
+    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0], scale=4)
+    write_run(bf16, ["joy", "sadness", "none", "sadness", "joy", "joy"], (9000, 2000, 2500), [1.0, 1.0, 4.0], scale=2)
+    bf16.score("rouge-baseline", {}, lambda gs: [{"prompt_id": g["prompt_id"], "emotion": g["emotion"], "sample": 0, "rougeL": 0.5 if g["emotion"] else 0.9} for g in gs])
+    int8.fail("out_of_memory", "no room", "try nf4")
+    return every
+
+
+@pytest.fixture
+def summary(runs):
+    return tables.summary(runs, tables.texts(runs))
+
+
+def test_summary_has_the_published_columns(summary):
+    assert ",".join(summary.columns) == (
+        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1,emotion_f1_chance,rouge1,rouge2,"
+        "rougeL,rougeL_to_baseline,weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,note"
+    )
+
+
+def test_failed_and_missing_runs_stay_in_the_table_with_their_reason(summary):
+    assert list(summary["status"]) == ["ok", "ok", "failed", "missing"]
+    failed = summary.iloc[2]
+    assert failed["note"] == "out_of_memory: no room: try nf4" and failed["precision"] == "int8"
+    assert summary.iloc[2:][["texts", "emotion_f1", "weights_bytes", "latency_s"]].isna().all(axis=None)
+
+
+def test_emotion_f1_by_hand_leaves_the_control_out(summary):
+    # fp32: joy judged 3 times, 2 right of 2 asked: precision 2/3, recall 1, F1 0.8; sadness judged once, right, of 2: F1 2/3.
+    # bf16: joy once, right, of 2: 2/3; sadness twice, right, of 2: 1. A `none` is wrong.
+    assert summary["emotion_f1"][0] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert summary["emotion_f1"][1] == pytest.approx((2 / 3 + 1) / 2)
+    assert list(summary["texts"][:2]) == [4, 4]
+
+
+def test_latencies_are_medians_and_a_further_token_is_what_the_first_leaves(summary):
+    # 8 tokens: a text of 2 s whose first token took 0.2 s leaves 1.8 s for 7 tokens.
+    row = summary.iloc[0]
+    assert (row["latency_s"], row["ttft_s"], row["token_s"]) == pytest.approx((2.0, 0.2, 1.8 / 7))
+
+
+def test_peak_is_the_highest_while_generating_not_while_loading(summary):
+    assert list(summary["peak_bytes"][:2]) == [5000, 2500] and list(summary["weights_bytes"][:2]) == [4000, 2000]
+
+
+def test_rouge_to_baseline_is_empty_for_the_baseline_and_leaves_the_control_out(summary):
+    assert pd.isna(summary["rougeL_to_baseline"][0]) and summary["note"][0] == ""
+    assert summary["rougeL_to_baseline"][1] == pytest.approx(0.5) and summary["rougeL"][1] == pytest.approx(0.3)
+
+
+def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
+    baseline, other = runs[:2]
+    (baseline.folder / "done.json").unlink()
+    baseline.fail("kernel_died", "gone")
+    other.score("rouge-baseline", {"none": 1}, lambda _: [])
+    row = tables.summary(runs, tables.texts(runs)).iloc[1]
+    assert pd.isna(row["rougeL_to_baseline"]) and row["note"] == "no paired figures: the baseline fp32 is failed"
+
+
+def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
+    import shutil
+
+    shutil.rmtree(runs[0].scores_folder)
+    row = tables.summary(runs, tables.texts(runs)).iloc[0]
+    assert row["note"] == "not scored" and pd.isna(row["emotion_f1"]) and row["latency_s"] == 2.0
+
+
+def test_unknown_peak_is_empty_not_zero(runs):
+    write_run(runs[0], ["joy"] * 6, (None, None, None), [1.0])
+    assert pd.isna(tables.summary(runs, tables.texts(runs))["peak_bytes"][0])
+
+
+def test_texts_carry_prompt_judged_emotion_and_scores(runs):
+    texts = tables.texts(runs)
+    assert len(texts) == 12
+    control = texts[texts["emotion"].isna()]
+    assert list(control["judged_emotion"]) == ["joy", "none", "joy", "joy"] and control["target_probability"].isna().all()
+    first = texts.iloc[0]
+    assert (first["text"], first["prompt"], first["judged_emotion"]) == ("fp32 note joy", "<joy>", "joy")
+    assert (first["target_probability"], first["rouge1"]) == (0.75, 0.4)
+
+
+def test_confusion_counts_asked_by_judged_with_the_control_last(runs):
+    counts = tables.confusion(tables.texts(runs), ["joy", "sadness"])
+    fp32 = counts[counts["precision"] == "fp32"]
+    assert fp32[["asked", "joy", "sadness", "none"]].values.tolist() == [["joy", 2, 0, 0], ["sadness", 1, 1, 0], ["no emotion", 1, 0, 1]]
+
+
+def test_side_by_side_puts_precisions_beside_each_other(runs):
+    wide = tables.side_by_side(tables.texts(runs), "joy")
+    assert list(wide.columns) == ["prompt", "fp32", "bf16"]
+    assert wide.iloc[1].tolist() == ["day", "[joy] fp32 day joy", "[none] bf16 day joy"]
+
+
+def test_time_spent_adds_up(runs):
+    row = tables.time_spent(runs).iloc[0]
+    assert row["total_s"] == pytest.approx(1 + 2 + 3 + 4 + row["scoring_s"]) and row["scoring_s"] > 0
+
+
+def test_for_reading_gives_units_and_leaves_the_empty_empty():
+    frame = pd.DataFrame({"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]})
+    shown = tables.for_reading(frame)
+    assert shown.values.tolist() == [["1.5", "0.123", "0.46", ""], ["", "", "", "x"]]
+    assert list(shown.columns) == ["peak (MB)", "latency (s)", "emotion F1", "note"]
+
+
+def test_every_chart_draws_what_the_tables_give(runs, summary, study):
+    texts = tables.texts(runs)
+    bars = charts.f1_by_precision(summary)
+    assert [bar.get_width() for bars in bars.containers for bar in bars] == pytest.approx(list(summary["emotion_f1"][:2]))
+    points = charts.f1_against_memory(summary).collections[0].get_offsets()
+    assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
+    assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == ["0.80", "0.67", "0.67", "1.00"]
+    assert [t.get_text() for t in charts.judged_control(texts, study.emotions).texts] == ["50%", "0%", "50%", "100%", "0%", "0%"]
+    assert charts.memory(summary).get_xlabel() == "MB" and "resident memory" in charts.memory(summary).get_legend().texts[1].get_text()
+    assert "8 tokens" in charts.latency(tables.latency(runs)).get_xlabel()
+
+
+def test_words_are_written_from_the_figures(runs, summary, study):
+    said = words.headline(summary)
+    # From fp32 to bf16, the last complete run: 4000 to 2000 bytes, F1 0.73 to 0.83, 2 s to 1 s.
+    assert "2 of 4 runs are complete" in said and "shrink by 50%" in said
+    assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said
+    assert words.shown(summary, "latency_s", " s") == "latency s: fp32 2.00 s, bf16 1.00 s"
+    caveats = words.caveats(study, summary, tables.texts(runs), read_card("minilm-linear")[0])
+    assert "were published as q4_1" in caveats and "100% of the texts were cut at 8 tokens" in caveats
+    assert "12% of the texts are empty or degenerate" in caveats  # one `none` of the eight that were asked for an emotion
+    assert "resident memory" in words.memory(summary)
