@@ -16,7 +16,7 @@ test: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "affq needs Python 3.11 or newer, this is " + sys.version)'
-	@echo "affq: installing the locked versions into .venv: some minutes, depending on the network; over 1 GB of disk."
+	@echo "affq: installing the locked versions into .venv: some minutes, depending on the network; 2 GB of disk, several more with CUDA libraries."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

@@ -41,7 +41,9 @@ def f1_by_precision(summary):
     sns.barplot(scored, y="run", x="emotion_f1", hue="precision", palette=COLOURS, legend=False, ax=axes)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="%.2f", padding=4)
-    axes.scatter(scored["emotion_f1_chance"], scored["run"], marker="|", s=400, color="black", label="shuffled targets (chance)", zorder=3)
+    axes.scatter(
+        scored["emotion_f1_chance"], scored["run"], marker="|", s=400, color="black", label="shuffled targets (chance)", zorder=3
+    )
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     axes.set(xlabel="macro-F1 of the emotion", ylabel="", xlim=(0, 1))
     axes.set_title("Emotion F1 by precision", loc="left")
@@ -55,7 +57,7 @@ def memory(summary):
     long = measured.melt(["run", "precision"], list(parts), "part", "bytes").dropna(subset="bytes")
     long = long.assign(part=long["part"].map(parts), megabytes=long["bytes"].astype(float) / 1e6)
     axes = _axes(2 * len(measured))
-    sns.barplot(long, y="run", x="megabytes", hue="part", palette=["0.25", "0.7"], ax=axes)
+    sns.barplot(long, y="run", x="megabytes", hue="part", hue_order=list(parts.values()), palette=["0.25", "0.7"], ax=axes)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="%.0f", padding=4)
     axes.legend(title="", loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
@@ -94,10 +96,11 @@ def f1_against_memory(summary):
     sns.scatterplot(drawn, x="megabytes", y="emotion_f1", hue="precision", palette=COLOURS, legend=False, s=110, ax=axes)
     for row in drawn.itertuples():
         axes.annotate(row.run, (row.megabytes, row.emotion_f1), xytext=(8, 5), textcoords="offset points")
-    axes.axhline(drawn["emotion_f1_chance"].mean(), color="0.4", linestyle="--", linewidth=1)
-    axes.annotate("chance", (0, drawn["emotion_f1_chance"].mean()), xytext=(4, 4), textcoords="offset points", color="0.3")
-    axes.set(xlabel=f"peak while generating, MB ({_kind(drawn)})", ylabel="macro-F1 of the emotion", ylim=(0, 1), xlim=(0, None))
-    axes.set_xlim(right=1.15 * drawn["megabytes"].max())
+    chance = summary["emotion_f1_chance"].mean()
+    axes.axhline(chance, color="0.4", linestyle="--", linewidth=1)
+    axes.annotate("chance", (0, chance), xytext=(4, 4), textcoords="offset points", color="0.3")
+    axes.set(xlabel=f"peak while generating, MB ({_kind(drawn) or 'unknown'})", ylabel="macro-F1 of the emotion", ylim=(0, 1))
+    axes.set_xlim(0, 1.15 * drawn["megabytes"].max() if len(drawn) else 1)
     axes.set_title("Emotion F1 against memory", loc="left")
     return axes
 

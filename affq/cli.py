@@ -94,6 +94,8 @@ def judge(
     from affq import scores, weights
     from affq.judge import load_judge, read_texts
 
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     rows = read_texts(texts)
     for number, row in enumerate(rows, 1):
         if taken := {"judged_emotion", "probabilities"} & row.keys():

@@ -1,11 +1,12 @@
 """Drive papermill over a study: each run in a process of its own, what is done skipped, what fails a row."""
 
+import os
 import sys
 import time
 
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -15,11 +16,13 @@ from affq.records import NOTEBOOKS, records, study_folder
 
 KERNEL = "python3"
 START_TIMEOUT_S = 120  # of a kernel, on a busy machine
-KINDS = {"PrecisionError": "unsupported", "LoadError": "load_failed", "OutOfMemoryError": "out_of_memory", "MemoryError": "out_of_memory"}
-REMEDIES = {
-    "unsupported": "choose another precision for this model",
-    "out_of_memory": "choose a lower precision or a smaller batch",
+KINDS = {
+    "PrecisionError": "unsupported",
+    "LoadError": "load_failed",
+    "OutOfMemoryError": "out_of_memory",
+    "MemoryError": "out_of_memory",
 }
+REMEDIES = {"out_of_memory": "choose a lower precision or a smaller batch"}
 
 
 def run_study(study, results, say=print):
@@ -27,6 +30,7 @@ def run_study(study, results, say=print):
 
     A run that fails leaves the others going. Weights are fetched first: no run reaches the network.
     """
+    check_kernel()
     for model in study.models:
         if not model.folder:
             weights.fetch(model.name, say)
@@ -61,10 +65,10 @@ def execute_run(record, results):
         record.fail(kind, f"{error.ename}: {error.evalue}" if kind == "error" else error.evalue, REMEDIES.get(kind))
     except DeadKernelError:
         record.fail("kernel_died", "the process of this run ended without a word")
-    except CellTimeoutError as error:
-        record.fail("timeout", str(error).splitlines()[0])
+    except (RuntimeError, OSError) as error:  # a kernel that does not start, a file that cannot be written
+        record.fail("error", f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        record.fail("interrupted", "stopped by the user", "the same command goes on from here")
+        record.fail("interrupted", "stopped by the user", "the same command begins this run again")
         raise
     else:
         if not record.complete:  # papermill calls a sys.exit in a cell a success
@@ -79,7 +83,7 @@ def execute(name, output, parameters):
     template = NOTEBOOKS / f"{name}.ipynb"
     if unknown := set(parameters) - set(papermill.inspect_notebook(str(template))):
         raise ValueError(f"{template.name} has no parameter {', '.join(sorted(unknown))}")
-    _check_kernel()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the kernel inherits it: what a notebook loads was fetched before
     # papermill formats its paths: a brace in a folder's name would be taken for a field.
     paths = (str(path).replace("{", "{{").replace("}", "}}") for path in (template, output))
     with open(output.with_suffix(".log"), "w", encoding="utf-8") as log:
@@ -96,12 +100,14 @@ def execute(name, output, parameters):
         )
 
 
-def _check_kernel():
+def check_kernel():
     """Raise InputError unless the kernel is this environment's Python: another one has other libraries."""
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel:
-        raise InputError(f"no Jupyter kernel {KERNEL!r} is installed; install it: {sys.executable} -m ipykernel install --sys-prefix") from None
+        raise InputError(
+            f"no Jupyter kernel {KERNEL!r} is installed; install it: {sys.executable} -m ipykernel install --sys-prefix"
+        ) from None
     if program not in ("python", "python3", sys.executable):  # jupyter resolves the bare names to the running Python
         raise InputError(
             f"the Jupyter kernel {KERNEL!r} is {program}, not this environment's {sys.executable}; "
@@ -112,6 +118,7 @@ def _check_kernel():
 def score_study(study, results):
     """Execute the scoring notebook over the complete runs: scores that are there stay."""
     _need_complete(study, results)
+    check_kernel()
     for judge in study.judges:
         weights.fetch(read_card(judge)[0]["encoder"])
     _execute_over(study, results, "2_score")
@@ -131,4 +138,6 @@ def _execute_over(study, results, name):
 
 def _need_complete(study, results):
     if not any(record.complete for record in records(results, study)):
-        raise InputError(f"no run of study {study.name} in {study_folder(results, study)} is complete; affq run {study.source} first")
+        raise InputError(
+            f"no run of study {study.name} in {study_folder(results, study)} is complete; affq run {study.source} first"
+        )

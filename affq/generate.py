@@ -3,13 +3,17 @@
 import torch
 import transformers
 
+# Some chat templates write the day into the prompt: always this one, so that the same study gives the same texts tomorrow.
+TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
+
 
 def render(tokenizer, request):
     """Put a request into the model's chat template, or leave it as it is where there is none."""
     if tokenizer.chat_template is None:
         return request
     chat = [{"role": "user", "content": request}]
-    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    template = TODAY + tokenizer.get_chat_template()
+    return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def in_batches(requests, size):
@@ -56,7 +60,9 @@ def exactly(model, tokenizer, inputs, new_tokens):
     End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text.
     """
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # it warns, each time, that -1 is no token: that is the point
+    transformers.logging.set_verbosity(
+        transformers.logging.CRITICAL
+    )  # it warns, each time, that -1 is no token: that is the point
     try:
         with torch.inference_mode():
             return model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=new_tokens, eos_token_id=[-1])
@@ -65,8 +71,10 @@ def exactly(model, tokenizer, inputs, new_tokens):
 
 
 def _greedy(tokenizer):
-    # A checkpoint's own sampling settings would otherwise stay in force, or be warned of.
-    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": tokenizer.pad_token_id}
+    # A checkpoint's own settings would otherwise stay in force: the likeliest token is taken, and nothing else weighs in.
+    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    penalties = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    return {**sampling, **penalties, "pad_token_id": tokenizer.pad_token_id}
 
 
 def _end_ids(model, tokenizer):

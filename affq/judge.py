@@ -53,9 +53,6 @@ class Encoder:
     """A sentence encoder: the mean of the last hidden states over a text's tokens, at unit length."""
 
     def __init__(self, folder):
-        import os
-
-        os.environ["HF_HUB_OFFLINE"] = "1"
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
@@ -71,7 +68,9 @@ class Encoder:
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
         for start in range(0, len(texts), batch):
             where = by_length[start : start + batch]
-            inputs = self.tokenizer([texts[i] for i in where], return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
+            inputs = self.tokenizer(
+                [texts[i] for i in where], return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS
+            )
             with torch.inference_mode():
                 hidden = self.model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][:, :, None]
@@ -117,6 +116,10 @@ def read_texts(path):
             raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise InputError(f"{path}, line {number}: a line must be a JSON object with a text")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}, line {number}: half a surrogate pair is no character") from None
         rows.append(row)
     if not rows:
         raise InputError(f"{path} holds no text")

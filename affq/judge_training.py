@@ -116,7 +116,7 @@ An emotion classifier: a linear head over frozen {card["encoder"]} embeddings. I
 
 - **Trained on** {files} ({card["train_texts"]} texts), splits grouped by respondent.
 - **Macro-F1** {card["held_out_macro_f1"]:.2f} on held-out respondents of the training data ({FOLDS} folds, by which the penalty was
-  chosen); {test["macro_f1"]:.2f} on {test["file"]} ({test["texts"]} texts), looked at {test["looks"]} time(s). Worst there: {worst}, F1 {test["f1"][worst]:.2f}.
+  chosen); {test["macro_f1"]:.2f} on {test["file"]} ({test["texts"]} texts; looks at it: {test["looks"]}). Worst there: {worst}, F1 {test["f1"][worst]:.2f}.
 - **Terms**: {card["terms"]}.
 - **Limits**: people's reports of events trained it, not generated text. A text that names its emotion is easily judged.
 """

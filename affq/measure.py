@@ -3,22 +3,22 @@
 import ctypes
 import gc
 import platform
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 
 
-def time_texts(prepare, produce, requests, new_tokens, warmup, clock=time.perf_counter, synchronize=lambda: None):
-    """Time texts one at a time, in the order given, after `warmup` untimed ones.
+def time_texts(prepare, produce, requests, new_tokens, warmup_tokens, clock=time.perf_counter, synchronize=lambda: None):
+    """Time texts one at a time, in the order given, after one of `warmup_tokens` tokens that is not timed.
 
     prepare(request) gives the inputs, outside the clock; produce(inputs, n) generates exactly n tokens and returns token ids
     of shape (1, prompt + n). Each request is generated twice: one token, which gives ttft_s (prefill and the first token),
     and all of them, which gives latency_s. No clock is read between tokens, since waiting for each would slow them.
     Returns raw readings [{prompt_id, emotion, sample, repetition, ttft_s, latency_s, new_tokens, token_ids}], seconds.
     """
-    for turn in range(warmup):
-        produce(prepare(requests[turn % len(requests)]), new_tokens)
+    produce(prepare(requests[0]), warmup_tokens)
     readings = []
     for request in requests:
         inputs = prepare(request)
@@ -60,7 +60,7 @@ class RssProbe:
         try:
             # What loading freed would otherwise stay with the allocator and count as resident.
             ctypes.CDLL(None).malloc_trim(0)
-        except AttributeError:
+        except (AttributeError, OSError, TypeError):
             pass  # not the GNU C library
         try:
             self._reset.write_text("5")
@@ -115,7 +115,7 @@ def instruments(device):
 
 
 def hardware(device):
-    """Describe the device in words and numbers: {device, device_name, driver, processor, threads, memory_bytes}."""
+    """Describe the device in words and numbers; what cannot be read is None."""
     import torch
 
     cpu = device == "cpu"
@@ -123,12 +123,21 @@ def hardware(device):
         "device": device,
         "device_name": _processor() if cpu else torch.cuda.get_device_name(),
         "cuda": None if cpu else torch.version.cuda,
+        "driver": None if cpu else _driver(),
         "processor": _processor(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total if cpu else torch.cuda.get_device_properties(0).total_memory,
     }
+
+
+def _driver():
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
 
 
 def _processor():

@@ -1,14 +1,11 @@
 """Load a model and its tokenizer at a precision, and prove that the precision took effect."""
 
 import logging
-import os
 from collections import Counter
-
-# Weights were fetched before (weights.py): loading never reaches the network, nor do kernels that a library would fetch.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from affq.precisions import PRECISIONS
 
@@ -28,7 +25,7 @@ class LoadError(RuntimeError):
 
 
 class PrecisionError(RuntimeError):
-    """The model is not at the precision that was asked for."""
+    """The model, or the device, cannot be had as asked for."""
 
 
 def resolve_device(asked):
@@ -48,6 +45,10 @@ def import_for(folder, precision):
 
     with _explained(folder), torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(folder, **NO_CODE)
+        if before := getattr(config, "quantization_config", None):
+            # transformers would load it as it was quantized before, whatever is asked for.
+            method = before.get("quant_method", "an unnamed method")
+            raise PrecisionError(f"{folder} is quantized already, by {method}; give the weights it was made from")
         transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
@@ -81,12 +82,12 @@ class _explained:
         pass
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, (OSError, ValueError, KeyError)):
+        if isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
             raise LoadError(f"cannot load {self.folder}: {error}") from error
 
 
 def census(model):
-    """Count every parameter once: a list of {name, role, quantized, dtype, elements, bytes}.
+    """Count every parameter once: a list of {name, role, dtype, elements, bytes}.
 
     elements: of the unquantized shape. bytes: what is really stored, quantization state and scales counted.
     role: embedding, head, norm, router gate, bias, or else weight.
@@ -104,7 +105,6 @@ def census(model):
                 {
                     "name": f"{path}.{name}",
                     "role": _role(module, name, head),
-                    "quantized": parameter.dtype in (torch.int8, torch.uint8),
                     "dtype": str(parameter.dtype).removeprefix("torch."),
                     "elements": torch.Size(shape).numel(),
                     "bytes": sum(tensors.values()),
@@ -140,38 +140,38 @@ def _role(module, name, head):
 
 
 def prove(rows, precision):
-    """Raise PrecisionError unless a census shows the precision: every weight at it, but for MAY_STAY where it quantizes.
+    """Raise PrecisionError unless a census shows the precision: every weight is held by its weight_dtype.
 
-    The share that a message gives is of all parameters, by elements.
+    Where it quantizes, MAY_STAY may be held by its compute_dtype instead. The share that a message gives is of all
+    parameters, by elements.
     """
     entry = PRECISIONS[precision]
-    if entry.quantization:
-        wrong = [row for row in rows if not row["quantized"] and row["role"] not in MAY_STAY]
-        why = f"stay unquantized (only {', '.join(MAY_STAY)} may)"
-    else:
-        wrong = [row for row in rows if row["dtype"] != entry.compute_dtype]
-        why = f"are not {entry.compute_dtype}"
+    wrong = [
+        row
+        for row in rows
+        if row["dtype"] != entry.weight_dtype and (row["role"] not in MAY_STAY or row["dtype"] != entry.compute_dtype)
+    ]
     if wrong:
         share = sum(row["elements"] for row in wrong) / sum(row["elements"] for row in rows)
         first = ", ".join(f"{row['name']} ({row['dtype']})" for row in wrong[:2])
         raise PrecisionError(
-            f"{precision} did not take effect: {share:.1%} of all parameters {why}: {first}"
+            f"{precision} did not take effect: {share:.1%} of all parameters are not {entry.weight_dtype}: {first}"
             + (f" and {len(wrong) - 2} more" if len(wrong) > 2 else "")
+            + "; choose another precision for this model"
         )
 
 
 def by_role(rows):
-    """Sum a census over (role, quantized, dtype): a list of {role, quantized, dtype, parameters, elements, bytes}."""
+    """Sum a census over (role, dtype): a list of {role, dtype, parameters, elements, bytes}."""
     parameters, elements, stored = Counter(), Counter(), Counter()
     for row in rows:
-        key = (row["role"], row["quantized"], row["dtype"])
+        key = (row["role"], row["dtype"])
         parameters[key] += 1
         elements[key] += row["elements"]
         stored[key] += row["bytes"]
     return [
-        {"role": role, "quantized": quantized, "dtype": dtype, "parameters": count, "elements": elements[key], "bytes": stored[key]}
+        {"role": key[0], "dtype": key[1], "parameters": count, "elements": elements[key], "bytes": stored[key]}
         for key, count in parameters.items()
-        for role, quantized, dtype in [key]
     ]
 
 

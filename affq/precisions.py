@@ -1,4 +1,4 @@
-"""The table of precisions: how many bits a weight takes, in what its products are computed, how a model is loaded at it."""
+"""The table of precisions: as what a weight is stored, in what its products are computed, how a model is loaded at it."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 class Precision:
     """One entry of the table.
 
-    bits: of one quantized weight, its scales not counted.
+    weight_dtype: the torch dtype that holds the weights; uint8 holds two of 4 bits.
     compute_dtype: the torch dtype of activations, and of every weight that is not quantized.
     quantization: keyword arguments of transformers' BitsAndBytesConfig; empty for a plain floating-point precision.
     """
 
-    bits: int
+    weight_dtype: str
     compute_dtype: str
     quantization: dict = field(default_factory=dict)
 
@@ -20,12 +20,12 @@ class Precision:
 # From the highest to the lowest: the first that a study names is its baseline. int8 is computed over bf16 on every device,
 # so that one name means one arithmetic.
 PRECISIONS = {
-    "fp32": Precision(32, "float32"),
-    "bf16": Precision(16, "bfloat16"),
-    "fp16": Precision(16, "float16"),
-    "int8": Precision(8, "bfloat16", {"load_in_8bit": True, "llm_int8_threshold": 6.0}),
+    "fp32": Precision("float32", "float32"),
+    "bf16": Precision("bfloat16", "bfloat16"),
+    "fp16": Precision("float16", "float16"),
+    "int8": Precision("int8", "bfloat16", {"load_in_8bit": True, "llm_int8_threshold": 6.0}),
     "nf4": Precision(
-        4,
+        "uint8",
         "bfloat16",
         {
             "load_in_4bit": True,

@@ -77,12 +77,19 @@ def to_time(requests, count):
 def read_references(path, emotions):
     """Read reference texts from a JSONL file: {emotion: [texts]}. Raises InputError unless each emotion has one at least."""
     references = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            references.setdefault(row["emotion"], []).append(row["text"])
+            emotion, text = row["emotion"], row["text"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: a reference is a JSON object with emotion and text") from None
+            emotion = text = None
+        if not (isinstance(emotion, str) and isinstance(text, str)):
+            raise InputError(f"{path}, line {number}: a reference is a JSON object with emotion and text")
+        references.setdefault(emotion, []).append(text)
     if missing := [e for e in emotions if e not in references]:
         raise InputError(f"{path} has no reference text for {', '.join(missing)}")
     return references

@@ -19,7 +19,8 @@ def csv(frame, folder, name):
     """Write a frame, raw, to folder/tables/<name>.csv."""
     path = Path(folder) / "tables" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    # A bare carriage return would not be quoted, and would break its row.
+    frame.replace("\r\n?", "\n", regex=True).to_csv(path, index=False, lineterminator="\n")
 
 
 def table(frame, caption, folded=False):
@@ -35,7 +36,9 @@ def _html(frame, caption):
     kinds = {name: _kind(frame[name]) for name in frame.columns}
     head = "".join(f'<th scope="col" class="{kinds[name]}">{html.escape(str(name))}</th>' for name in frame.columns)
     body = "".join(
-        "<tr>" + "".join(f'<td class="{kinds[n]}">{html.escape(str(v))}</td>' for n, v in zip(frame.columns, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f'<td class="{kinds[n]}">{html.escape(str(v))}</td>' for n, v in zip(frame.columns, row, strict=True))
+        + "</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
     return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from affq.weights import sha256_of
 
 # In a wheel the notebooks lie inside the package, in a clone beside it.
 NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir())
-STATUSES = ("ok", "missing", "partial", "stale", "failed")
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 GENERATING = ("precisions.py", "models.py", "prompts.py", "generate.py", "measure.py")
+SCORING = ("judge.py", "scores.py")
 
 
 def study_folder(results, study):
@@ -29,20 +30,30 @@ def study_folder(results, study):
     return Path(results) / study.name
 
 
+@cache
 def software():
     """Say what software generates: versions, the commit of a clone, and a digest of the generating code."""
-    code = hashlib.sha256()
-    for file in [*(PACKAGE / name for name in GENERATING), NOTEBOOKS / "1_generate.ipynb"]:
-        code.update(file.read_bytes())
-    git = ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True) if (PACKAGE.parent / ".git").exists() else None
     return {
         "affq": version("affq"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
-        "commit": found.stdout.strip() if found and found.returncode == 0 else None,
-        "code_digest": code.hexdigest(),
+        "commit": _commit(),
+        "code_digest": _digest([*(PACKAGE / name for name in GENERATING), NOTEBOOKS / "1_generate.ipynb"]),
     }
+
+
+def _commit():
+    if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
+        return None
+    found = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return found.stdout.strip() or None
+
+
+def _digest(files):
+    code = hashlib.sha256()
+    for file in files:
+        code.update(file.read_bytes())
+    return code.hexdigest()
 
 
 class Record:
@@ -55,7 +66,7 @@ class Record:
 
     def start(self, environment):
         """Begin the run afresh: what an earlier attempt left is dropped, run.json says what is run, on what, by what."""
-        for name in ("generations.jsonl", "measurements.json", "done.json", "failed.json"):
+        for name in ("done.json", "failed.json", "measurements.json", "generations.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.scores_folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -70,29 +81,37 @@ class Record:
             os.fsync(file.fileno())
 
     def finish(self, measurements):
-        """Write the measurements, then done.json with the hashes of the three records: the run is complete from here on."""
+        """Write the measurements, then done.json with the hashes of the three records: the run is complete from here on.
+
+        Raises ValueError for a generation that is there twice, as after executing a cell of the notebook again.
+        """
+        keys = [(row["prompt_id"], row["emotion"], row["sample"]) for row in self.generations()]
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                f"{self.folder / 'generations.jsonl'} holds a generation twice; execute the notebook from its first cell"
+            )
         _write_json(self.folder / "measurements.json", measurements)
         names = ("run.json", "generations.jsonl", "measurements.json")
         _write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in names})
 
     def fail(self, kind, words, remedy=None):
-        """Write failed.json: the kind of failure, its last words, and the remedy where one is known."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.folder / "failed.json", {"kind": kind, "words": words, "remedy": remedy})
+        """Write failed.json: the kind of failure, its last words, and the remedy where one is known. A complete run has not failed."""
+        if not self.complete:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_json(self.folder / "failed.json", {"kind": kind, "words": " ".join(words.split()), "remedy": remedy})
 
     def status(self):
-        """Give (status, note): one of STATUSES, and why."""
+        """Give (status, note): ok, missing, partial, stale or failed, and why."""
+        if self.complete:
+            return ("stale", changed) if (changed := self._changed()) else ("ok", "")
         if (self.folder / "failed.json").exists():
             failed = _read_json(self.folder / "failed.json")
-            return "failed", ": ".join(filter(None, (failed["kind"], failed["words"], failed["remedy"])))
-        if not (self.folder / "run.json").exists():
-            return "missing", ""
-        if not self.complete:
-            return "partial", "it did not end"
-        return ("stale", changed) if (changed := self._changed()) else ("ok", "")
+            return "failed", "; ".join(filter(None, (f"{failed['kind']}: {failed['words']}", failed["remedy"])))
+        return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "")
 
     @property
     def complete(self):
+        """Say whether done.json is there; nothing else decides it."""
         return (self.folder / "done.json").exists()
 
     def _changed(self):
@@ -124,9 +143,10 @@ class Record:
     def score(self, scorer, by, make):
         """Write the scores that make(generations) gives, one line a generation, unless they are there.
 
-        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, or by anything
-        else, are made again. The manifest comes last: without it there are no scores.
+        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or
+        by other scoring code are made again. The manifest comes last: without it there are no scores.
         """
+        by = {**by, "code_digest": _digest(PACKAGE / name for name in SCORING), "rouge_score": version("rouge-score")}
         of = self.generations_sha256()
         if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (of, by):
             return

@@ -7,7 +7,7 @@ NONE = "none"
 
 def is_degenerate(text):
     """Say whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
-    words = re.findall(r"[\w'’-]+", text.lower())
+    words = re.findall(r"\w+(?:['’-]\w+)*", text.lower())
     return len(words) < 3 or len(set(words)) / len(words) < 0.2
 
 

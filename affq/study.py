@@ -11,6 +11,7 @@ import yaml
 
 from affq import InputError, weights
 from affq.precisions import PRECISIONS
+from affq.prompts import read_prompts, read_references
 
 PACKAGE = Path(__file__).parent
 EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
@@ -146,6 +147,8 @@ def _read_yaml(path):
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark
         raise InputError(f"{path}, line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{path} holds a character that YAML does not allow: {error.reason}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no study: a study is a mapping of keys such as models and precisions")
     lines = {}
@@ -222,7 +225,7 @@ class _Reader:
     def file(self, key, suffix, packaged):
         """Resolve a packaged name, or a path beside the study file."""
         value = self.values[key]
-        if value in packaged:
+        if isinstance(value, str) and value in packaged:
             return packaged[value]
         path = self.path.parent / str(value)
         if path.suffix != suffix or not path.is_file():
@@ -233,9 +236,11 @@ class _Reader:
         generators = [name for name, entry in weights.catalog().items() if not entry.get("embeds")]
         if value in generators:
             return Model(value, None)
-        folder = (self.path.parent / value).expanduser().resolve()
+        folder = (self.path.parent / Path(value).expanduser()).resolve()
         if not (folder / "config.json").is_file():
-            self.refuse("unknown model", value, ("models", index), [*generators, "or a folder with config.json, beside the study"])
+            self.refuse(
+                "unknown model", value, ("models", index), [*generators, "or a folder with config.json, beside the study"]
+            )
         return Model(folder.name, folder)
 
     def study(self, source):
@@ -246,7 +251,7 @@ class _Reader:
         judges = sorted(p.parent.name for p in (PACKAGE / "judges").glob("*/card.md"))
         if self.integer(1, "samples") != 1:
             raise InputError(f"samples in {self.where('samples')} must be 1: greedy decoding gives the same text each time")
-        return Study(
+        study = Study(
             name=self.path.stem,
             source=source,
             models=models,
@@ -265,8 +270,12 @@ class _Reader:
             measurement={
                 "texts": self.integer(1, "measurement", "texts"),
                 "new_tokens": self.integer(2, "measurement", "new_tokens"),
-                "warmup": self.integer(0, "measurement", "warmup"),
+                "warmup_tokens": self.integer(1, "measurement", "warmup_tokens"),
             },
             judges=self.names("judges", "judge", judges),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),
         )
+        # Bad lines are said now, not after a night of generating.
+        read_prompts(study.prompts)
+        read_references(study.references, study.emotions)
+        return study

@@ -10,13 +10,13 @@ SUMMARY = (
     "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
     "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s note"
 ).split()
-AT_A_GLANCE = "model precision status emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note".split()
+AT_A_GLANCE = "model precision status device emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note".split()
 TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "f1": "F1", "rougeL to baseline": "ROUGE-L to baseline"} | {
     f"rouge{n}": f"ROUGE-{n}" for n in "12L"
 }
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
 KEY = ["prompt_id", "emotion", "sample"]
-SHUFFLES = 500
+SHUFFLES = 200
 
 
 def texts(records):
@@ -29,7 +29,7 @@ def texts(records):
         if not record.complete:
             continue
         run, generations = record.run, record.generations()
-        frame = pd.DataFrame(generations).drop(columns="kind")
+        frame = pd.DataFrame(generations)
         frame.insert(0, "run_id", run.id)
         frame.insert(1, "model", run.model.name)
         frame.insert(2, "precision", run.precision)
@@ -40,10 +40,22 @@ def texts(records):
         to_references = _in_line(record.scores("rouge-references"), generations)
         for name in ("rouge1", "rouge2", "rougeL"):
             frame[name] = pd.Series([row.get(name) for row in to_references], dtype=float)
-        to_baseline = _in_line(record.scores("rouge-baseline"), generations)
+        to_baseline = _in_line(_paired(record, records), generations)
         frame["rougeL_to_baseline"] = pd.Series([row.get("rougeL") for row in to_baseline], dtype=float)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def _paired(record, records):
+    """Give the scores against the baseline; none if the baseline is not complete, or is not the one they were made against."""
+    baseline, manifest = _baseline(record, records), record.manifest("rouge-baseline")
+    if not (manifest and baseline.complete and manifest["by"]["generations_sha256"] == baseline.generations_sha256()):
+        return []
+    return record.scores("rouge-baseline")
+
+
+def _baseline(record, records):
+    return next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
 
 
 def _in_line(scores, generations):
@@ -76,7 +88,9 @@ def summary(records, texts):
         if record.complete:
             row |= _measured(record)
             row |= _quality(_asked(texts, run.id), run.study, notes)
-            baseline = next(r for r in records if r.run.id == run.study.baseline(run.model).id)
+            baseline = _baseline(record, records)
+            if row["peak_bytes"] is None:
+                notes.append("peak unknown: this system reports none that can be reset")
             if not baseline.complete:
                 notes.append(f"no paired figures: the baseline {baseline.run.precision} is {baseline.status()[0]}")
         rows.append(row | {"note": "; ".join(notes)})
@@ -91,7 +105,7 @@ def _measured(record):
         "compute_dtype": measured["model"]["compute_dtype"],
         "weights_bytes": sum(row["bytes"] for row in measured["census"]),
         "peak_bytes": _peak_bytes(measured["memory"]),
-        "peak_kind": measured["memory"]["kind"],
+        "peak_kind": measured["memory"]["kind"] if _peak_bytes(measured["memory"]) is not None else None,
         "ttft_s": timed["ttft_s"].median(),
         "token_s": _token_s(timed).median(),
         "latency_s": timed["latency_s"].median(),
@@ -135,7 +149,9 @@ def emotion_f1(texts, emotions):
         for emotion, f1 in zip(emotions, found, strict=True):
             of = asked[asked["emotion"] == emotion]
             recall = (of["judged_emotion"] == emotion).mean()
-            rows.append({"model": model, "precision": precision, "emotion": emotion, "texts": len(of), "recall": recall, "f1": f1})
+            rows.append(
+                {"model": model, "precision": precision, "emotion": emotion, "texts": len(of), "recall": recall, "f1": f1}
+            )
     return pd.DataFrame(rows)
 
 
@@ -157,7 +173,9 @@ def side_by_side(texts, emotion):
     of = texts[texts["emotion"] == emotion]
     run = of["model"] + " " + of["precision"] if of["model"].nunique() > 1 else of["precision"]
     marked = "[" + of["judged_emotion"].fillna("not judged") + "] " + of["text"]
-    wide = of.assign(run=run, marked=marked).pivot_table(index="prompt_id", columns="run", values="marked", aggfunc="first", sort=False)
+    wide = of.assign(run=run, marked=marked).pivot_table(
+        index="prompt_id", columns="run", values="marked", aggfunc="first", sort=False
+    )
     return wide.rename_axis(columns=None).fillna("").reset_index(names="prompt")
 
 
@@ -212,32 +230,43 @@ def time_spent(records):
 
 
 def provenance(records):
-    """Give what each complete run was made of and on: settings, versions, device, in words."""
+    """Give what the complete runs were made of and on: one row a field and value, with the runs that share it."""
     rows = []
     for record in (r for r in records if r.complete):
         about, measured = record.about(), record.measurements()
-        row = {"run": record.run.id, "weights": about["settings"]["revision"], "stored as": about["stored_dtype"]}
-        row |= {"attention": measured["model"]["attention"], "kernels": measured["model"]["kernels"]}
-        row |= {"seed": about["settings"]["seed"], "batch": about["settings"]["batch"]}
-        row |= {"prompts": about["settings"]["prompts_sha256"][:12], "code": about["software"]["code_digest"][:12]}
-        row |= {"commit": (about["software"]["commit"] or "")[:12], "python": about["software"]["python"]}
-        row |= about["software"]["versions"]
-        hardware = about["hardware"]
-        row |= {"device": hardware["device_name"], "threads": hardware["threads"], "system": hardware["system"]}
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("run").T.rename_axis("", axis=0).reset_index()
+        settings, software, hardware = about["settings"], about["software"], about["hardware"]
+        fields = {
+            "weights": settings["revision"],
+            "weights loaded": about["weights_sha256"],
+            "stored as": about["stored_dtype"],
+            "engine": settings["engine"],
+        }
+        fields |= {"precision": settings["precision"], **measured["model"], "decoding": settings["generation"]}
+        fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
+        fields |= {"judges": ", ".join(record.run.study.judges), "affq": software["affq"], "commit": software["commit"] or ""}
+        fields |= {"code": software["code_digest"], "python": software["python"], **software["versions"], **hardware}
+        rows += [{"field": name, "value": str(value), "run_id": record.run.id} for name, value in fields.items()]
+    every = len({row["run_id"] for row in rows})
+    shared = pd.DataFrame(rows).groupby(["field", "value"], sort=False)["run_id"].agg(list).reset_index()
+    shared = shared.sort_values("field", key=lambda f: f.map(list(shared["field"]).index), kind="stable")
+    shared["runs"] = ["all" if len(ids) == every else ", ".join(ids) for ids in shared.pop("run_id")]
+    return shared
 
 
 def for_reading(frame):
-    """Turn a raw frame into text cells with units: bytes in MB (10^6), seconds to three digits, shares to two decimals."""
+    """Turn a raw frame into text cells with units: bytes in MB (10^6), seconds to two decimals, or four under half a second, shares to two decimals."""
     shown = {}
     for name, column in frame.items():
         title = str(name).replace("_", " ")
         if str(name).endswith("bytes"):
-            title, cells = title.removesuffix(" bytes").removesuffix("bytes") or "stored", [_cell(v, "{:,.1f}", 1e-6) for v in column]
+            title, cells = (
+                title.removesuffix(" bytes").removesuffix("bytes") or "stored",
+                [_cell(v, "{:,.1f}", 1e-6) for v in column],
+            )
             title += " (MB)"
         elif str(name).endswith("_s"):
-            title, cells = f"{title.removesuffix(' s')} (s)", [_cell(v, "{:.3g}") for v in column]
+            title, form = f"{title.removesuffix(' s')} (s)", "{:.4f}" if column.median() < 0.5 else "{:.2f}"
+            cells = [_cell(v, form) for v in column]
         elif pd.api.types.is_float_dtype(column):
             cells = [_cell(v, "{:.2f}") for v in column]
         elif pd.api.types.is_integer_dtype(column):

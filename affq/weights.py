@@ -117,7 +117,7 @@ def fingerprint(path):
 
 
 def stored_dtype(path):
-    """Name the torch dtype in which most elements of a folder's safetensors files are stored."""
+    """Name the torch dtype that takes most bytes of a folder's safetensors files."""
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     bytes_of = {}
     for file in sorted(Path(path).glob("*.safetensors")):

@@ -10,10 +10,14 @@ def headline(summary):
         if high["run_id"] == low["run_id"]:
             continue
         saved = 1 - low["weights_bytes"] / high["weights_bytes"]
+        quality = (
+            f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is {low['emotion_f1_chance']:.2f}"
+            if low["emotion_f1"] == low["emotion_f1"] and high["emotion_f1"] == high["emotion_f1"]
+            else "emotion F1 is not known"
+        )
         lines.append(
             f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
-            f"{low['weights_bytes'] / 1e6:,.0f} MB; emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is "
-            f"{low['emotion_f1_chance']:.2f}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as long."
+            f"{low['weights_bytes'] / 1e6:,.0f} MB; {quality}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as long."
         )
     return "\n\n".join(lines)
 
@@ -28,6 +32,14 @@ def shown(summary, column, unit="", scale=1, digits=2):
     return f"{column.replace('_', ' ')}: {', '.join(figures)}"
 
 
+def time_spent(spent):
+    """Say what the runs took together. spent: tables.time_spent."""
+    return (
+        f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated text. Not "
+        f"counted: the start of the scoring and the summary notebook."
+    )
+
+
 def memory(summary):
     """Say what the peak of each device in the summary is a peak of."""
     kinds = {
@@ -38,7 +50,9 @@ def memory(summary):
     }
     found = [kinds[kind] for kind in summary["peak_kind"].dropna().unique()]
     lost = summary["peak_bytes"].isna() & summary["weights_bytes"].notna()
-    return " ".join([*found, *(["Where no peak is given, the system does not report one that can be reset."] if lost.any() else [])])
+    return " ".join(
+        [*found, *(["Where no peak is given, the system does not report one that can be reset."] if lost.any() else [])]
+    )
 
 
 def caveats(study, summary, texts, card):
@@ -46,7 +60,9 @@ def caveats(study, summary, texts, card):
     lines = []
     for model, dtypes in summary.groupby("model", sort=False)["stored_dtype"]:
         if (dtype := dtypes.iloc[0]) != "float32":
-            lines.append(f"The weights of {model} were published as {dtype}: a higher precision is loaded from these, and is no better than they are.")
+            lines.append(
+                f"The weights of {model} were published as {dtype}: a higher precision is loaded from these, and is no better than they are."
+            )
     asked = texts[texts["emotion"].notna()]
     test = card["test"]
     lines += [

@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from affq.study import PACKAGE
 
-CHAT = "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 # Wide enough for the 4-bit kernels of a CPU, which refuse outputs that are no multiple of their block.
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -47,7 +49,9 @@ def tiny_llama(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_mixtral(tmp_path_factory):
-    config = transformers.MixtralConfig(vocab_size=512, eos_token_id=0, pad_token_id=0, num_local_experts=4, sliding_window=None, **SIZES)
+    config = transformers.MixtralConfig(
+        vocab_size=512, eos_token_id=0, pad_token_id=0, num_local_experts=4, sliding_window=None, **SIZES
+    )
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-mixtral", config)
 
 
@@ -69,7 +73,7 @@ def write_study(tmp_path):
             "emotions": ["joy", "sadness"],
             "batch": 2,
             "generation": {"max_new_tokens": 8},
-            "measurement": {"texts": 2, "new_tokens": 8, "warmup": 1},
+            "measurement": {"texts": 2, "new_tokens": 8, "warmup_tokens": 1},
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({**study, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}}))

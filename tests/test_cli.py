@@ -41,7 +41,9 @@ def test_judge_adds_to_each_line_and_changes_nothing_of_it(tmp_path):
         {"text": "", "id": "x"},
         {"text": "one\u2028two three, I was terrified and afraid in the dark"},
     ]
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     judged = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text(encoding="utf-8").split("\n") if line]
@@ -58,6 +60,7 @@ def test_judge_adds_to_each_line_and_changes_nothing_of_it(tmp_path):
         (b"", "holds no text"),
         (b'{"text": "\xff"}\n', "is not UTF-8"),
         (b'{"text": "x", "judged_emotion": "joy"}\n', "line 1 already has judged_emotion"),
+        (b'{"text": "\\ud83d"}\n', "line 1: half a surrogate pair"),
         (None, "No such file"),
     ],
 )
@@ -67,3 +70,9 @@ def test_judge_refuses_bad_files_in_one_sentence(tmp_path, content, said):
     done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "judged.jsonl").exists()
+
+
+def test_judge_says_that_there_is_no_folder_to_write_to(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "x"}\n')
+    done = affq("judge", "texts.jsonl", "-o", "nowhere/judged.jsonl", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "affq: cannot write nowhere/judged.jsonl: there is no folder nowhere\n"

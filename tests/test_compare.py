@@ -12,7 +12,9 @@ def accuracy(targets, judged):
 def test_shuffled_accuracy_is_what_probability_says():
     # A shuffled target meets a judged emotion as often as the shares say: 0.5 · 0.5 + 0.5 · 0.5.
     targets, judged = ["a"] * 20 + ["b"] * 20, ["a"] * 20 + ["b"] * 20
-    assert compare.under_shuffled_targets(accuracy, targets, judged, np.random.default_rng(0)) == pytest.approx(0.5, abs=0.02)
+    assert compare.under_shuffled_targets(accuracy, targets, judged, np.random.default_rng(0), 1000) == pytest.approx(
+        0.5, abs=0.02
+    )
 
 
 def test_shuffled_f1_of_a_judge_with_one_answer_does_not_depend_on_the_draw():
@@ -24,5 +26,7 @@ def test_shuffled_f1_of_a_judge_with_one_answer_does_not_depend_on_the_draw():
 
 
 def test_same_seed_gives_the_same_chance():
-    draws = [compare.under_shuffled_targets(accuracy, list("aabbc"), list("abcab"), np.random.default_rng(7), 20) for _ in range(2)]
+    draws = [
+        compare.under_shuffled_targets(accuracy, list("aabbc"), list("abcab"), np.random.default_rng(7), 20) for _ in range(2)
+    ]
     assert draws[0] == draws[1]

@@ -22,7 +22,7 @@ def test_packaged_model_from_study_file_to_report(tmp_path):
         "prompts": "three.csv",
         "emotions": ["joy", "sadness"],
         "generation": {"max_new_tokens": 12},
-        "measurement": {"texts": 2, "new_tokens": 8, "warmup": 1},
+        "measurement": {"texts": 2, "new_tokens": 8, "warmup_tokens": 1},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
     for words in (["run"], ["report"]):

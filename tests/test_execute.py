@@ -14,7 +14,9 @@ def broken(tmp_path, monkeypatch):
     def put(source):
         folder = tmp_path / "broken"
         folder.mkdir(exist_ok=True)
-        parameters = nbformat.v4.new_code_cell("study = ''\nmodel = ''\nprecision = ''\nresults = ''", metadata={"tags": ["parameters"]})
+        parameters = nbformat.v4.new_code_cell(
+            "study = ''\nmodel = ''\nprecision = ''\nresults = ''", metadata={"tags": ["parameters"]}
+        )
         node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
         node.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
         nbformat.write(node, folder / "1_generate.ipynb")
@@ -36,7 +38,10 @@ def record(write_study, tmp_path, tiny_llama):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kernel_died: the process of this run ended without a word"),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
-        ("import torch\nraise torch.OutOfMemoryError('2 GiB')", "out_of_memory: 2 GiB: choose a lower precision or a smaller batch"),
+        (
+            "import torch\nraise torch.OutOfMemoryError('2 GiB')",
+            "out_of_memory: 2 GiB; choose a lower precision or a smaller batch",
+        ),
     ],
 )
 def test_every_end_is_recorded_with_its_kind(broken, record, source, said):
@@ -52,6 +57,22 @@ def test_what_a_run_prints_is_in_its_log(broken, record):
     assert "so far so good" in (record.folder / "1_generate.log").read_text()
 
 
+def test_notebook_cannot_reach_a_hub(broken, record):
+    broken("from huggingface_hub import constants\nprint('offline', constants.HF_HUB_OFFLINE)")
+    execute.execute_run(record, record.folder.parents[2])
+    assert "offline True" in (record.folder / "1_generate.log").read_text()
+
+
+def test_kernel_that_does_not_start_is_a_row(broken, record, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Kernel didn't respond in 120 seconds")
+
+    monkeypatch.setattr(execute.papermill, "execute_notebook", refuse)
+    broken("pass")
+    execute.execute_run(record, record.folder.parents[2])
+    assert record.status() == ("failed", "error: RuntimeError: Kernel didn't respond in 120 seconds")
+
+
 def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -59,7 +80,7 @@ def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record
     monkeypatch.setattr(execute.papermill, "execute_notebook", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == ("failed", "interrupted: stopped by the user: the same command goes on from here")
+    assert record.status() == ("failed", "interrupted: stopped by the user; the same command begins this run again")
 
 
 def test_parameter_that_the_template_does_not_have_is_refused(tmp_path):
@@ -73,7 +94,7 @@ def test_kernel_of_another_environment_is_refused(monkeypatch):
 
     monkeypatch.setattr(execute.KernelSpecManager, "get_kernel_spec", lambda *_: Spec)
     with pytest.raises(InputError, match="the Jupyter kernel 'python3' is /elsewhere/bin/python, not this environment's"):
-        execute._check_kernel()
+        execute.check_kernel()
 
 
 def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, tmp_path):

@@ -5,7 +5,13 @@ from affq import generate, models
 
 REQUESTS = [
     {"prompt_id": "a", "kind": "general", "emotion": "joy", "sample": 0, "request": "Write a note full of joy."},
-    {"prompt_id": "b", "kind": "event", "emotion": None, "sample": 0, "request": "Tell of a long day at the sea with all your friends."},
+    {
+        "prompt_id": "b",
+        "kind": "event",
+        "emotion": None,
+        "sample": 0,
+        "request": "Tell of a long day at the sea with all your friends.",
+    },
 ]
 
 
@@ -20,6 +26,24 @@ def test_request_goes_into_the_chat_template_or_stays_as_it_is(tiny):
     template, tokenizer.chat_template = tokenizer.chat_template, None
     assert generate.render(tokenizer, "Hello") == "Hello"
     tokenizer.chat_template = template
+
+
+def test_day_in_a_chat_template_is_always_the_same(tiny):
+    _, tokenizer = tiny
+    template, tokenizer.chat_template = tokenizer.chat_template, "{{ strftime_now('%Y-%m-%d') }}"
+    assert generate.render(tokenizer, "Hello") == "01 Jan 2026"
+    tokenizer.chat_template = template
+
+
+def test_greedy_is_greedy_whatever_the_checkpoint_would_like(tiny):
+    model, tokenizer = tiny
+    (plain,) = generate.texts(model, tokenizer, REQUESTS[:1], 12)
+    kept = model.generation_config.to_dict()
+    model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=5.0, num_beams=3, no_repeat_ngram_size=1)
+    try:
+        assert generate.texts(model, tokenizer, REQUESTS[:1], 12) == [plain]
+    finally:
+        model.generation_config.update(**kept)
 
 
 def test_texts_equal_a_plain_greedy_loop(tiny):
@@ -45,7 +69,9 @@ def test_texts_keep_their_key_and_know_whether_they_ended(tiny, monkeypatch):
     assert [(r["prompt_id"], r["emotion"], r["sample"]) for r in rows] == [("a", "joy", 0), ("b", None, 0)]
     # A model that ends at once, and one that never does: padding after the end is not part of the text.
     end = tokenizer.eos_token_id
-    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[end] * 4, [9, 8, 7, 9]])], 1))
+    monkeypatch.setattr(
+        model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[end] * 4, [9, 8, 7, 9]])], 1)
+    )
     first, second = generate.texts(model, tokenizer, REQUESTS, 4)
     assert (first["text"], first["new_tokens"], first["ended"]) == ("", 0, True)
     assert (second["new_tokens"], second["ended"]) == (4, False)

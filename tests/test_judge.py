@@ -45,8 +45,10 @@ def test_probabilities_do_not_depend_on_what_else_is_judged(shipped):
 def test_card_names_data_terms_and_quality(shipped):
     card, text = judge.read_card("minilm-linear")
     assert card["emotions"] == list(EMOTIONS) and "research use" in card["terms"] and "research use" in text
-    assert [entry["file"] for entry in card["train"]] == ["isear.jsonl", "crowd_envent.jsonl"] and card["test"]["file"] == "enisear.jsonl"
-    assert f"{card['test']['macro_f1']:.2f} on enisear.jsonl" in text and f"looked at {card['test']['looks']} time" in text
+    assert [entry["file"] for entry in card["train"]] == ["isear.jsonl", "crowd_envent.jsonl"] and card["test"][
+        "file"
+    ] == "enisear.jsonl"
+    assert f"{card['test']['macro_f1']:.2f} on enisear.jsonl" in text and f"looks at it: {card['test']['looks']}" in text
     assert card["test"]["macro_f1"] == pytest.approx(np.mean(list(card["test"]["f1"].values())), abs=1e-4)
 
 
@@ -66,7 +68,15 @@ def test_unknown_judge_names_those_there_are():
         judge.load_judge("oracle")
 
 
-@pytest.mark.parametrize("line, said", [("{", "line 2: not JSON"), ('{"t": 1}', "line 2: a line must be"), ("[]", "line 2: a line must be"), ('{"text": 3}', "line 2: a line must be")])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("{", "line 2: not JSON"),
+        ('{"t": 1}', "line 2: a line must be"),
+        ("[]", "line 2: a line must be"),
+        ('{"text": 3}', "line 2: a line must be"),
+    ],
+)
 def test_bad_lines_are_named(tmp_path, line, said):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "x"}\n' + line + "\n")

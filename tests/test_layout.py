@@ -1,8 +1,11 @@
 """The house holds its shape: imports run one way, the README's tree is the tree, notebooks are templates."""
 
 import ast
+import os
 import re
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -25,7 +28,7 @@ MAY_IMPORT = {
     "words": set(),
     "prompts": set(),
     "publish": set(),
-    "study": {"precisions", "weights"},
+    "study": {"precisions", "prompts", "weights"},
     "models": {"precisions"},
     "charts": {"precisions"},
     "judge": {"weights"},
@@ -54,7 +57,12 @@ def test_imports_run_one_way(module):
 
 
 def test_one_module_each_for_papermill_and_for_charts():
-    uses = {library: [p.stem for p in (ROOT / "affq").glob("*.py") if re.search(rf"^\s*(import|from) {library}\b", p.read_text(), re.M)] for library in ("papermill", "seaborn")}
+    uses = {
+        library: [
+            p.stem for p in (ROOT / "affq").glob("*.py") if re.search(rf"^\s*(import|from) {library}\b", p.read_text(), re.M)
+        ]
+        for library in ("papermill", "seaborn")
+    }
     assert uses == {"papermill": ["execute"], "seaborn": ["charts"]}
 
 
@@ -99,6 +107,21 @@ def test_readme_tree_names_every_file_and_no_other():
     assert missing == set()
     gone = {p for p in named if "<" not in p and "*" not in p and not any(t == p or t.startswith(p) for t in TRACKED)}
     assert gone == set()
+
+
+def test_wheel_carries_notebooks_and_data_and_works_outside_a_clone(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("affq-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert packed == {p for p in TRACKED if p.startswith("affq/")} | {f"affq/{p}" for p in TRACKED if p.startswith("notebooks/")}
+    plan = [sys.executable, "-c", "from affq.cli import entry; entry()", "plan", "default"]
+    done = subprocess.run(
+        plan, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
+    )
+    assert done.stdout.count("missing") == 4, done.stderr
 
 
 def test_conda_environment_installs_what_the_makefile_installs():

@@ -31,7 +31,7 @@ def test_readings_are_the_differences_of_the_clock():
 
     clock = Clock(10.0, 10.5, 13.5, 20.0, 20.25, 24.25)
     readings = measure.time_texts(lambda r: r["request"].upper(), produce, [request("a"), request("b")], 4, 3, clock)
-    assert done == [("A", 4), ("B", 4), ("A", 4), ("A", 1), ("A", 4), ("B", 1), ("B", 4)]  # three of warm-up, then both, timed
+    assert done == [("A", 3), ("A", 1), ("A", 4), ("B", 1), ("B", 4)]  # three tokens of warm-up, then both, timed
     assert [(r["prompt_id"], r["ttft_s"], r["latency_s"]) for r in readings] == [("a", 0.5, 3.0), ("b", 0.25, 4.0)]
     assert readings[0]["token_ids"] == [0, 1, 2, 3] and readings[0]["new_tokens"] == 4
 
@@ -40,8 +40,8 @@ def test_the_device_is_waited_for_before_every_reading():
     events = []
     clock = lambda: events.append("clock") or 0.0  # noqa: E731
     produce = lambda _, count: events.append(f"produce {count}") or np.zeros((1, 5))  # noqa: E731
-    measure.time_texts(str, produce, [request("a")], 2, 0, clock, lambda: events.append("wait"))
-    assert events == ["wait", "clock", "produce 1", "wait", "clock", "produce 2", "wait", "clock"]
+    measure.time_texts(str, produce, [request("a")], 2, 1, clock, lambda: events.append("wait"))
+    assert events == ["produce 1", "wait", "clock", "produce 1", "wait", "clock", "produce 2", "wait", "clock"]
 
 
 def test_garbage_is_not_collected_inside_timed_code_and_is_again_afterwards():
@@ -51,13 +51,13 @@ def test_garbage_is_not_collected_inside_timed_code_and_is_again_afterwards():
         inside.append(gc.isenabled())
         return np.zeros((1, count))
 
-    measure.time_texts(str, produce, [request("a")], 2, 0)
-    assert inside == [False, False] and gc.isenabled()
+    measure.time_texts(str, produce, [request("a")], 2, 1)
+    assert inside == [True, False, False] and gc.isenabled()
 
 
 def test_garbage_is_collected_again_after_an_error():
     with pytest.raises(ZeroDivisionError):
-        measure.time_texts(str, lambda *_: 1 / 0, [request("a")], 2, 0)
+        measure.time_texts(str, lambda _, count: 1 / (count - 2), [request("a")], 2, 1)
     assert gc.isenabled()
 
 

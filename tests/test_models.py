@@ -32,13 +32,13 @@ def test_each_precision_takes_effect_and_keeps_the_elements(tiny_llama, precisio
 def test_int8_stores_a_byte_a_weight_and_a_float_a_row(tiny_llama):
     _, rows = loaded(tiny_llama, "int8")
     (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
-    assert gate == {"name": gate["name"], "role": "weight", "quantized": True, "dtype": "int8", "elements": 256 * 128, "bytes": 256 * 128 + 4 * 256}
+    assert gate == {"name": gate["name"], "role": "weight", "dtype": "int8", "elements": 256 * 128, "bytes": 256 * 128 + 4 * 256}
 
 
 def test_nf4_stores_half_a_byte_a_weight_a_float_a_block_of_64_and_its_code_book(tiny_llama):
     _, rows = loaded(tiny_llama, "nf4")
     (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
-    assert (gate["quantized"], gate["elements"]) == (True, 256 * 128)
+    assert (gate["dtype"], gate["elements"]) == ("uint8", 256 * 128)
     assert gate["bytes"] == 256 * 128 // 2 + 4 * 256 * 128 // 64 + 4 * 16
 
 
@@ -51,7 +51,7 @@ def test_census_after_generating_finds_the_same_weights(tiny_llama, precision):
     after = models.census(model)
     models.prove(after, precision)
     assert [row["elements"] for row in after] == [row["elements"] for row in before]
-    scales = 4 * sum(row["elements"] for row in before if row["quantized"]) // 64 if precision == "nf4" else 0
+    scales = 4 * sum(row["elements"] for row in before if row["role"] == "weight") // 64 if precision == "nf4" else 0
     assert sum(row["bytes"] for row in before) - sum(row["bytes"] for row in after) in (0, scales // 2)
 
 
@@ -92,12 +92,52 @@ def test_summed_by_role_a_census_keeps_its_totals(tiny_llama):
     summed = models.by_role(rows)
     assert sum(r["bytes"] for r in summed) == sum(r["bytes"] for r in rows)
     assert sum(r["parameters"] for r in summed) == len(rows)
-    assert {(r["role"], r["quantized"]) for r in summed} == {("embedding", False), ("weight", True), ("norm", False), ("head", False)}
+    assert {(r["role"], r["dtype"]) for r in summed} == {
+        ("weight", "int8"),
+        *((role, "bfloat16") for role in ("embedding", "norm", "head")),
+    }
 
 
 def test_described_says_what_serves(tiny_llama):
     model, _ = loaded(tiny_llama, "int8")
-    assert models.described(model) == {"class": "LlamaForCausalLM", "attention": "sdpa", "compute_dtype": "bfloat16", "kernels": "bitsandbytes"}
+    assert models.described(model) == {
+        "class": "LlamaForCausalLM",
+        "attention": "sdpa",
+        "compute_dtype": "bfloat16",
+        "kernels": "bitsandbytes",
+    }
+
+
+def test_what_is_held_at_another_dtype_than_its_precision_fails(tiny_llama):
+    """Two bits of arithmetic apart: nf4 weights are no int8, and an embedding at float32 is no part of a bf16 model."""
+    _, rows = loaded(tiny_llama, "nf4")
+    with pytest.raises(
+        models.PrecisionError,
+        match="int8 did not take effect: .* are not int8: model.layers.0.self_attn.q_proj.weight \\(uint8\\)",
+    ):
+        models.prove(rows, "int8")
+    _, rows = loaded(tiny_llama, "int8")
+    rows[0]["dtype"] = "float32"
+    with pytest.raises(models.PrecisionError, match="model.embed_tokens.weight \\(float32\\)"):
+        models.prove(rows, "int8")
+
+
+def test_folder_that_is_quantized_already_is_refused(tmp_path, tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "nf4", "cpu")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(models.PrecisionError, match="is quantized already, by bitsandbytes; give the weights it was made from"):
+        models.import_for(tmp_path, "int8")
+
+
+def test_truncated_weights_are_a_load_error(tmp_path, tiny_llama):
+    import shutil
+
+    copy = shutil.copytree(tiny_llama, tmp_path / "cut")
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(models.LoadError, match=f"cannot load {copy}"):
+        models.load(copy, "fp32", "cpu")
 
 
 def test_unloadable_folder_is_a_load_error_that_names_it(tmp_path):

@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 AFFQ = Path(sys.executable).with_name("affq")
-PROMPTS = "id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\nday,event,<b>Tell</b> of {emotion}.,Tell.\n"
+PROMPTS = "id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\nday,event,Tell of {emotion}.,Tell.\n"
 SETTINGS = {
     "prompts": "two.csv",
     "emotions": ["joy", "fear"],
     "batch": 3,
     "device": "cpu",
     "generation": {"max_new_tokens": 6},
-    "measurement": {"texts": 5, "new_tokens": 6, "warmup": 1},
+    "measurement": {"texts": 5, "new_tokens": 6, "warmup_tokens": 2},
 }
 
 
@@ -97,14 +97,23 @@ def test_warnings_of_the_kernels_do_not_flood_the_notebook(folder, ran):
 
 def test_summary_has_a_row_a_run_with_figures_or_a_reason(report):
     found = rows(report / "tables" / "summary.csv")
-    assert [(r["precision"], r["status"]) for r in found] == [*[(p, "ok") for p in ("fp32", "bf16", "int8", "nf4", "fp32", "bf16")], ("int8", "failed"), ("nf4", "failed")]
+    assert [(r["precision"], r["status"]) for r in found] == [
+        *[(p, "ok") for p in ("fp32", "bf16", "int8", "nf4", "fp32", "bf16")],
+        ("int8", "failed"),
+        ("nf4", "failed"),
+    ]
     for row in found[:6]:
         assert row["texts"] == "4" and row["peak_kind"] == "rss" and row["device"] == "cpu" and row["note"] == ""
         assert 0 <= float(row["emotion_f1"]) <= 1 and float(row["latency_s"]) > float(row["ttft_s"]) > 0
         assert (row["rougeL_to_baseline"] == "") == (row["precision"] == "fp32")
     assert all("did not take effect" in row["note"] and row["weights_bytes"] == "" for row in found[6:])
     stored = [int(row["weights_bytes"]) for row in found[:4]]
-    assert stored == sorted(stored, reverse=True) and [r["compute_dtype"] for r in found[:4]] == ["float32", "bfloat16", "bfloat16", "bfloat16"]
+    assert stored == sorted(stored, reverse=True) and [r["compute_dtype"] for r in found[:4]] == [
+        "float32",
+        "bfloat16",
+        "bfloat16",
+        "bfloat16",
+    ]
 
 
 def test_figures_of_the_report_follow_from_its_texts(report):
@@ -116,7 +125,13 @@ def test_figures_of_the_report_follow_from_its_texts(report):
     texts = [t for t in rows(report / "tables" / "texts.csv") if t["emotion"]]
     for row in rows(report / "tables" / "summary.csv")[:6]:
         of = [t for t in texts if t["run_id"] == row["run_id"]]
-        f1 = f1_score([t["emotion"] for t in of], [t["judged_emotion"] for t in of], labels=["joy", "fear"], average="macro", zero_division=0)
+        f1 = f1_score(
+            [t["emotion"] for t in of],
+            [t["judged_emotion"] for t in of],
+            labels=["joy", "fear"],
+            average="macro",
+            zero_division=0,
+        )
         assert float(row["emotion_f1"]) == pytest.approx(f1)
         assert float(row["rougeL"]) == pytest.approx(statistics.mean(float(t["rougeL"]) for t in of))
         measured = json.loads((report / "runs" / row["run_id"] / "measurements.json").read_text())
@@ -140,15 +155,25 @@ class Page(HTMLParser):
 def test_page_stands_alone(report):
     text = (report / "index.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert not {"script", "link", "iframe", "object", "b"} & set(page.tags)  # a prompt's <b> is text
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(source.startswith(("data:", "#")) for source in page.sources) and "url(" not in text and "@import" not in text
-    assert page.tags.count("h1") == 1 and len(page.images) == 6 and all(image["alt"] for image in page.images)
-    assert "did not take effect" in text and "&lt;b&gt;" not in (report / "tables" / "texts.csv").read_text()
+    assert page.tags.count("h1") == 1 and "did not take effect" in text
+    assert len(page.images) == 6 and all("tiny-llama fp32 " in i["alt"] or "table below" in i["alt"] for i in page.images)
 
 
 def test_published_files_are_there_and_name_no_place_of_this_machine(report, folder):
-    assert {p.suffix for p in (report / "charts").iterdir()} == {".svg", ".png"} and len(list((report / "charts").iterdir())) == 12
-    assert {p.stem for p in (report / "tables").iterdir()} >= {"summary", "texts", "emotion_f1", "rouge", "memory", "latency", "provenance"}
+    assert {p.suffix for p in (report / "charts").iterdir()} == {".svg", ".png"} and len(
+        list((report / "charts").iterdir())
+    ) == 12
+    assert {p.stem for p in (report / "tables").iterdir()} >= {
+        "summary",
+        "texts",
+        "emotion_f1",
+        "rouge",
+        "memory",
+        "latency",
+        "provenance",
+    }
     for path in [report / "index.html", report / "summary.ipynb", *(report / "tables").iterdir()]:
         assert str(folder) not in path.read_text(encoding="utf-8")
 
@@ -171,7 +196,9 @@ def test_deleted_run_is_redone_alone_with_the_same_texts_byte_for_byte(folder, r
 
 def test_a_run_added_later_is_scored_alone(folder, report):
     run = next(r for r in runs(folder) if "llama--nf4" in r.name)
-    others = {r: (r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns for r in runs(folder) if r != run and (r / "scores").exists()}
+    others = {
+        r: (r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns for r in runs(folder) if r != run and (r / "scores").exists()
+    }
     shutil.rmtree(run / "scores")
     assert affq(folder, "score", "toy.yaml").returncode == 0
     assert (run / "scores" / "minilm-linear.jsonl").exists()

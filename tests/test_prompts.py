@@ -83,5 +83,7 @@ def test_references_need_one_for_every_emotion(tmp_path):
     path = tmp_path / "refs.jsonl"
     path.write_text('{"emotion": "joy", "text": "Yes!"}\n')
     assert prompts.read_references(path, ["joy"]) == {"joy": ["Yes!"]}
+    path.write_text('{"emotion": "joy", "text": "one\u2028two"}\n', encoding="utf-8")
+    assert prompts.read_references(path, ["joy"]) == {"joy": ["one\u2028two"]}
     with pytest.raises(InputError, match="no reference text for fear"):
         prompts.read_references(path, ["joy", "fear"])

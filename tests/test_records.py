@@ -6,7 +6,16 @@ from affq import records
 from affq.study import load_study
 
 ENVIRONMENT = {"hardware": {"device": "cpu"}}
-TEXT = {"prompt_id": "note", "kind": "general", "emotion": "joy", "sample": 0, "prompt": "p", "text": "one\u2028two", "new_tokens": 2, "ended": True}
+TEXT = {
+    "prompt_id": "note",
+    "kind": "general",
+    "emotion": "joy",
+    "sample": 0,
+    "prompt": "p",
+    "text": "one\u2028two",
+    "new_tokens": 2,
+    "ended": True,
+}
 
 
 @pytest.fixture
@@ -34,7 +43,10 @@ def test_done_holds_the_hashes_of_the_three_records(record):
     import hashlib
 
     done = json.loads((complete(record).folder / "done.json").read_text())
-    assert done == {name: hashlib.sha256((record.folder / name).read_bytes()).hexdigest() for name in ("run.json", "generations.jsonl", "measurements.json")}
+    assert done == {
+        name: hashlib.sha256((record.folder / name).read_bytes()).hexdigest()
+        for name in ("run.json", "generations.jsonl", "measurements.json")
+    }
 
 
 def test_generations_come_back_as_they_were_even_with_odd_line_separators(record):
@@ -43,8 +55,27 @@ def test_generations_come_back_as_they_were_even_with_odd_line_separators(record
 
 def test_failed_run_says_kind_words_and_remedy_and_starting_again_clears_it(record):
     record.fail("out_of_memory", "no room", "a smaller batch")
-    assert record.status() == ("failed", "out_of_memory: no room: a smaller batch")
+    assert record.status() == ("failed", "out_of_memory: no room; a smaller batch")
     assert complete(record).status() == ("ok", "")
+
+
+def test_complete_run_has_not_failed_whatever_comes_after(record):
+    complete(record).fail("interrupted", "too late")
+    assert record.status() == ("ok", "") and not (record.folder / "failed.json").exists()
+
+
+def test_last_words_are_one_line(record):
+    record.fail("error", "first\n  second")
+    assert record.status() == ("failed", "error: first second")
+
+
+def test_generation_that_is_there_twice_is_no_complete_run(record):
+    record.start(ENVIRONMENT)
+    record.append([TEXT])
+    record.append([TEXT])
+    with pytest.raises(ValueError, match="holds a generation twice"):
+        record.finish({})
+    assert not record.complete
 
 
 def test_starting_again_drops_texts_and_scores_of_the_earlier_attempt(record):
@@ -77,7 +108,7 @@ def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_
     assert record.status() == ("stale", "device cuda → cpu")
 
 
-def test_scores_are_made_once_and_again_when_text_or_scorer_changed(record):
+def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record, monkeypatch):
     complete(record)
     made = []
 
@@ -93,6 +124,9 @@ def test_scores_are_made_once_and_again_when_text_or_scorer_changed(record):
     record.append([TEXT])
     record.score("judge", {"v": 2}, make)
     assert made == [1, 1, 2] and record.manifest("judge")["rows"] == 1
+    monkeypatch.setattr(records, "SCORING", ("study.py",))  # the scoring code changed
+    record.score("judge", {"v": 2}, make)
+    assert made == [1, 1, 2, 2]
 
 
 def test_scores_without_their_manifest_are_no_scores(record):

@@ -19,7 +19,9 @@ def refusal(tmp_path, text):
 
 def test_default_study_is_the_papers_design_at_small_scale():
     study = load_study("default")
-    assert [(run.model.name, run.precision) for run in study.runs()] == [("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")]
+    assert [(run.model.name, run.precision) for run in study.runs()] == [
+        ("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")
+    ]
     assert study.emotions == EMOTIONS and len(EMOTIONS) == 7
     assert (study.batch, study.generation["max_new_tokens"], study.measurement["texts"]) == (14, 64, 10)
 
@@ -29,7 +31,12 @@ def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
     path.write_text(MINIMAL + "generation: {max_new_tokens: 8}\n")
     toy, default = load_study(path), load_study("default")
     assert toy.generation == {"decoding": "greedy", "max_new_tokens": 8}
-    assert (toy.prompts, toy.emotions, toy.batch, toy.judges) == (default.prompts, default.emotions, default.batch, default.judges)
+    assert (toy.prompts, toy.emotions, toy.batch, toy.judges) == (
+        default.prompts,
+        default.emotions,
+        default.batch,
+        default.judges,
+    )
 
 
 def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(tmp_path):
@@ -43,8 +50,14 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("models: [gpt-7]\nprecisions: [bf16]\n", "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder with"),
-        ("models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n", "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4"),
+        (
+            "models: [gpt-7]\nprecisions: [bf16]\n",
+            "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder with",
+        ),
+        (
+            "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",
+            "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4",
+        ),
         (MINIMAL + "emotions: [joy, envy]\n", "unknown emotion 'envy' in …/toy.yaml, line 3; known: anger, disgust, fear"),
         (MINIMAL + "precison: [bf16]\n", "unknown key 'precison' in …/toy.yaml, line 3; known: models, precisions"),
         (MINIMAL + "generation: {tokens: 3}\n", "unknown key 'tokens' in …/toy.yaml, line 3; known: decoding, max_new_tokens"),
@@ -53,16 +66,29 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         (MINIMAL + "samples: 3\n", "samples in …/toy.yaml, line 3 must be 1: greedy decoding gives the same text each time"),
         (MINIMAL + "models: [a]\n", "…/toy.yaml, line 3: 'models' is given twice"),
         (MINIMAL + "judges: [oracle]\n", "unknown judge 'oracle' in …/toy.yaml, line 3; known: minilm-linear"),
-        (MINIMAL + "prompts: mine.csv\n", "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, or a .csv file beside the study"),
+        (
+            MINIMAL + "prompts: mine.csv\n",
+            "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, or a .csv file beside the study",
+        ),
         ("models: [smollm2-135m]\nprecisions: [bf16, bf16]\n", "precision 'bf16' in …/toy.yaml, line 2 is named twice"),
         ("models: [smollm2-135m]\n", "…/toy.yaml names no precisions; a study needs models and precisions"),
         ("models: [smollm2-135m\nprecisions: [bf16]\n", "…/toy.yaml, line 2, column 11: expected ',' or ']'"),
+        (MINIMAL + "seed: \x07\n", "…/toy.yaml holds a character that YAML does not allow"),
         ("just words\n", "…/toy.yaml holds no study"),
         ("", "…/toy.yaml holds no study"),
     ],
 )
 def test_bad_study_is_refused_with_value_place_and_choices(tmp_path, text, said):
     assert refusal(tmp_path, text).startswith(said)
+
+
+def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_path):
+    (tmp_path / "bad.csv").write_text("id,kind,text,text_without_emotion\na,general,no slot,x\n")
+    with pytest.raises(InputError, match="bad.csv, line 2: the text of prompt 'a' has no {emotion}"):
+        load_study(write_study(prompts="bad.csv"))
+    (tmp_path / "bad.jsonl").write_text('{"emotion": "joy", "text": "x"}\n')
+    with pytest.raises(InputError, match="bad.jsonl has no reference text for sadness"):
+        load_study(write_study(references="bad.jsonl"))
 
 
 def test_unknown_study_names_those_there_are():
@@ -94,7 +120,7 @@ def test_id_changes_with_what_changes_a_text_or_a_reading(write_study, change):
 
 def test_id_does_not_change_with_device_or_references(write_study, tmp_path):
     before = load_study(write_study()).runs()[0].id
-    (tmp_path / "other.jsonl").write_text('{"emotion": "joy", "text": "x"}\n')
+    (tmp_path / "other.jsonl").write_text('{"emotion": "joy", "text": "x"}\n{"emotion": "sadness", "text": "y"}\n')
     assert load_study(write_study(device="cpu", references="other.jsonl")).runs()[0].id == before
 
 
@@ -111,7 +137,28 @@ def test_id_of_a_folder_changes_with_its_weights(write_study, tiny_llama, tmp_pa
     assert load_study(write_study(models=["tiny-llama"])).runs()[0].id != before
 
 
-@given(st.dictionaries(st.sampled_from(["models", "precisions", "batch", "emotions", "measurement", "generation", "device", "juges"]), st.none() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=2)))
+KEYS = [
+    "models",
+    "precisions",
+    "engine",
+    "device",
+    "prompts",
+    "emotions",
+    "batch",
+    "measurement",
+    "generation",
+    "judges",
+    "references",
+    "juges",
+]
+VALUES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=2)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(KEYS), VALUES | st.dictionaries(st.sampled_from(["texts", "decoding", "x"]), VALUES, max_size=2)
+    )
+)
 def test_any_mapping_is_read_or_refused_in_one_sentence(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("any") / "any.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -9,7 +9,16 @@ from affq.study import load_study
 
 
 def generation(prompt_id, emotion, text, ended=False):
-    return {"prompt_id": prompt_id, "kind": "event", "emotion": emotion, "sample": 0, "prompt": f"<{emotion}>", "text": text, "new_tokens": 8, "ended": ended}
+    return {
+        "prompt_id": prompt_id,
+        "kind": "event",
+        "emotion": emotion,
+        "sample": 0,
+        "prompt": f"<{emotion}>",
+        "text": text,
+        "new_tokens": 8,
+        "ended": ended,
+    }
 
 
 def write_run(record, judged, peaks, seconds, scale=1):
@@ -17,20 +26,44 @@ def write_run(record, judged, peaks, seconds, scale=1):
     texts = [generation(p, e, f"{record.run.precision} {p} {e}") for e in ("joy", "sadness", None) for p in ("note", "day")]
     texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
     key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
-    record.start({"hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}})
+    record.start(
+        {"hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}, "weights_sha256": "f00"}
+    )
     record.append(texts)
-    timed = [{"prompt_id": "note", "emotion": "joy", "sample": 0, "repetition": i, "ttft_s": 0.1 * s, "latency_s": s, "new_tokens": 8, "token_ids": [1] * 8} for i, s in enumerate(seconds)]
+    timed = [
+        {
+            "prompt_id": "note",
+            "emotion": "joy",
+            "sample": 0,
+            "repetition": i,
+            "ttft_s": 0.1 * s,
+            "latency_s": s,
+            "new_tokens": 8,
+            "token_ids": [1] * 8,
+        }
+        for i, s in enumerate(seconds)
+    ]
     record.finish(
         {
             "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch"},
-            "census": [{"role": "weight", "quantized": False, "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
-            "memory": {"kind": "rss", "base_bytes": 7, "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks)}},
+            "census": [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
+            "memory": {
+                "kind": "rss",
+                "base_bytes": 7,
+                "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks)},
+            },
             "latency": timed,
             "seconds": {"start_s": 1.0, "load_s": 2.0, "quality_s": 3.0, "resource_s": 4.0},
         }
     )
-    record.score("minilm-linear", {}, lambda gs: [{**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}} for g, e in zip(gs, judged)])
-    record.score("rouge-references", {}, lambda gs: [{**key(g), "rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3} for g in gs if g["emotion"]])
+    record.score(
+        "minilm-linear",
+        {},
+        lambda gs: [{**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}} for g, e in zip(gs, judged)],
+    )
+    record.score(
+        "rouge-references", {}, lambda gs: [{**key(g), "rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3} for g in gs if g["emotion"]]
+    )
 
 
 @pytest.fixture
@@ -44,7 +77,15 @@ def runs(study, tmp_path):
     fp32, bf16, int8, nf4 = every
     write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0], scale=4)
     write_run(bf16, ["joy", "sadness", "none", "sadness", "joy", "joy"], (9000, 2000, 2500), [1.0, 1.0, 4.0], scale=2)
-    bf16.score("rouge-baseline", {}, lambda gs: [{"prompt_id": g["prompt_id"], "emotion": g["emotion"], "sample": 0, "rougeL": 0.5 if g["emotion"] else 0.9} for g in gs])
+    by = {"baseline": fp32.run.id, "generations_sha256": fp32.generations_sha256()}
+    bf16.score(
+        "rouge-baseline",
+        by,
+        lambda gs: [
+            {"prompt_id": g["prompt_id"], "emotion": g["emotion"], "sample": 0, "rougeL": 0.5 if g["emotion"] else 0.9}
+            for g in gs
+        ],
+    )
     int8.fail("out_of_memory", "no room", "try nf4")
     return every
 
@@ -64,7 +105,7 @@ def test_summary_has_the_published_columns(summary):
 def test_failed_and_missing_runs_stay_in_the_table_with_their_reason(summary):
     assert list(summary["status"]) == ["ok", "ok", "failed", "missing"]
     failed = summary.iloc[2]
-    assert failed["note"] == "out_of_memory: no room: try nf4" and failed["precision"] == "int8"
+    assert failed["note"] == "out_of_memory: no room; try nf4" and failed["precision"] == "int8"
     assert summary.iloc[2:][["texts", "emotion_f1", "weights_bytes", "latency_s"]].isna().all(axis=None)
 
 
@@ -92,10 +133,8 @@ def test_rouge_to_baseline_is_empty_for_the_baseline_and_leaves_the_control_out(
 
 
 def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
-    baseline, other = runs[:2]
-    (baseline.folder / "done.json").unlink()
-    baseline.fail("kernel_died", "gone")
-    other.score("rouge-baseline", {"none": 1}, lambda _: [])
+    (runs[0].folder / "done.json").unlink()
+    runs[0].fail("kernel_died", "gone")
     row = tables.summary(runs, tables.texts(runs)).iloc[1]
     assert pd.isna(row["rougeL_to_baseline"]) and row["note"] == "no paired figures: the baseline fp32 is failed"
 
@@ -108,9 +147,20 @@ def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
     assert row["note"] == "not scored" and pd.isna(row["emotion_f1"]) and row["latency_s"] == 2.0
 
 
-def test_unknown_peak_is_empty_not_zero(runs):
-    write_run(runs[0], ["joy"] * 6, (None, None, None), [1.0])
-    assert pd.isna(tables.summary(runs, tables.texts(runs))["peak_bytes"][0])
+def test_scores_against_an_earlier_baseline_are_not_shown(runs):
+    write_run(runs[0], ["joy"] * 6, (1, 1, 1), [1.0])
+    runs[0].append([generation("late", "joy", "another text")])
+    assert pd.isna(tables.summary(runs, tables.texts(runs))["rougeL_to_baseline"][1])
+
+
+def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
+    for record in runs[:2]:
+        write_run(record, ["joy"] * 6, (None, None, None), [1.0])
+    summary = tables.summary(runs, tables.texts(runs))
+    assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
+    assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
+    assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
+    assert len(charts.memory(summary).containers) >= 1 and "does not report" in words.memory(summary)
 
 
 def test_texts_carry_prompt_judged_emotion_and_scores(runs):
@@ -120,13 +170,17 @@ def test_texts_carry_prompt_judged_emotion_and_scores(runs):
     assert list(control["judged_emotion"]) == ["joy", "none", "joy", "joy"] and control["target_probability"].isna().all()
     first = texts.iloc[0]
     assert (first["text"], first["prompt"], first["judged_emotion"]) == ("fp32 note joy", "<joy>", "joy")
-    assert (first["target_probability"], first["rouge1"]) == (0.75, 0.4)
+    assert (first["target_probability"], first["rouge1"], first["kind"]) == (0.75, 0.4, "event")
 
 
 def test_confusion_counts_asked_by_judged_with_the_control_last(runs):
     counts = tables.confusion(tables.texts(runs), ["joy", "sadness"])
     fp32 = counts[counts["precision"] == "fp32"]
-    assert fp32[["asked", "joy", "sadness", "none"]].values.tolist() == [["joy", 2, 0, 0], ["sadness", 1, 1, 0], ["no emotion", 1, 0, 1]]
+    assert fp32[["asked", "joy", "sadness", "none"]].values.tolist() == [
+        ["joy", 2, 0, 0],
+        ["sadness", 1, 1, 0],
+        ["no emotion", 1, 0, 1],
+    ]
 
 
 def test_side_by_side_puts_precisions_beside_each_other(runs):
@@ -135,15 +189,23 @@ def test_side_by_side_puts_precisions_beside_each_other(runs):
     assert wide.iloc[1].tolist() == ["day", "[joy] fp32 day joy", "[none] bf16 day joy"]
 
 
+def test_provenance_says_which_runs_share_a_value(runs):
+    found = tables.provenance(runs).set_index("field")
+    assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-linear"
+    assert list(found.loc[["precision"], "runs"]) == [runs[0].run.id, runs[1].run.id]
+
+
 def test_time_spent_adds_up(runs):
     row = tables.time_spent(runs).iloc[0]
     assert row["total_s"] == pytest.approx(1 + 2 + 3 + 4 + row["scoring_s"]) and row["scoring_s"] > 0
 
 
 def test_for_reading_gives_units_and_leaves_the_empty_empty():
-    frame = pd.DataFrame({"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]})
+    frame = pd.DataFrame(
+        {"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]}
+    )
     shown = tables.for_reading(frame)
-    assert shown.values.tolist() == [["1.5", "0.123", "0.46", ""], ["", "", "", "x"]]
+    assert shown.values.tolist() == [["1.5", "0.1235", "0.46", ""], ["", "", "", "x"]]
     assert list(shown.columns) == ["peak (MB)", "latency (s)", "emotion F1", "note"]
 
 
@@ -153,9 +215,17 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
     assert [bar.get_width() for bars in bars.containers for bar in bars] == pytest.approx(list(summary["emotion_f1"][:2]))
     points = charts.f1_against_memory(summary).collections[0].get_offsets()
     assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
-    assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == ["0.80", "0.67", "0.67", "1.00"]
+    assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == [
+        "0.80",
+        "0.67",
+        "0.67",
+        "1.00",
+    ]
     assert [t.get_text() for t in charts.judged_control(texts, study.emotions).texts] == ["50%", "0%", "50%", "100%", "0%", "0%"]
-    assert charts.memory(summary).get_xlabel() == "MB" and "resident memory" in charts.memory(summary).get_legend().texts[1].get_text()
+    assert (
+        charts.memory(summary).get_xlabel() == "MB"
+        and "resident memory" in charts.memory(summary).get_legend().texts[1].get_text()
+    )
     assert "8 tokens" in charts.latency(tables.latency(runs)).get_xlabel()
 
 

