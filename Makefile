@@ -1,10 +1,13 @@
 # make report   the default study from nothing to reports/default/index.html
 # make test     the tests
+# make lint     ruff over package, tests and notebooks
+# make lab      JupyterLab on the notebooks
+# make clean    remove what the others made, but for reports and the cache of weights
 # make lock     write requirements.lock anew from pyproject.toml's ranges
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test lock
+.PHONY: report test lint lab clean lock
 
 report: .venv/installed
 	@echo "affq: running the default study: one small model at four precisions; about five minutes on two cores, no GPU needed."
@@ -13,6 +16,16 @@ report: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache affq/__pycache__ tests/__pycache__
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "affq needs Python 3.11 or newer, this is " + sys.version)'

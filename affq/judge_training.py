@@ -107,16 +107,18 @@ def main(
 
 def describe(name, card):
     """Put a card's figures into words: its Markdown text."""
-    test, files = card["test"], ", ".join(entry["file"] for entry in card["train"])
-    worst = min(test["f1"], key=test["f1"].get)
+    files = ", ".join(entry["file"] for entry in card["train"])
+    test, f1 = card["test"], card["test"]["f1"]
+    worst = min(f1, key=f1.get)
     return f"""# {name}
 
 An emotion classifier: a linear head over frozen {card["encoder"]} embeddings. It reads English and answers one of
 {", ".join(card["emotions"])}; it has no answer for a text without emotion, and gives one all the same.
 
 - **Trained on** {files} ({card["train_texts"]} texts), splits grouped by respondent.
-- **Macro-F1** {card["held_out_macro_f1"]:.2f} on held-out respondents of the training data ({FOLDS} folds, by which the penalty was
-  chosen); {test["macro_f1"]:.2f} on {test["file"]} ({test["texts"]} texts; looks at it: {test["looks"]}). Worst there: {worst}, F1 {test["f1"][worst]:.2f}.
+- **Macro-F1** {card["held_out_macro_f1"]:.2f} on held-out respondents of the training data ({FOLDS} folds, by which the penalty
+  was chosen); {test["macro_f1"]:.2f} on {test["file"]} ({test["texts"]} texts; looks at it: {test["looks"]}).
+  Worst there: {worst}, F1 {f1[worst]:.2f}.
 - **Terms**: {card["terms"]}.
 - **Limits**: people's reports of events trained it, not generated text. A text that names its emotion is easily judged.
 """

@@ -95,7 +95,7 @@ class Record:
         _write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in names})
 
     def fail(self, kind, words, remedy=None):
-        """Write failed.json: the kind of failure, its last words, and the remedy where one is known. A complete run has not failed."""
+        """Write failed.json: kind of failure, last words, remedy where one is known. A complete run has not failed."""
         if not self.complete:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_json(self.folder / "failed.json", {"kind": kind, "words": " ".join(words.split()), "remedy": remedy})

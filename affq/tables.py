@@ -10,7 +10,9 @@ SUMMARY = (
     "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
     "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s note"
 ).split()
-AT_A_GLANCE = "model precision status device emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note".split()
+AT_A_GLANCE = (
+    "model precision status device emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note"
+).split()
 TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "f1": "F1", "rougeL to baseline": "ROUGE-L to baseline"} | {
     f"rouge{n}": f"ROUGE-{n}" for n in "12L"
 }
@@ -254,7 +256,7 @@ def provenance(records):
 
 
 def for_reading(frame):
-    """Turn a raw frame into text cells with units: bytes in MB (10^6), seconds to two decimals, or four under half a second, shares to two decimals."""
+    """Turn a raw frame into text cells with units: bytes in MB (10^6), other figures to two decimals, short seconds to four."""
     shown = {}
     for name, column in frame.items():
         title = str(name).replace("_", " ")

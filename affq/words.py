@@ -1,5 +1,7 @@
 """Sentences written from figures: the headline, what a chart shows, the caveats. Markdown; no number is typed."""
 
+import re
+
 
 def headline(summary):
     """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
@@ -11,13 +13,15 @@ def headline(summary):
             continue
         saved = 1 - low["weights_bytes"] / high["weights_bytes"]
         quality = (
-            f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is {low['emotion_f1_chance']:.2f}"
-            if low["emotion_f1"] == low["emotion_f1"] and high["emotion_f1"] == high["emotion_f1"]
-            else "emotion F1 is not known"
+            "emotion F1 is not known"
+            if runs["emotion_f1"].iloc[[0, -1]].isna().any()
+            else f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is "
+            f"{low['emotion_f1_chance']:.2f}"
         )
         lines.append(
             f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
-            f"{low['weights_bytes'] / 1e6:,.0f} MB; {quality}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as long."
+            f"{low['weights_bytes'] / 1e6:,.0f} MB; {quality}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as "
+            f"long."
         )
     return "\n\n".join(lines)
 
@@ -35,24 +39,23 @@ def shown(summary, column, unit="", scale=1, digits=2):
 def time_spent(spent):
     """Say what the runs took together. spent: tables.time_spent."""
     return (
-        f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated text. Not "
-        f"counted: the start of the scoring and the summary notebook."
+        f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated "
+        f"text. Not counted: the start of the scoring and of the summary notebook."
     )
 
 
 def memory(summary):
     """Say what the peak of each device in the summary is a peak of."""
     kinds = {
-        "rss": "On a CPU the peak is that of the process's resident memory above what it held after its imports: it includes what "
-        "the allocator keeps, and temporaries of quantized products.",
-        "vram_allocated": "On a GPU the peak is that of memory allocated by torch; reserved memory and the device's own view are in "
-        "the table.",
+        "rss": "On a CPU the peak is that of the process's resident memory above what it held after its imports: it includes "
+        "what the allocator keeps, and temporaries of quantized products.",
+        "vram_allocated": "On a GPU the peak is that of memory allocated by torch; reserved memory and the device's own view "
+        "are in the table.",
     }
-    found = [kinds[kind] for kind in summary["peak_kind"].dropna().unique()]
-    lost = summary["peak_bytes"].isna() & summary["weights_bytes"].notna()
-    return " ".join(
-        [*found, *(["Where no peak is given, the system does not report one that can be reset."] if lost.any() else [])]
-    )
+    said = [kinds[kind] for kind in summary["peak_kind"].dropna().unique()]
+    if (summary["peak_bytes"].isna() & summary["weights_bytes"].notna()).any():
+        said.append("Where no peak is given, the system does not report one that can be reset.")
+    return " ".join(said)
 
 
 def caveats(study, summary, texts, card):
@@ -60,19 +63,22 @@ def caveats(study, summary, texts, card):
     lines = []
     for model, dtypes in summary.groupby("model", sort=False)["stored_dtype"]:
         if (dtype := dtypes.iloc[0]) != "float32":
+            bits = f", {found[1]} bits a weight" if (found := re.match(r"q(\d)", dtype)) else ""
             lines.append(
-                f"The weights of {model} were published as {dtype}: a higher precision is loaded from these, and is no better than they are."
+                f"The weights of {model} were published as {dtype}{bits}: a higher precision is loaded from these, and is no "
+                f"better than they are."
             )
     asked = texts[texts["emotion"].notna()]
     test = card["test"]
     lines += [
-        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {test['file']} ({test['texts']} texts that people wrote about an "
-        f"emotion), and it was not trained on generated text. F1 here says how often text and judge agree with the request.",
-        f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f} on average over the runs.",
-        f"{1 - asked['ended'].mean():.0%} of the texts were cut at {study.generation['max_new_tokens']} tokens, and are judged as they stand.",
+        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {test['file']} ({test['texts']} texts that people wrote of "
+        f"an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
+        f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
+        f"{1 - asked['ended'].mean():.0%} of the texts were cut at {study.generation['max_new_tokens']} tokens, and are judged "
+        f"as they stand.",
         f"{(asked['judged_emotion'] == 'none').mean():.0%} of the texts are empty or degenerate, and count as wrong.",
-        f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a difference of "
-        f"a few points may be chance.",
+        f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a "
+        f"difference of a few points may be chance.",
         "A text that names its emotion is easily judged: a raw F1 rewards naming the emotion.",
     ]
     return "\n".join(f"- {line}" for line in lines)

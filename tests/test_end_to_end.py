@@ -33,7 +33,7 @@ def test_packaged_model_from_study_file_to_report(tmp_path):
     with open(report / "tables" / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["ok"] * 4 and {row["stored_dtype"] for row in rows} == {"q4_1"}
-    # 134,515,008 parameters, as its authors publish it: 4 and 2 bytes each; int8 and nf4 keep the embeddings at 2 bytes, and scales.
+    # 134,515,008 parameters, as its authors publish it, of 4 and of 2 bytes; int8 and nf4 keep embeddings at 2, and scales.
     stored = [int(row["weights_bytes"]) for row in rows]
     assert stored[:2] == [134_515_008 * 4, 134_515_008 * 2] and 160e6 < stored[2] < 170e6 and 110e6 < stored[3] < 120e6
     assert [row["texts"] for row in rows] == ["6"] * 4

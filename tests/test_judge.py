@@ -52,6 +52,13 @@ def test_card_names_data_terms_and_quality(shipped):
     assert card["test"]["macro_f1"] == pytest.approx(np.mean(list(card["test"]["f1"].values())), abs=1e-4)
 
 
+def test_card_text_is_written_from_its_figures():
+    from affq.judge_training import describe
+
+    card, text = judge.read_card("minilm-linear")
+    assert text == describe("minilm-linear", card).strip()
+
+
 def test_damaged_head_is_not_used(tmp_path, monkeypatch):
     import shutil
 

@@ -50,7 +50,7 @@ def write_run(record, judged, peaks, seconds, scale=1):
             "memory": {
                 "kind": "rss",
                 "base_bytes": 7,
-                "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks)},
+                "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks, strict=True)},
             },
             "latency": timed,
             "seconds": {"start_s": 1.0, "load_s": 2.0, "quality_s": 3.0, "resource_s": 4.0},
@@ -59,7 +59,10 @@ def write_run(record, judged, peaks, seconds, scale=1):
     record.score(
         "minilm-linear",
         {},
-        lambda gs: [{**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}} for g, e in zip(gs, judged)],
+        lambda gs: [
+            {**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}}
+            for g, e in zip(gs, judged, strict=True)
+        ],
     )
     record.score(
         "rouge-references", {}, lambda gs: [{**key(g), "rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3} for g in gs if g["emotion"]]
@@ -236,6 +239,6 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said
     assert words.shown(summary, "latency_s", " s") == "latency s: fp32 2.00 s, bf16 1.00 s"
     caveats = words.caveats(study, summary, tables.texts(runs), read_card("minilm-linear")[0])
-    assert "were published as q4_1" in caveats and "100% of the texts were cut at 8 tokens" in caveats
+    assert "were published as q4_1, 4 bits a weight" in caveats and "100% of the texts were cut at 8 tokens" in caveats
     assert "12% of the texts are empty or degenerate" in caveats  # one `none` of the eight that were asked for an emotion
     assert "resident memory" in words.memory(summary)
