@@ -44,9 +44,8 @@ def texts(model, tokenizer, batch, max_new_tokens):
     inputs = tokenize(model, tokenizer, prompts)
     with torch.inference_mode():
         output = model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=max_new_tokens)
-    rows = []
+    rows, ends = [], _end_ids(model, tokenizer)
     for request, prompt, ids in zip(batch, prompts, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-        ends = _end_ids(model, tokenizer)
         length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         text = tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
         kept = {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")}
@@ -60,9 +59,8 @@ def exactly(model, tokenizer, inputs, new_tokens):
     End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text.
     """
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(
-        transformers.logging.CRITICAL
-    )  # it warns, each time, that -1 is no token: that is the point
+    # It warns, each time, that -1 is no token: that is the point.
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     try:
         with torch.inference_mode():
             return model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=new_tokens, eos_token_id=[-1])

@@ -261,11 +261,8 @@ def for_reading(frame):
     for name, column in frame.items():
         title = str(name).replace("_", " ")
         if str(name).endswith("bytes"):
-            title, cells = (
-                title.removesuffix(" bytes").removesuffix("bytes") or "stored",
-                [_cell(v, "{:,.1f}", 1e-6) for v in column],
-            )
-            title += " (MB)"
+            title = f"{title.removesuffix('bytes').strip() or 'stored'} (MB)"
+            cells = [_cell(v, "{:,.1f}") for v in column / 1e6]
         elif str(name).endswith("_s"):
             title, form = f"{title.removesuffix(' s')} (s)", "{:.4f}" if column.median() < 0.5 else "{:.2f}"
             cells = [_cell(v, form) for v in column]
@@ -279,5 +276,5 @@ def for_reading(frame):
     return pd.DataFrame(shown)
 
 
-def _cell(value, form, scale=1):
-    return "" if pd.isna(value) else form.format(value * scale if scale != 1 else value)
+def _cell(value, form):
+    return "" if pd.isna(value) else form.format(value)

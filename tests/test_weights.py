@@ -84,6 +84,7 @@ def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([*"abcdef", "ab", "<end>"])
     writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(7)
     writer.add_eos_token_id(7)
     shapes = {
         "attn_q": (32, 32),
