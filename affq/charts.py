@@ -14,8 +14,8 @@ COLOURS = dict(zip(PRECISIONS, sns.color_palette("colorblind", len(PRECISIONS)),
 sns.set_theme(style="whitegrid", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
 
 
-def _axes(rows, width=7.5):
-    return plt.subplots(figsize=(width, 1.4 + 0.45 * rows), layout="constrained")[1]
+def _axes(rows):
+    return plt.subplots(figsize=(7.5, 1.4 + 0.45 * rows), layout="constrained")[1]
 
 
 def _runs(frame):
@@ -53,7 +53,7 @@ def f1_by_precision(summary):
 def memory(summary):
     """Draw stored weights and the peak while generating, MB, for each run. summary: tables.summary."""
     measured = summary.dropna(subset="weights_bytes").assign(run=_runs)
-    parts = {"weights_bytes": "stored weights", "peak_bytes": f"peak while generating ({_kind(measured)})"}
+    parts = {"weights_bytes": "stored weights", "peak_bytes": f"peak while generating ({_kind(measured) or 'unknown'})"}
     long = measured.melt(["run", "precision"], list(parts), "part", "bytes").dropna(subset="bytes")
     long = long.assign(part=long["part"].map(parts), megabytes=long["bytes"].astype(float) / 1e6)
     axes = _axes(2 * len(measured))
@@ -95,12 +95,14 @@ def f1_against_memory(summary):
     axes = _axes(6)
     sns.scatterplot(drawn, x="megabytes", y="emotion_f1", hue="precision", palette=COLOURS, legend=False, s=110, ax=axes)
     for row in drawn.itertuples():
-        axes.annotate(row.run, (row.megabytes, row.emotion_f1), xytext=(8, 5), textcoords="offset points")
+        left = row.megabytes > drawn["megabytes"].max() / 2  # towards the side where there is room
+        place = {"xytext": (-8 if left else 8, 5), "ha": "right" if left else "left"}
+        axes.annotate(row.run, (row.megabytes, row.emotion_f1), textcoords="offset points", **place)
     chance = summary["emotion_f1_chance"].mean()
     axes.axhline(chance, color="0.4", linestyle="--", linewidth=1)
     axes.annotate("chance", (0, chance), xytext=(4, 4), textcoords="offset points", color="0.3")
     axes.set(xlabel=f"peak while generating, MB ({_kind(drawn) or 'unknown'})", ylabel="macro-F1 of the emotion", ylim=(0, 1))
-    axes.set_xlim(0, 1.15 * drawn["megabytes"].max() if len(drawn) else 1)
+    axes.set_xlim(0, 1.05 * drawn["megabytes"].max() if len(drawn) else 1)
     axes.set_title("Emotion F1 against memory", loc="left")
     return axes
 

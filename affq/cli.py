@@ -94,8 +94,8 @@ def judge(
     from affq import scores, weights
     from affq.judge import load_judge, read_texts
 
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: there is no folder {out.parent}")
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
     rows = read_texts(texts)
     for number, row in enumerate(rows, 1):
         if taken := {"judged_emotion", "probabilities"} & row.keys():
@@ -114,4 +114,7 @@ def entry():
         app()
     except InputError as error:
         print(f"affq: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # no permission, no space, a file where a folder should be
+        print(f"affq: cannot read or write {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

@@ -64,8 +64,8 @@ def execute_run(record, results):
         kind = KINDS.get(error.ename, "error")
         record.fail(kind, f"{error.ename}: {error.evalue}" if kind == "error" else error.evalue, REMEDIES.get(kind))
     except DeadKernelError:
-        record.fail("kernel_died", "the process of this run ended without a word")
-    except (RuntimeError, OSError) as error:  # a kernel that does not start, a file that cannot be written
+        record.fail("kernel_died", "the process of this run ended without a word", "often the system's memory ran out")
+    except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
         record.fail("error", f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         record.fail("interrupted", "stopped by the user", "the same command begins this run again")
@@ -80,15 +80,15 @@ def execute(name, output, parameters):
 
     Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
     """
-    template = NOTEBOOKS / f"{name}.ipynb"
-    if unknown := set(parameters) - set(papermill.inspect_notebook(str(template))):
-        raise ValueError(f"{template.name} has no parameter {', '.join(sorted(unknown))}")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the kernel inherits it: what a notebook loads was fetched before
     # papermill formats its paths: a brace in a folder's name would be taken for a field.
-    paths = (str(path).replace("{", "{{").replace("}", "}}") for path in (template, output))
+    template, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOKS / f"{name}.ipynb", output))
+    if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
+        raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the kernel inherits it: what a notebook loads was fetched before
     with open(output.with_suffix(".log"), "w", encoding="utf-8") as log:
         papermill.execute_notebook(
-            *paths,
+            template,
+            target,
             parameters,
             kernel_name=KERNEL,
             progress_bar=False,

@@ -48,7 +48,7 @@ def import_for(folder, precision):
         if before := getattr(config, "quantization_config", None):
             # transformers would load it as it was quantized before, whatever is asked for.
             method = before.get("quant_method", "an unnamed method")
-            raise PrecisionError(f"{folder} is quantized already, by {method}; give the weights it was made from")
+            raise PrecisionError(f"{folder.name} is quantized already, by {method}; give the weights it was made from")
         transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
@@ -83,7 +83,8 @@ class _explained:
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
-            raise LoadError(f"cannot load {self.folder}: {error}") from error
+            words = str(error).replace(str(self.folder), self.folder.name)  # messages are published, the user's folders are not
+            raise LoadError(f"cannot load {self.folder.name}: {words}") from error
 
 
 def census(model):

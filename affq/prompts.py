@@ -68,7 +68,7 @@ def to_time(requests, count):
     chosen = []
     for turn in range(count):
         prompt = turn % prompts
-        emotion = (turn + turn // prompts) % emotions  # one on with each prompt, and one more with each round over them
+        emotion = (prompt + turn // prompts) % emotions  # one on with each prompt, and one on with each round over them
         request = asked[prompt * emotions + emotion]
         chosen.append({**request, "repetition": sum(c["request"] == request["request"] for c in chosen)})
     return chosen

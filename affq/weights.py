@@ -1,6 +1,6 @@
 """Fetch pinned weight files, verify them, cache them, convert them once.
 
-Only `fetch` reaches the network, and only commands call it, before any run starts. Whatever loads a model calls `folder`.
+Only `fetch` reaches the network, and only commands call it, never a notebook. Whatever loads a model calls `folder`.
 """
 
 import hashlib
@@ -108,8 +108,6 @@ def convert_gguf(gguf, target):
 def fingerprint(path):
     """Give the SHA-256 (hex) of all that decides what a model folder generates: weights, configuration, tokenizer."""
     files = sorted(f for f in Path(path).iterdir() if f.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"})
-    if not any(f.suffix == ".safetensors" for f in files):
-        raise InputError(f"no safetensors weights in {path}; a model is a folder with config.json, *.safetensors and a tokenizer")
     whole = hashlib.sha256()
     for file in files:
         whole.update(f"{file.name} {sha256_of(file)}\n".encode())
@@ -117,15 +115,23 @@ def fingerprint(path):
 
 
 def stored_dtype(path):
-    """Name the torch dtype that takes most bytes of a folder's safetensors files."""
+    """Name the torch dtype that takes most bytes of a folder's safetensors files; raise InputError for what is no such file."""
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     bytes_of = {}
     for file in sorted(Path(path).glob("*.safetensors")):
         with open(file, "rb") as opened:  # the format's header: its length in 8 bytes, then JSON
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            length = int.from_bytes(opened.read(8), "little")
+            try:
+                header = json.loads(opened.read(length if length < file.stat().st_size else 0))
+            except ValueError:
+                raise InputError(
+                    f"{file} is no safetensors file; a pointer that Git LFS left, or a download that was cut?"
+                ) from None
         for name, tensor in header.items():
             if name != "__metadata__":
                 start, end = tensor["data_offsets"]
                 bytes_of[tensor["dtype"]] = bytes_of.get(tensor["dtype"], 0) + end - start
+    if not bytes_of:
+        raise InputError(f"no safetensors weights in {path}; a model is a folder with config.json, *.safetensors and a tokenizer")
     most = max(bytes_of, key=bytes_of.get)
     return names.get(most, most.lower())

@@ -5,24 +5,20 @@ import re
 
 def headline(summary):
     """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
-    done = summary["status"].isin(["ok", "stale"])
-    lines = [f"{done.sum()} of {len(summary)} runs are complete."]
-    for model, runs in summary[done].groupby("model", sort=False):
-        high, low = runs.iloc[0], runs.iloc[-1]
-        if high["run_id"] == low["run_id"]:
-            continue
-        saved = 1 - low["weights_bytes"] / high["weights_bytes"]
-        quality = (
-            "emotion F1 is not known"
-            if runs["emotion_f1"].iloc[[0, -1]].isna().any()
-            else f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f}, where chance is "
-            f"{low['emotion_f1_chance']:.2f}"
-        )
-        lines.append(
-            f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
-            f"{low['weights_bytes'] / 1e6:,.0f} MB; {quality}; a text takes {low['latency_s'] / high['latency_s']:.2f} times as "
-            f"long."
-        )
+    lines = [f"{summary['weights_bytes'].notna().sum()} of {len(summary)} runs are complete."]
+    for model, runs in summary.groupby("model", sort=False):
+        ends = runs.iloc[[0, -1]]
+        if (lost := ends["weights_bytes"].isna()).any():
+            lines.append(f"**{model}**: no comparison, since {' and '.join(ends['precision'][lost].unique())} is not complete.")
+        elif len(runs) > 1:
+            high, low = runs.iloc[0], runs.iloc[-1]
+            saved = 1 - low["weights_bytes"] / high["weights_bytes"]
+            lines.append(
+                f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
+                f"{low['weights_bytes'] / 1e6:,.0f} MB; emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} "
+                f"(no interval yet), where chance is {low['emotion_f1_chance']:.2f}; a text takes "
+                f"{low['latency_s'] / high['latency_s']:.2f} times as long."
+            )
     return "\n\n".join(lines)
 
 
@@ -33,22 +29,25 @@ def shown(summary, column, unit="", scale=1, digits=2):
         f"{f'{row.model} ' if named else ''}{row.precision} {getattr(row, column) * scale:,.{digits}f}{unit}"
         for row in summary.dropna(subset=column).itertuples()
     ]
-    return f"{column.replace('_', ' ')}: {', '.join(figures)}"
+    title = column.removesuffix("_s").removesuffix("_bytes").replace("_", " ").replace("f1", "F1")
+    return f"{title}: {', '.join(figures)}"
 
 
 def time_spent(spent):
     """Say what the runs took together. spent: tables.time_spent."""
     return (
         f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated "
-        f"text. Not counted: the start of the scoring and of the summary notebook."
+        f"text. Not counted: fetching and converting weights, the end of each process, the scoring notebook's start, this page."
     )
 
 
 def memory(summary):
     """Say what the peak of each device in the summary is a peak of."""
     kinds = {
-        "rss": "On a CPU the peak is that of the process's resident memory above what it held after its imports: it includes "
-        "what the allocator keeps, and temporaries of quantized products.",
+        "rss": "On a CPU the peak is that of the process's resident memory above its base, which is what it held after its "
+        "imports, subtracted already. It includes what the allocator keeps and temporaries of quantized products, so that a "
+        "precision with smaller weights can have the higher peak, and differs from one execution to the next. Loading reads a "
+        "whole file before it converts, whatever the precision.",
         "vram_allocated": "On a GPU the peak is that of memory allocated by torch; reserved memory and the device's own view "
         "are in the table.",
     }
@@ -69,16 +68,22 @@ def caveats(study, summary, texts, card):
                 f"better than they are."
             )
     asked = texts[texts["emotion"].notna()]
+    run = asked["model"] + " " + asked["precision"]
+    cut = _shares(~asked["ended"], run)
+    degenerate = _shares(asked["judged_emotion"] == "none", run)
     test = card["test"]
     lines += [
         f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {test['file']} ({test['texts']} texts that people wrote of "
         f"an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
         f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
-        f"{1 - asked['ended'].mean():.0%} of the texts were cut at {study.generation['max_new_tokens']} tokens, and are judged "
-        f"as they stand.",
-        f"{(asked['judged_emotion'] == 'none').mean():.0%} of the texts are empty or degenerate, and count as wrong.",
+        f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
+        f"Empty or degenerate texts count as wrong: {degenerate}.",
         f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a "
         f"difference of a few points may be chance.",
         "A text that names its emotion is easily judged: a raw F1 rewards naming the emotion.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _shares(is_so, run):
+    return ", ".join(f"{name} {share:.0%}" for name, share in is_so.groupby(run, sort=False).mean().items())

@@ -72,6 +72,12 @@ def test_judge_refuses_bad_files_in_one_sentence(tmp_path, content, said):
     assert not (tmp_path / "judged.jsonl").exists()
 
 
+def test_results_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    done = affq("run", "default", "--results", "taken", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("affq: cannot read or write taken/default")
+
+
 def test_judge_says_that_there_is_no_folder_to_write_to(tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "x"}\n')
     done = affq("judge", "texts.jsonl", "-o", "nowhere/judged.jsonl", cwd=tmp_path)

@@ -35,7 +35,10 @@ def record(write_study, tmp_path, tiny_llama):
     "source, said",
     [
         ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kernel_died: the process of this run ended without a word"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "kernel_died: the process of this run ended without a word; often the system's memory ran out",
+        ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
         (

@@ -136,13 +136,13 @@ def test_truncated_weights_are_a_load_error(tmp_path, tiny_llama):
     copy = shutil.copytree(tiny_llama, tmp_path / "cut")
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(models.LoadError, match=f"cannot load {copy}"):
+    with pytest.raises(models.LoadError, match="cannot load cut: "):
         models.load(copy, "fp32", "cpu")
 
 
 def test_unloadable_folder_is_a_load_error_that_names_it(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(models.LoadError, match=f"cannot load {tmp_path}"):
+    with pytest.raises(models.LoadError, match=f"cannot load {tmp_path.name}: "):
         models.load(tmp_path, "fp32", "cpu")
 
 

@@ -47,7 +47,8 @@ def test_timed_requests_take_prompts_in_turn_and_count_repetitions(count, emotio
     assert all(t["emotion"] for t in timed)
     keys = [(t["request"], t["repetition"]) for t in timed]
     assert len(set(keys)) == len(keys)
-    if texts >= emotions and count >= emotions:
+    assert max(t["repetition"] for t in timed) == (texts - 1) // (count * emotions)  # none again before all were there
+    if texts >= emotions <= count:
         assert {t["emotion"] for t in timed} == set(EMOTIONS[:emotions])
 
 

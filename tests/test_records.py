@@ -31,7 +31,7 @@ def complete(record):
 
 
 def test_status_follows_a_run_from_missing_to_ok(record):
-    assert record.status() == ("missing", "")
+    assert record.status() == ("missing", "not run yet")
     record.start(ENVIRONMENT)
     record.append([TEXT])
     assert record.status() == ("partial", "it did not end")

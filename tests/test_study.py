@@ -138,13 +138,12 @@ def test_id_of_a_folder_changes_with_its_weights(write_study, tiny_llama, tmp_pa
 
 
 KEYS = [
-    "models",
-    "precisions",
     "engine",
     "device",
     "prompts",
     "emotions",
     "batch",
+    "samples",
     "measurement",
     "generation",
     "judges",
@@ -152,16 +151,14 @@ KEYS = [
     "juges",
 ]
 VALUES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=2)
+MAPPINGS = st.dictionaries(st.sampled_from(["texts", "new_tokens", "decoding", "x"]), VALUES, max_size=2)
+NAMES = st.just(["smollm2-135m"]) | st.lists(st.text(max_size=5) | st.just("~nobody/m"), max_size=2) | VALUES
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(KEYS), VALUES | st.dictionaries(st.sampled_from(["texts", "decoding", "x"]), VALUES, max_size=2)
-    )
-)
-def test_any_mapping_is_read_or_refused_in_one_sentence(tmp_path_factory, values):
+@given(st.fixed_dictionaries({"models": NAMES}), st.dictionaries(st.sampled_from(KEYS), VALUES | MAPPINGS))
+def test_any_mapping_is_read_or_refused_in_one_sentence(tmp_path_factory, models, values):
     path = tmp_path_factory.mktemp("any") / "any.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"precisions": ["bf16"], **models, **values}), encoding="utf-8")
     try:
         load_study(path)
     except InputError as error:

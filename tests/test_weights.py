@@ -82,8 +82,8 @@ def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(8)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*"abcdef", "ab", "<end>"])
-    writer.add_token_merges(["a b"])
+    writer.add_token_list([*"abcde", "ab", "cd", "<end>"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(7)
     writer.add_eos_token_id(7)
     shapes = {
@@ -118,7 +118,16 @@ def test_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(InputError, match="no safetensors weights in"):
-        weights.fingerprint(tmp_path)
+        weights.stored_dtype(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"", b"\x05\0\0\0\0\0\0\0{..}}  "]
+)
+def test_what_is_no_safetensors_file_is_said_in_one_sentence(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="model.safetensors is no safetensors file"):
+        weights.stored_dtype(tmp_path)
 
 
 def test_stored_dtype_is_that_of_most_of_the_weights(tmp_path):
