@@ -94,9 +94,10 @@ def f1_against_memory(summary):
     drawn = drawn.assign(megabytes=drawn["peak_bytes"].astype(float) / 1e6)
     axes = _axes(6)
     sns.scatterplot(drawn, x="megabytes", y="emotion_f1", hue="precision", palette=COLOURS, legend=False, s=110, ax=axes)
-    for row in drawn.itertuples():
-        left = row.megabytes > drawn["megabytes"].max() / 2  # towards the side where there is room
-        place = {"xytext": (-8 if left else 8, 5), "ha": "right" if left else "left"}
+    for number, row in enumerate(drawn.sort_values("megabytes").itertuples()):
+        # Towards the side where there is room, and neighbours above and below their points in turn.
+        left = row.megabytes > drawn["megabytes"].max() / 2
+        place = {"xytext": (12 if left else -12, -21 if number % 2 else 9), "ha": "right" if left else "left"}
         axes.annotate(row.run, (row.megabytes, row.emotion_f1), textcoords="offset points", **place)
     chance = summary["emotion_f1_chance"].mean()
     axes.axhline(chance, color="0.4", linestyle="--", linewidth=1)

@@ -248,7 +248,8 @@ def provenance(records):
             "stored as": about["stored_dtype"],
             "engine": settings["engine"],
         }
-        fields |= settings["precision"] | settings["precision"]["quantization"] | measured["model"]
+        fields |= {"precision": settings["precision"]["name"], "weight_dtype": settings["precision"]["weight_dtype"]}
+        fields |= settings["precision"]["quantization"] | measured["model"]
         fields |= settings["generation"] | {f"measurement {name}": value for name, value in settings["measurement"].items()}
         fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
         fields |= {"emotions": ", ".join(settings["emotions"])}
@@ -257,8 +258,8 @@ def provenance(records):
         fields |= {"judges": ", ".join(record.run.study.judges), "affq": software["affq"], "commit": software["commit"] or ""}
         fields |= {"code": software["code_digest"], "python": software["python"], **software["versions"], **hardware}
         run = f"{record.run.model.name} {record.run.precision}"
-        known = {name: value for name, value in fields.items() if value is not None and name != "quantization"}
-        rows += [{"field": name, "value": str(value), "run": run} for name, value in known.items()]
+        known = ((name, str(value)) for name, value in fields.items() if value is not None)
+        rows += [{"field": name, "value": value, "run": run} for name, value in known]
     every = len({row["run"] for row in rows})
     shared = pd.DataFrame(rows).groupby(["field", "value"], sort=False)["run"].agg(list).reset_index()
     shared = shared.sort_values("field", key=lambda f: f.map(list(shared["field"]).index), kind="stable")

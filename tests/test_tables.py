@@ -196,7 +196,7 @@ def test_side_by_side_puts_precisions_beside_each_other(runs):
 def test_provenance_says_which_runs_share_a_value(runs):
     found = tables.provenance(runs).set_index("field")
     assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-linear"
-    assert list(found.loc[["name"], "runs"]) == ["smollm2-135m fp32", "smollm2-135m bf16"]
+    assert list(found.loc[["precision"], "runs"]) == ["smollm2-135m fp32", "smollm2-135m bf16"]
     assert found.loc["rouge-references code_digest", "runs"] == "all" and "cuda" not in found.index
 
 
