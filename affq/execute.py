@@ -31,6 +31,7 @@ def run_study(study, results, say=print):
     A run that fails leaves the others going. Weights are fetched first: no run reaches the network.
     """
     check_kernel()
+    study_folder(results, study).mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
     for model in study.models:
         if not model.folder:
             weights.fetch(model.name, say)

@@ -3,7 +3,9 @@
 Only `fetch` reaches the network, and only commands call it, never a notebook. Whatever loads a model calls `folder`.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -96,7 +98,8 @@ def convert_gguf(gguf, target):
 
     transformers.utils.logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     del loaded.config.quantization_config
     fresh = transformers.AutoModelForCausalLM.from_config(loaded.config)
     fresh.load_state_dict(loaded.state_dict())

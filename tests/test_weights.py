@@ -65,7 +65,7 @@ def test_weights_that_were_never_fetched_are_not_fetched_by_loading(shelf):
         weights.folder("tiny")
 
 
-def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path):
+def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path, capfd):
     """A small GGUF file, written with the gguf package; the expected weights are transformers' own dequantization."""
     import gguf
     import numpy as np
@@ -107,6 +107,7 @@ def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tmp_path
     writer.close()
 
     weights.convert_gguf(path, tmp_path / "out")
+    assert "%|" not in capfd.readouterr().err  # no progress bar in the middle of a command's lines
     found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     expected = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf").state_dict()
     assert found.keys() == expected.keys() and all((found[name] == expected[name]).all() for name in found)
