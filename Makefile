@@ -1,5 +1,6 @@
 # make report   the default study from nothing to reports/default/index.html
 # make test     the tests
+# make test-full  the long tests: the README's commands, the notebooks by hand, the page in Chromium (which must be on the path)
 # make lint     ruff over package, tests and notebooks
 # make lab      JupyterLab on the notebooks
 # make clean    remove what the others made, but for reports and the cache of weights
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test lint lab clean lock
+.PHONY: report test test-full lint lab clean lock
 
 report: .venv/installed
 	@echo "affq: running the default study: one small model at four precisions; about five minutes on two cores, no GPU needed."
@@ -16,6 +17,9 @@ report: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+test-full: .venv/installed
+	$(BIN)/python -m pytest -m full
 
 lint: .venv/installed
 	$(BIN)/ruff check

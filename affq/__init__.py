@@ -7,3 +7,8 @@ __version__ = version("affq")
 
 class InputError(ValueError):
     """Bad input. The message names the value, the place and the choices; commands print it alone, without a traceback."""
+
+
+def printable(text):
+    """Show what is no printable character of a name or a message as \\x1b, so that it commands no terminal and breaks no file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

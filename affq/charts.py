@@ -7,11 +7,16 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from affq import printable
 from affq.precisions import PRECISIONS
 
 # One colour a precision, in every chart; chosen to stay apart for the colour-blind.
 COLOURS = dict(zip(PRECISIONS, sns.color_palette("colorblind", len(PRECISIONS)), strict=True))
-sns.set_theme(style="whitegrid", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
+# A name is text, with whatever dollar signs.
+sns.set_theme(
+    style="whitegrid",
+    rc={"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "text.parse_math": False},
+)
 
 
 def _axes(rows):
@@ -21,16 +26,25 @@ def _axes(rows):
 def _runs(frame):
     """Name each row's run for an axis: the precision, with the model before it where there are several."""
     precision = frame["precision"].astype(str)
-    return frame["model"] + " " + precision if frame["model"].nunique() > 1 else precision
+    if frame["model"].nunique() < 2:
+        return precision
+    return frame["model"].map(printable) + " " + precision
 
 
 def f1_by_emotion(f1):
     """Draw F1 as a grid, runs by emotions, each cell with its figure. f1: tables.emotion_f1."""
     wide = f1.assign(run=_runs(f1)).pivot_table(index="run", columns="emotion", values="f1", sort=False)
-    axes = _axes(len(wide))
-    sns.heatmap(wide, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="Greys", cbar_kws={"label": "F1"}, linewidths=1, ax=axes)
+    axes = _grid(wide, ".2f", "F1")
     axes.set(xlabel="", ylabel="", title="Emotion F1 by precision and emotion")
-    axes.tick_params(axis="y", rotation=0)
+    return axes
+
+
+def _grid(wide, form, label):
+    axes = _axes(len(wide))
+    style = {"cmap": "Greys", "linewidths": 1, "cbar_kws": {"label": label}}
+    # seaborn would first try the rows' names upright, where a long one has no room and is warned of.
+    sns.heatmap(wide, vmin=0, vmax=1, annot=True, fmt=form, yticklabels=False, ax=axes, **style)
+    axes.set_yticks([row + 0.5 for row in range(len(wide))], wide.index)
     return axes
 
 
@@ -93,7 +107,7 @@ def f1_against_memory(summary):
     drawn = summary.dropna(subset=["emotion_f1", "peak_bytes"]).assign(run=_runs)
     drawn = drawn.assign(megabytes=drawn["peak_bytes"].astype(float) / 1e6)
     axes = _axes(6)
-    sns.scatterplot(drawn, x="megabytes", y="emotion_f1", hue="precision", palette=COLOURS, legend=False, s=110, ax=axes)
+    axes.scatter(drawn["megabytes"], drawn["emotion_f1"], color=[COLOURS[name] for name in drawn["precision"]], s=110)
     for number, row in enumerate(drawn.sort_values("megabytes").itertuples()):
         # Towards the side where there is room, and neighbours above and below their points in turn.
         left = row.megabytes > drawn["megabytes"].max() / 2
@@ -113,8 +127,6 @@ def judged_control(texts, emotions):
     control = texts[texts["emotion"].isna()].assign(run=_runs)
     shares = control.groupby("run", sort=False)["judged_emotion"].value_counts(normalize=True).unstack(fill_value=0)
     shares = shares.reindex(columns=[*emotions, *shares.columns.difference(emotions)], fill_value=0)
-    axes = _axes(len(shares))
-    sns.heatmap(shares, annot=True, fmt=".0%", vmin=0, vmax=1, cmap="Greys", cbar_kws={"label": "share"}, linewidths=1, ax=axes)
+    axes = _grid(shares, ".0%", "share")
     axes.set(xlabel="judged emotion", ylabel="", title="Texts that were asked for no emotion")
-    axes.tick_params(axis="y", rotation=0)
     return axes

@@ -1,6 +1,11 @@
-"""Publish: tables as HTML and CSV, charts as PNG and SVG, an executed notebook as one HTML page that loads nothing."""
+"""Publish: tables as HTML and CSV, charts as PNG and SVG, an executed notebook as one HTML page that loads nothing.
+
+Texts and names are data wherever they are shown: never markup, maths, a formula or a control sequence.
+"""
 
 import html
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,34 +16,46 @@ LONG = 40  # characters from which a cell is a text, set in a wider column
 
 
 def markdown(text):
-    """Show Markdown that code wrote."""
-    display(Markdown(text))
+    """Show Markdown that code wrote, with its data escaped; no part of it is maths."""
+    display(Markdown(f'<div class="mathjax_ignore">\n\n{text}\n\n</div>'))
 
 
 def csv(frame, folder, name):
-    """Write a frame, raw, to folder/tables/<name>.csv."""
+    """Write a frame, raw, to folder/tables/<name>.csv.
+
+    A text that begins as a spreadsheet's formula does (= + - @, a tab, a line feed, NUL) has gained an apostrophe before it.
+    """
     path = Path(folder) / "tables" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     # A bare carriage return would not be quoted, and would break its row.
-    frame.replace("\r\n?", "\n", regex=True).to_csv(path, index=False, lineterminator="\n")
+    lines = frame.replace("\r\n?", "\n", regex=True)
+    lines.replace(r"\A(?=[=+\-@\t\n\0])", "'", regex=True).to_csv(path, index=False, lineterminator="\n")
 
 
 def table(frame, caption, folded=False):
     """Show a table of cells as they are, every one escaped; `folded` shows its caption until a reader opens it."""
-    caption = html.escape(caption)
     if folded:
-        display(HTML(f"<details><summary>{caption}</summary>{_html(frame, '')}</details>"))
+        shown = f"<details><summary>{_escaped(caption)}</summary>{_html(frame, '')}</details>"
     else:
-        display(HTML(_html(frame, f"<caption>{caption}</caption>")))
+        shown = _html(frame, f"<caption>{_escaped(caption)}</caption>")
+    # JupyterLab would typeset what looks like LaTeX.
+    display(HTML(f'<div class="mathjax_ignore">{shown}</div>'))
+
+
+def _escaped(value):
+    return html.escape(_visible(str(value)))
+
+
+def _visible(text):
+    """Show control characters, but for white space, as \\x1b."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def _html(frame, caption):
     kinds = {name: _kind(frame[name]) for name in frame.columns}
-    head = "".join(f'<th scope="col" class="{kinds[name]}">{html.escape(str(name))}</th>' for name in frame.columns)
+    head = "".join(f'<th scope="col" class="{kinds[name]}">{_escaped(name)}</th>' for name in frame.columns)
     body = "".join(
-        "<tr>"
-        + "".join(f'<td class="{kinds[n]}">{html.escape(str(v))}</td>' for n, v in zip(frame.columns, row, strict=True))
-        + "</tr>"
+        "<tr>" + "".join(f'<td class="{kinds[n]}">{_escaped(v)}</td>' for n, v in zip(frame.columns, row, strict=True)) + "</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
     return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -64,15 +81,24 @@ def chart(axes, folder, name, alt):
     figure.savefig(path.with_suffix(".png"), dpi=150)
     plt.close(figure)
     image = Image(path.with_suffix(".png").read_bytes(), format="png")
-    display(image, metadata={"image/png": {"alt": alt, "width": int(figure.get_figwidth() * 100)}})
+    display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * 100)}})
 
 
 def report(notebook, folder, title):
     """Publish an executed notebook as folder/summary.ipynb and as folder/index.html; return the latter's path.
 
-    The page has no code cells and no scripts, and loads nothing from elsewhere.
+    The page has no code cells and no scripts, and loads nothing from elsewhere. Neither names a place of this machine.
     """
     node = nbformat.read(notebook, as_version=4)
+    given = node.metadata.get("papermill", {}).get("parameters")
+    for cell in node.cells:
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            # As seen from where the notebook is published, <results>/<study>/.
+            cell.source = f'study = {json.dumps(Path(given["study"]).name)}\nresults = ".."'
+        for output in cell.get("outputs", ()):
+            texts = output.get("data", output)  # a stream's text lies in the output itself
+            for kind in {"text", "text/plain", "text/html", "text/markdown"} & texts.keys():
+                texts[kind] = _without_places(texts[kind])
     for metadata in (node.metadata, *(cell.metadata for cell in node.cells)):
         metadata.pop("papermill", None)  # paths and times of this machine
     node.metadata.pop("widgets", None)
@@ -88,3 +114,10 @@ def report(notebook, folder, title):
     index = Path(folder) / "index.html"
     index.write_text(text, encoding="utf-8")
     return index
+
+
+def _without_places(text):
+    for place, sign in ((Path.cwd(), "."), (Path.home(), "~")):
+        if place.name:  # the root is in every path
+            text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w-])", sign, text)
+    return text

@@ -1,13 +1,18 @@
-"""Sentences written from figures: the headline, what a chart shows, the caveats. Markdown; no number is typed."""
+"""Sentences written from figures: the headline, what a chart shows, the caveats. Markdown; no number is typed.
+
+What is data in Markdown, such as a model's name, passes through `_data`; an alternative text is plain.
+"""
 
 import re
+
+from affq import printable
 
 
 def headline(summary):
     """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
     lines = [f"{summary['weights_bytes'].notna().sum()} of {len(summary)} runs are complete."]
     for model, runs in summary.groupby("model", sort=False):
-        ends = runs.iloc[[0, -1]]
+        model, ends = _data(model), runs.iloc[[0, -1]]
         if (lost := ends["weights_bytes"].isna()).any():
             lines.append(f"**{model}**: no comparison, since {' and '.join(ends['precision'][lost].unique())} is not complete.")
         elif len(runs) > 1:
@@ -64,8 +69,8 @@ def caveats(study, summary, texts, card):
         if (dtype := dtypes.iloc[0]) != "float32":
             bits = f", {found[1]} bits a weight" if (found := re.match(r"q(\d)", dtype)) else ""
             lines.append(
-                f"The weights of {model} were published as {dtype}{bits}: a higher precision is loaded from these, and is no "
-                f"better than they are."
+                f"The weights of {_data(model)} were published as {dtype}{bits}: a higher precision is loaded from these, and is "
+                f"no better than they are."
             )
     asked = texts[texts["emotion"].notna()]
     run = asked["model"] + " " + asked["precision"]
@@ -73,8 +78,8 @@ def caveats(study, summary, texts, card):
     degenerate = _shares(asked["judged_emotion"] == "none", run)
     test = card["test"]
     lines += [
-        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {test['file']} ({test['texts']} texts that people wrote of "
-        f"an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
+        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {_data(test['file'])} ({test['texts']} texts that people "
+        f"wrote of an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
         f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
         f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
         f"Empty or degenerate texts count as wrong: {degenerate}.",
@@ -86,4 +91,9 @@ def caveats(study, summary, texts, card):
 
 
 def _shares(is_so, run):
-    return ", ".join(f"{name} {share:.0%}" for name, share in is_so.groupby(run, sort=False).mean().items())
+    return ", ".join(f"{_data(name)} {share:.0%}" for name, share in is_so.groupby(run, sort=False).mean().items())
+
+
+def _data(text):
+    """Escape text for Markdown: every mark as a character reference, which reads as itself and is never markup or a link."""
+    return re.sub(r"[^\w -]|_", lambda mark: f"&#{ord(mark[0])};", printable(text))

@@ -1,12 +1,96 @@
 import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pandas as pd
 import pytest
+import yaml
+from test_tables import write_run
 
-from affq import publish
+from affq import execute, publish, records
+from affq.study import load_study
 
 HOSTILE = "<script>alert(1)</script>"
+MODELS = ("<b onclick=x>$\\frac$ [a](javascript:x) =1", "=_*$x$* `c` | ~~y~~ \\(z\\) \x1b[1m")
+PROMPT = "<u>$p$</u> [q](javascript:y)"
+NOTE = '<script>document.title="noted"</script> $\\frac$ ![n](http://127.0.0.1/)'
+
+
+def hostile_texts(canary):
+    """Give twelve texts as a model may write them; canary: an address that must not be asked."""
+    return [
+        '<script>document.title="owned"</script>',
+        f'<img src="{canary}/image" onerror="document.title=\'owned\'">',
+        "</td></tr></table></details></div></main><h1>out</h1>",
+        "[click](javascript:alert(1))",
+        f"![x]({canary}/markdown)",
+        r"\input{/etc/passwd} $\frac{1}{2}$ \def\x{}",
+        f'=HYPERLINK("{canary}/formula","x")',
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\x1b[31mred\x1b[0m",
+        "nul\0here",
+    ]
+
+
+def publish_hostile(folder, model, canary):
+    """Publish a study, records written by hand, whose every name and text is hostile; give the page's path."""
+    for name in MODELS:
+        shutil.copytree(model, folder / name)
+    values = {"models": [str(folder / name) for name in MODELS], "precisions": ["fp32", "bf16"], "emotions": ["joy", "sadness"]}
+    (folder / "hostile.yaml").write_text(yaml.safe_dump(values))
+    study = load_study(str(folder / "hostile.yaml"))
+    *complete, failed = records.records(folder / "results", study)
+    texts = iter(hostile_texts(canary))
+    for record in complete:
+        write_run(record, ["joy", "sadness", "joy", "none", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0])
+        rows = [{**row, "text": next(texts) if row["emotion"] else "control"} for row in record.generations()]
+        (record.folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for path in record.folder.rglob("*.json*"):
+            path.write_text(path.read_text().replace('"note"', json.dumps(PROMPT)))
+    failed.fail("error", NOTE)
+    notebook = execute.summarize_study(study, folder / "results")
+    return publish.report(notebook, records.study_folder(folder / "results", study), f"affq: study {study.name}")
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def active(self):
+        """List what runs, loads, leads elsewhere or came in by a name or a text."""
+        return [
+            (tag, attrs)
+            for tag, attrs in self.elements
+            if tag in {"script", "iframe", "object", "b", "i", "u"}
+            or any(name.startswith("on") for name in attrs)
+            or not all(attrs[n].startswith(("data:image/png", "#")) for n in ("src", "href") if n in attrs)
+        ]
+
+
+def visible(text):
+    return text.replace("\x1b", r"\x1b").replace("\0", r"\x00")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, tiny_llama):
+    """The folder of a published study whose every name and text is hostile."""
+    return publish_hostile(tmp_path_factory.mktemp("hostile"), tiny_llama, "http://127.0.0.1:9").parent
 
 
 @pytest.fixture
@@ -26,13 +110,20 @@ def test_every_cell_header_and_caption_is_escaped(folded, shown):
 
 def test_csv_comes_back_as_it_was_with_odd_characters(tmp_path):
     frame = pd.DataFrame(
-        {"text": ['a "quote", a comma', "two\nlines", "a bare\rreturn", "=1+1", "\u2028é"], "n": [1.5, None, 3, 4, 5]}
+        {"text": ['a "quote", a comma', "two\nlines", "a bare\rreturn", "a=1", "\u2028é"], "n": [1.5, None, 3, 4, -5]}
     )
     publish.csv(frame, tmp_path, "odd")
     with open(tmp_path / "tables" / "odd.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [*frame["text"][:2], "a bare\nreturn", *frame["text"][3:]]
-    assert [row["n"] for row in rows] == ["1.5", "", "3.0", "4.0", "5.0"]
+    assert [row["n"] for row in rows] == ["1.5", "", "3.0", "4.0", "-5.0"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\0=1"])
+def test_text_that_a_spreadsheet_would_compute_gains_an_apostrophe(tmp_path, text):
+    publish.csv(pd.DataFrame({"text": [text], "n": [-1]}), tmp_path, "formula")
+    with open(tmp_path / "tables" / "formula.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file))[1] == ["'" + text.replace("\r", "\n"), "-1"]
 
 
 def test_chart_is_written_twice_and_shown_with_its_alternative_text(tmp_path, shown):
@@ -60,3 +151,71 @@ def test_page_has_no_code_no_script_and_no_machine(tmp_path):
     assert "<p>shown</p>" in text and "secret_code" not in text and "<script" not in text
     assert "&lt;script&gt;" in text and "<title>A &lt;title&gt;</title>" in text
     assert "/some/where" not in (tmp_path / "summary.ipynb").read_text() + text
+
+
+def test_published_notebook_is_given_as_seen_from_its_place_and_names_none_of_this_machine(tmp_path):
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+    here, home = Path.cwd(), Path.home()
+    outputs = [
+        new_output("stream", name="stderr", text=f"{here}/x.py: a warning\n{home}/y"),
+        new_output("display_data", {"text/html": f"<p>no such file {home}; {here}-old</p>"}),
+    ]
+    given = {"study": str(tmp_path / "mine.yaml"), "results": str(tmp_path)}
+    node = new_notebook(cells=[new_code_cell("study = ''", outputs=outputs, metadata={"tags": ["injected-parameters"]})])
+    node.metadata["papermill"] = {"parameters": given}
+    nbformat.write(node, tmp_path / "executed.ipynb")
+    page = publish.report(tmp_path / "executed.ipynb", tmp_path, "places").read_text(encoding="utf-8")
+    assert "./x.py: a warning\n~/y" in page and f"no such file ~; {here}-old" in page
+    cell = nbformat.read(tmp_path / "summary.ipynb", as_version=4).cells[0]
+    assert cell.source == 'study = "mine.yaml"\nresults = ".."' and cell.outputs[0].text == "./x.py: a warning\n~/y"
+
+
+def test_every_hostile_name_and_text_is_text_on_the_page(hostile):
+    page = Page((hostile / "index.html").read_text(encoding="utf-8"))
+    assert page.active() == []
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("h1") == 1 and tags.count("img") == 6 and tags.count("main") == 1
+    for text in [*hostile_texts("http://127.0.0.1:9"), *MODELS, PROMPT, NOTE, "on enisear.jsonl ("]:
+        assert visible(text) in page.text
+    alt = next(attrs["alt"] for tag, attrs in page.elements if tag == "img")
+    assert all(f"{visible(name)} fp32 " in alt for name in MODELS)
+    assert str(hostile.parents[1]) not in page.text
+
+
+def test_every_hostile_name_and_text_is_text_in_the_notebook(hostile):
+    text = (hostile / "summary.ipynb").read_text(encoding="utf-8")
+    assert str(hostile.parents[1]) not in text
+    outputs = [output for cell in nbformat.reads(text, as_version=4).cells for output in cell.get("outputs", ())]
+    tables = [output.data["text/html"] for output in outputs if "text/html" in output.data]
+    sentences = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.data]
+    # JupyterLab's MathJax leaves alone what is inside this class.
+    assert all(shown.startswith('<div class="mathjax_ignore">') for shown in tables + sentences)
+    page = Page("".join(tables))
+    assert page.active() == [] and all(visible(text) in page.text for text in hostile_texts("http://127.0.0.1:9"))
+    assert page.text.count(NOTE) == 1
+    of_names = "".join(sentences[:2])  # the headline and the caveats
+    assert "smollm2" not in of_names and "&#60;b onclick&#61;x&#62;" in of_names
+    assert not any(mark in of_names.replace('<div class="mathjax_ignore">', "") for mark in ("<b", "](", "$", "`", "~~", "\x1b"))
+
+
+def test_no_table_holds_a_formula_and_every_text_is_whole(hostile):
+    cells = {}
+    for path in (hostile / "tables").iterdir():
+        with open(path, encoding="utf-8", newline="") as file:
+            cells[path.stem] = [cell for row in csv.reader(file) for cell in row]
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells[path.stem])
+    for text in hostile_texts("http://127.0.0.1:9"):
+        assert ("'" if text[0] in "=+-@" else "") + text in cells["texts"]
+    assert MODELS[0] in cells["summary"] and "'" + MODELS[1] in cells["summary"] and f"error: {NOTE}" in cells["summary"]
+
+
+def test_hostile_names_are_text_in_every_chart(hostile):
+    charts = sorted((hostile / "charts").glob("*.svg"))
+    assert len(charts) == 6
+    for path in charts:
+        elements = list(ElementTree.parse(path).iter())  # a control character would be no XML
+        assert not any(element.tag.endswith(("}script", "}b", "}a")) for element in elements)
+        assert not any(name.startswith("on") for element in elements for name in element.attrib)
+        texts = [element.text for element in elements if element.tag.endswith("}text")]
+        assert {f"{MODELS[0]} fp32", f"{MODELS[0]} bf16", f"{visible(MODELS[1])} fp32"} <= set(texts)
