@@ -3,17 +3,26 @@
 import torch
 import transformers
 
+from affq import InputError
+
 # Some chat templates write the day into the prompt: always this one, so that the same study gives the same texts tomorrow.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
 
 
 def render(tokenizer, request):
-    """Put a request into the model's chat template, or leave it as it is where there is none."""
+    """Put a request into the model's chat template, or leave it as it is where there is none.
+
+    Raises InputError for a template that fails over a single message of the user.
+    """
     if tokenizer.chat_template is None:
         return request
     chat = [{"role": "user", "content": request}]
     template = TODAY + tokenizer.get_chat_template()
-    return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program, and fails as programs do
+        words = f"{type(error).__name__}: {error}"
+        raise InputError(f"the model's chat template fails over a user's message ({words}); mend it, or remove it") from error
 
 
 def in_batches(requests, size):

@@ -103,7 +103,7 @@ def read_texts(path):
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines(): a text may hold other separators
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     rows = []

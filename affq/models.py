@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import safe_open
 
+from affq.checkpoints import weight_files
 from affq.precisions import PRECISIONS
 
 transformers.utils.logging.disable_progress_bar()
@@ -43,48 +45,87 @@ def import_for(folder, precision):
     if PRECISIONS[precision].quantization:
         import bitsandbytes  # noqa: F401
 
+    _without_memory(folder)
+
+
+def _without_memory(folder):
     with _explained(folder), torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(folder, **NO_CODE)
-        if before := getattr(config, "quantization_config", None):
-            # transformers would load it as it was quantized before, whatever is asked for.
-            method = before.get("quant_method", "an unnamed method")
-            raise PrecisionError(f"{folder.name} is quantized already, by {method}; give the weights it was made from")
-        transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+        return transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
 def load(folder, precision, device):
     """Load (model, tokenizer) from a safetensors folder at a precision of the table, prompts padded on the left.
 
-    Raises LoadError if it cannot be loaded.
+    Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
     """
     entry = PRECISIONS[precision]
     options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
-    # Weights that stay in the mapped file are as fast as the page cache happens to lie (fp32 took 2.1 or 3.0 s for one text);
-    # only the precision that needs no conversion would stay there. Read into memory, all precisions are alike.
+    # Weights that stay in the mapped file are as fast as the page cache happens to lie; only the precision that needs no
+    # conversion would stay there. Read into memory, all precisions are alike.
     options["disable_mmap"] = device == "cpu"
     if entry.quantization:
         options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
     with _explained(folder):
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options, **NO_CODE).eval()
+        _shapes_fit(folder)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **NO_CODE)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **NO_CODE)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    _names_fit(folder, found)
+    if tokenizer.pad_token_id is None:
+        # What fills a shorter prompt is masked: any token will do, and the end of a text is the custom.
+        ends = [tokenizer.eos_token_id, model.generation_config.eos_token_id, 0]
+        first = next(end for end in ends if end is not None)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(first[0] if isinstance(first, list) else first)
+    return model.eval(), tokenizer
 
 
-class _explained:
-    """Turns what transformers raises for an unusable folder into a LoadError that names the folder."""
+def _shapes_fit(folder):
+    """Raise LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes."""
+    asked = {name: list(parameter.shape) for name, parameter in _without_memory(folder).named_parameters()}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in asked.keys() & set(opened.keys()):
+                if (stored := opened.get_slice(name).get_shape()) != asked[name]:
+                    raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
 
-    def __init__(self, folder):
-        self.folder = folder
 
-    def __enter__(self):
-        pass
+def _names_fit(folder, found):
+    """Raise LoadError for parameters that configuration or weights alone have: transformers would make them up, or drop them."""
+    for kind, whose in (("missing_keys", "configuration"), ("unexpected_keys", "weights")):
+        if found[kind]:
+            raise _misfit(folder, f"{len(found[kind])} parameters are in the {whose} alone, as {min(found[kind])}")
 
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
-            words = str(error).replace(str(self.folder), self.folder.name)  # messages are published, the user's folders are not
-            raise LoadError(f"cannot load {self.folder.name}: {words}") from error
+
+def _misfit(folder, words):
+    remedy = "give the config.json that was saved with these weights"
+    return LoadError(f"the configuration of {folder.name} does not fit its weights: {words}; {remedy}")
+
+
+def compute_once(model, precision):
+    """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision."""
+    try:
+        with torch.inference_mode():
+            model(torch.zeros((1, 1), dtype=torch.long, device=model.device))
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        words = str(error).split("\n")[0]
+        raise PrecisionError(
+            f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
+        ) from error
+
+
+@contextmanager
+def _explained(folder):
+    """Turn what transformers raises for an unusable folder into a LoadError that names the folder."""
+    try:
+        yield
+    except (LoadError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged configuration or tokenizer ends in whatever its reader trips over
+        words = str(error).replace(str(folder), folder.name)  # messages are published, the user's folders are not
+        named = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        raise LoadError(f"cannot load {folder.name}: {named}{words}") from error
 
 
 def census(model):
@@ -176,12 +217,16 @@ def by_role(rows):
     ]
 
 
-def described(model):
-    """Say what serves this loaded model: attention implementation, dtype of activations, class, library of its products."""
+def described(model, tokenizer):
+    """Say what serves this loaded model: attention implementation, dtype of activations, class, library of its products.
+
+    chat_template: "none" where a prompt is given to the model as it stands.
+    """
     quantized = getattr(model, "is_quantized", False)
     return {
         "class": type(model).__name__,
         "attention": model.config._attn_implementation,
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "kernels": "bitsandbytes" if quantized else "torch",
+        "chat_template": "the tokenizer's" if tokenizer.chat_template else "none",
     }

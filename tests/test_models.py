@@ -1,9 +1,12 @@
+import json
+import shutil
+
 import pytest
 import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import models
+from affq import checkpoints, models
 from affq.precisions import PRECISIONS
 
 
@@ -99,13 +102,16 @@ def test_summed_by_role_a_census_keeps_its_totals(tiny_llama):
 
 
 def test_described_says_what_serves(tiny_llama):
-    model, _ = loaded(tiny_llama, "int8")
-    assert models.described(model) == {
+    model, tokenizer = models.load(tiny_llama, "int8", "cpu")
+    assert models.described(model, tokenizer) == {
         "class": "LlamaForCausalLM",
         "attention": "sdpa",
         "compute_dtype": "bfloat16",
         "kernels": "bitsandbytes",
+        "chat_template": "the tokenizer's",
     }
+    tokenizer.chat_template = None
+    assert models.described(model, tokenizer)["chat_template"] == "none"
 
 
 def test_what_is_held_at_another_dtype_than_its_precision_fails(tiny_llama):
@@ -122,17 +128,59 @@ def test_what_is_held_at_another_dtype_than_its_precision_fails(tiny_llama):
         models.prove(rows, "int8")
 
 
-def test_folder_that_is_quantized_already_is_refused(tmp_path, tiny_llama):
-    model, tokenizer = models.load(tiny_llama, "nf4", "cpu")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(models.PrecisionError, match="is quantized already, by bitsandbytes; give the weights it was made from"):
-        models.import_for(tmp_path, "int8")
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"num_hidden_layers": 3}, "9 parameters are in the configuration alone, as model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 1}, "9 parameters are in the weights alone, as model.layers.1.input_layernorm.weight"),
+        ({"intermediate_size": 128}, r"model.layers.\d.mlp.\w+.weight has the shape \[.*\], where \[.*\] is asked for"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_configuration_that_does_not_fit_its_weights_is_a_load_error(tmp_path, tiny_llama, precision, change, said):
+    """transformers would make up what is missing and drop what is too much, with a warning."""
+    copy = shutil.copytree(tiny_llama, tmp_path / "changed")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(models.LoadError, match=f"the configuration of changed does not fit its weights: {said}; give the config"):
+        models.load(copy, precision, "cpu")
+
+
+def test_sharded_weights_are_those_of_the_whole(tmp_path, tiny_llama):
+    whole, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    whole.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
+    tokenizer.save_pretrained(tmp_path / "sharded")
+    assert len(checkpoints.weight_files(tmp_path / "sharded")) > 2
+    sharded, _ = models.load(tmp_path / "sharded", "fp32", "cpu")
+    assert all((sharded.state_dict()[name] == tensor).all() for name, tensor in whole.state_dict().items())
+    assert checkpoints.examine(tmp_path / "sharded") == checkpoints.examine(tiny_llama)
+
+
+@pytest.mark.parametrize("without", [("pad_token",), ("pad_token", "eos_token")])
+def test_tokenizer_without_a_pad_token_pads_with_the_end_of_text(tmp_path, tiny_llama, without):
+    copy = shutil.copytree(tiny_llama, tmp_path / "copy")
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k not in without}))
+    _, tokenizer = models.load(copy, "fp32", "cpu")
+    assert tokenizer.pad_token == "<|end|>"
+
+
+def test_precision_without_a_kernel_for_the_model_is_said_before_generating(tmp_path):
+    """bitsandbytes' 4-bit kernels of a CPU refuse a width that is no multiple of their block."""
+    config = transformers.LlamaConfig(vocab_size=512, **{**SIZES, "intermediate_size": 100})
+    model, rows = loaded(save_tiny(tmp_path / "odd", config), "nf4")
+    models.prove(rows, "nf4")
+    with pytest.raises(models.PrecisionError, match="nf4 cannot be computed on cpu for this model: .*; choose another precision"):
+        models.compute_once(model, "nf4")
+
+
+def test_precision_with_its_kernels_computes(tiny_llama):
+    for precision in PRECISIONS:
+        model, _ = loaded(tiny_llama, precision)
+        models.compute_once(model, precision)
 
 
 def test_truncated_weights_are_a_load_error(tmp_path, tiny_llama):
-    import shutil
-
     copy = shutil.copytree(tiny_llama, tmp_path / "cut")
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -52,7 +52,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
     [
         (
             "models: [gpt-7]\nprecisions: [bf16]\n",
-            "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder with",
+            "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder or .gguf file",
         ),
         (
             "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",

