@@ -1,0 +1,119 @@
+"""Estimates are worked by hand from reference_speed.yaml; memory is held against what was measured."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from affq import estimate
+from affq.study import Run, load_study
+
+SMOLLM2 = SimpleNamespace(parameters=134_515_008, stored_bytes=541_619_073)
+
+
+@pytest.fixture
+def as_fast(monkeypatch):
+    """A machine so many times as fast as the reference."""
+
+    def put(times):
+        monkeypatch.setattr(estimate, "machine_gflops", lambda: times * estimate.reference()["gflops"])
+
+    return put
+
+
+def a_run(precision, model=SMOLLM2, **sizes):
+    return Run(replace(load_study("default"), **sizes), model, precision)
+
+
+@pytest.mark.parametrize("precision, expected_s", [("fp32", 62.8), ("bf16", 49.4), ("fp16", 60.6), ("int8", 86.1), ("nf4", 52.3)])
+def test_default_study_on_the_reference_takes_what_it_took(as_fast, precision, expected_s):
+    as_fast(1)
+    assert estimate.seconds(a_run(precision), "cpu") == pytest.approx(expected_s)  # the sums of reference_speed.yaml's lines
+
+
+def test_twice_the_parameters_at_half_the_speed_is_four_times_the_work(as_fast):
+    as_fast(0.5)
+    twice = SimpleNamespace(parameters=269_030_016)
+    assert estimate.seconds(a_run("bf16", twice), "cpu") == pytest.approx(4.5 + 4 * (1.2 + 18.3 + 25.4))
+
+
+def test_batches_of_one_go_at_the_pace_of_the_resource_pass(as_fast):
+    as_fast(1)
+    # 80 texts of 64 tokens; the resource pass gives 666 tokens in 23.3 s: 179.1 s
+    assert estimate.seconds(a_run("fp32", batch=1), "cpu") == pytest.approx(4.2 + 2.7 + 179.1 + 23.3, abs=0.05)
+
+
+def test_texts_and_tokens_count(as_fast):
+    as_fast(1)
+    study = {"emotions": ("joy",), "generation": {"max_new_tokens": 32}}
+    timed = {"measurement": {"texts": 2, "new_tokens": 9, "warmup_tokens": 5}}  # 2 × (1 + 9) + 5 = 25 tokens
+    # 10 texts and 10 controls, one batch each: 32 × (2 firsts + 18 more), a first 25.4/666 = 0.038138 s, one more
+    # (18.3/64 − 6 × 0.038138) / 74 = 0.00077177 s; so 32 × (0.076276 + 0.013892) = 2.885 s
+    expected_s = 4.5 + 1.2 + 2.885 + 25 * 0.038138
+    assert estimate.seconds(a_run("bf16", **study, **timed), "cpu") == pytest.approx(expected_s, abs=0.002)
+
+
+def test_nothing_is_known_of_a_device_that_was_not_measured():
+    assert estimate.seconds(a_run("bf16"), "cuda") is None
+
+
+def test_tiny_model_is_mostly_start(write_study, tiny_llama):
+    study = load_study(write_study(models=[str(tiny_llama)]))
+    for run in study.runs():
+        assert 4 < estimate.seconds(run, "cpu") < 10  # measured with 80 texts: 4.7 s at fp32, 6.5 s at int8
+
+
+def test_speed_is_measured_once_and_fast():
+    estimate.machine_gflops.cache_clear()
+    start = time.perf_counter()
+    assert estimate.machine_gflops() == estimate.machine_gflops() > 0.1
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "stored_bytes, precision, peak_bytes",
+    [
+        # load_peak_bytes + base_bytes of reports/default/tables/memory.csv: one file of float32
+        (541_619_073, "fp32", 1_078_255_616 + 423_268_352),
+        (541_619_073, "bf16", 1_078_398_976 + 423_256_064),
+        (541_619_073, "int8", 1_078_702_080 + 469_532_672),
+        (541_619_073, "nf4", 1_078_767_616 + 469_401_600),
+        # the same weights saved as one file of bfloat16, measured with the same probe
+        (269_060_552, "fp32", 811_651_072 + 395_059_200),
+        (269_060_552, "bf16", 539_795_456 + 395_137_024),
+        (269_060_552, "nf4", 540_520_448 + 441_810_944),
+    ],
+)
+def test_memory_bound_is_over_what_was_measured_and_not_far(stored_bytes, precision, peak_bytes):
+    model = SimpleNamespace(parameters=134_515_008, stored_bytes=stored_bytes)
+    assert peak_bytes <= estimate.memory_bytes(a_run(precision, model)) <= 1.1 * peak_bytes
+
+
+def test_memory_of_a_gguf_file_is_that_of_its_float32_copy():
+    model = SimpleNamespace(parameters=1_000_000_000, stored_bytes=700_000_000)
+    assert estimate.memory_bytes(a_run("bf16", model)) == 470_000_000 + 4_000_000_000 + 4_000_000_000
+
+
+@pytest.mark.parametrize(
+    "seconds, said",
+    [
+        (5, "under a minute"),
+        (60, "about 1 min"),
+        (271, "about 5 min"),
+        (5400, "about 90 min"),
+        (5401, "about 2 h"),
+        (14_400, "about 4 h"),
+        (172_800, "about 48 h"),
+        (172_801, "about 3 days"),
+    ],
+)
+def test_words(seconds, said):
+    assert estimate.words(seconds) == said
+
+
+def test_estimating_imports_no_torch():
+    code = "import sys, affq.estimate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
