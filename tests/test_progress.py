@@ -1,0 +1,134 @@
+"""How a study that runs is shown: speeds and times left by hand, and the real command over a tiny model."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from affq import printable
+from affq.progress import Pace, details, sentence
+from affq.study import load_study
+
+AFFQ = Path(sys.executable).with_name("affq")
+
+
+@pytest.fixture
+def pace(write_study):
+    # Batches of 2 texts of 8 tokens; 2 timed texts of 1 + 8 tokens after one of 1: 19 tokens one by one.
+    return Pace(load_study(write_study()), texts_wanted=6, estimate_s=40)
+
+
+def test_before_the_second_batch_the_time_left_is_the_estimates(pace):
+    assert pace.at(5, "loading", 0)["left_s"] == 35
+    first = pace.at(10, "generating", 2)
+    assert (first["texts_per_s"], first["left_s"]) == (None, 30)
+    assert pace.at(50, "generating", 2)["left_s"] == 0  # an estimate that was too short never goes below nothing
+
+
+def test_from_the_second_batch_the_time_left_follows_the_speed(pace):
+    pace.at(10, "generating", 2)
+    second = pace.at(12, "generating", 4)
+    # 2 texts in 2 s; 2 texts to go; then 19 tokens at a batch's pace, 8 tokens in 2 s: 4.75 s.
+    assert (second["texts_per_s"], second["left_s"]) == (1, 2 + 4.75)
+    assert pace.at(13, "generating", 4)["left_s"] == 1 + 4.75
+    assert pace.at(14, "timing", 6)["left_s"] == 4.75
+    assert pace.at(16, "timing", 6)["left_s"] == 2.75
+    assert pace.at(17, "ending", 6)["left_s"] == 0
+
+
+def test_without_an_estimate_nothing_is_made_up(write_study):
+    assert Pace(load_study(write_study()), 6, None).at(5, "loading", 0)["left_s"] is None
+
+
+RUN = {"number": 1, "runs": 2, "run_id": "m--int8--0", "model": "m\x1b[31m", "precision": "int8"}
+
+
+def test_events_are_said_in_one_line_each():
+    begins = {"event": "study_begins", "study": "toy", "runs": 4, "to_run": 3, "estimate_s": 300.0}
+    assert sentence(begins) == "Study toy: 3 of 4 runs are to be done: about 5 min, roughly."
+    assert "not known yet on this device" in sentence({**begins, "estimate_s": None})
+    ended = {"event": "run_ended", **RUN, "executed": True, "elapsed_s": 12.3, "log": "x/1_generate.log"}
+    assert sentence({**ended, "status": "ok", "note": ""}).endswith("int8: ok, 12 s")
+    failed = sentence({**ended, "status": "failed", "note": "load_failed: no\nway"})
+    assert failed.endswith("failed, 12 s (load_failed: no\nway; log: x/1_generate.log)")
+    assert printable(failed).startswith(r"[1/2] m\x1b[31m int8: failed") and "\n" not in printable(failed)
+
+
+def test_details_say_what_is_known_and_nothing_else():
+    known = {"stage": "generating", "texts": 14, "texts_wanted": 80, "texts_per_s": 4.0, "left_s": 30, "memory_bytes": 1.2e9}
+    assert details(known) == ["14 of 80 texts", "4 texts/s", "under a minute left", "1.2 GB resident"]
+    unknown = {"stage": "loading", "texts": 0, "texts_wanted": 80, "texts_per_s": None, "left_s": None, "memory_bytes": None}
+    assert details(unknown) == []
+
+
+def test_no_character_commands_the_terminal():
+    assert printable("a\x1b[2J\r\n\x9b\u202eb é 日本 😀") == r"a\x1b[2J\r\n\x9b\u202eb é 日本 😀"
+
+
+@pytest.fixture
+def small(write_study, tiny_llama):
+    return write_study(models=[str(tiny_llama)], precisions=["fp32"])
+
+
+def test_events_for_programs_tell_a_run_from_beginning_to_end(small):
+    done = subprocess.run([AFFQ, "run", small.name, "--json"], cwd=small.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]  # nothing else is on standard output
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "study_begins" and kinds[-2:] == ["run_ended", "study_ended"] and set(kinds[1:-2]) == {"run"}
+    assert events[0]["to_run"] == 1 and events[0]["estimate_s"] > 0
+    stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "run"))
+    assert stages[0] == "starting" and "loading" in stages
+    assert events[-2]["status"] == "ok" and events[-1]["ok"] == events[-1]["runs"] == 1
+    assert (small.parent / events[-2]["log"]).is_file()
+    again = subprocess.run([AFFQ, "run", small.name, "--quiet"], cwd=small.parent, capture_output=True, text=True)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def begin_and_interrupt(small, **streams):
+    """Begin a run, press Ctrl-C once its process is at work, and give the process and the children that it had."""
+    process = subprocess.Popen([AFFQ, "run", small.name], cwd=small.parent, **streams)
+    log = small.parent / "reports"
+    while not list(log.glob("*/runs/*/run.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    return process, children
+
+
+def test_interruption_ends_cleanly_and_says_how_to_go_on(small):
+    process, children = begin_and_interrupt(small, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "affq: stopped. What is done is kept; affq run toy.yaml goes on from there.\n", out + err
+    assert children and not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    plan = subprocess.run([AFFQ, "plan", small.name], cwd=small.parent, capture_output=True, text=True)
+    assert plan.stdout.startswith("failed") and "interrupted: stopped by the user" in plan.stdout
+
+
+def test_terminal_shows_a_line_a_run_and_the_total(small):
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [AFFQ, "run", small.name], cwd=small.parent, stdout=slave, stderr=slave, env=os.environ | {"COLUMNS": "100"}
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:  # its end, on Linux
+            break
+    assert process.wait() == 0
+    lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode().replace("\r", "\n").splitlines()
+    assert any(re.match(r"\[1/1\] tiny-llama fp32 +loading", line) for line in lines)
+    assert any(re.match(r"\[1/1\] tiny-llama fp32 +ok +\d+ s", line) for line in lines)
+    assert any(re.match(r"1 of 1 runs are done, \d+ s", line) for line in lines)
