@@ -1,0 +1,90 @@
+"""Every command of the README, as it stands there, over a tiny model in the places that the README names.
+
+`make report` and `make test` are run on a clean clone by hand. The hub is a cache in its layout, and the network is off.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import put_into_hub_cache
+
+from affq import tables
+from affq.records import records
+from affq.study import load_study
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
+PROMPTS = "id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\n"
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory, tiny_llama, tiny_gguf):
+    """Run all that the README says to type, in its order, in one folder; give the folder and what was printed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    shutil.copytree(tiny_llama, folder / "my-model")
+    shutil.copy(tiny_gguf, folder / "my-model.gguf")
+    (folder / "mine.csv").write_text(PROMPTS)
+    (folder / "texts.jsonl").write_text('{"text": "What a wonderful day this was for all of us!"}\n')
+    put_into_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM2-360M-Instruct", tiny_llama)
+    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    environment = {**os.environ, "HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    printed = {}
+    for kind, block in BLOCKS:
+        if kind == "yaml":
+            (folder / "mine.yaml").write_text(block.replace("smollm2-135m, ", ""))  # the large one has its own test
+        for line in block.splitlines() if kind == "sh" else ():
+            command = line.split("  #")[0].strip()
+            done = subprocess.run(
+                ["bash", "-c", f". .venv/bin/activate && {command}"], cwd=folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            printed[command] = done.stdout
+    return folder, printed
+
+
+@pytest.mark.full
+def test_every_command_works_as_it_stands(typed):
+    folder, printed = typed
+    assert len(printed) >= 14
+    for study in ("my-model", "mine"):
+        assert (folder / "reports" / study / "index.html").stat().st_size > 100_000
+    assert {p.name for p in (folder / "reports").iterdir()} == {
+        "my-model", "SmolLM2-360M-Instruct", "from-gguf", "my-prompts", "mine"
+    }  # fmt: skip
+    assert "judged_emotion" in (folder / "judged.jsonl").read_text()
+    assert (folder / "events.jsonl").read_text().count('"run_ended"') == 2
+
+
+@pytest.mark.full
+def test_python_of_the_readme_gives_the_frames_it_promises(typed, monkeypatch):
+    folder, _ = typed
+    monkeypatch.chdir(folder)
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    names = {}
+    exec(code, names)
+    assert list(names["summary"]["precision"]) == ["bf16", "int8"] and set(names["summary"]["status"]) == {"ok"}
+    assert len(names["texts"]) == 2 * 80 and names["texts"]["judged_emotion"].notna().all()
+    runs = records("reports", load_study("my-model.yaml"))
+    assert names["texts"].equals(tables.texts(runs))
+
+
+@pytest.mark.full
+def test_notebooks_run_by_hand_from_the_parameters_they_show(tmp_path):
+    """As JupyterLab's Run All does, in the notebooks' own folder: no papermill, nothing injected."""
+    shutil.copytree(Path(__file__).parents[1] / "notebooks", tmp_path / "notebooks")
+    for name in ("1_generate", "2_score", "3_summary"):
+        command = [Path(sys.executable).with_name("jupyter"), "execute", f"{name}.ipynb"]
+        done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reports" / "default" / "tables" / "summary.csv").is_file()
+
+
+def test_every_block_of_the_readme_is_of_a_kind_that_is_tested():
+    assert {kind for kind, _ in BLOCKS} == {"", "sh", "yaml", "python"}
+    plain = [block for kind, block in BLOCKS if not kind]
+    assert plain[0] == "make report\nmake test\n" and plain[1].startswith("affq/ ") and len(plain) == 2
