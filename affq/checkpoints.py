@@ -71,6 +71,10 @@ def examine(folder):
 
 def check_configuration(folder):
     """Read a folder's config.json; raise InputError unless it is that of a model that affq loads."""
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{folder} holds an adapter; merge it into its model (PEFT's merge_and_unload), and name what comes of it"
+        )
     if not (folder / "config.json").is_file():
         hints = [*sorted(folder.glob("snapshots/*/config.json")), *sorted(folder.glob("*.gguf"))]
         hint = f"; did you mean {hints[0].parent if hints[0].suffix == '.json' else hints[0]}?" if hints else ""
@@ -78,6 +82,8 @@ def check_configuration(folder):
     config = _mapping(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{folder / 'config.json'} names no model_type; is it a model's configuration?")
+    if "transformers_weights" in config:
+        raise InputError(f"{folder / 'config.json'} names weight files of its own (transformers_weights); name them as usual")
     if config.get("quantization_config"):
         _refuse_quantized(folder, config["quantization_config"])
     if "auto_map" in config:

@@ -1,6 +1,7 @@
 """The commands: affq plan | run | score | report | judge | study | doctor."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -31,12 +32,20 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 @app.command()
 def plan(study: STUDY, results: RESULTS = Path("reports")):
     """Show a study's runs with their status."""
-    from affq.records import records
+    from affq.records import Record
     from affq.study import load_study
 
-    for record in records(results, load_study(study)):
-        status, note = record.status()
-        _say(f"{status:8} {record.run.id}" + (f"  {note}" if note else ""))
+    for run in load_study(study).runs():
+        try:
+            name = run.id
+        except InputError as error:  # a model that is not here yet has no revision
+            name, status, note = f"{run.model.name}--{run.precision}", "missing", error
+        else:
+            try:
+                status, note = Record(results, run).status()
+            except InputError as error:  # a damaged record does not hide the others
+                status, note = "failed", error
+        _say(f"{status:8} {name}" + (f"  {note}" if note else ""))
 
 
 @app.command()
@@ -59,6 +68,8 @@ def run(
     """
     from affq.study import load_study
 
+    if quiet or as_json:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's client is imported
     asked = {"precisions": precisions, "revision": revision, "prompts": prompts, "emotions": emotions}
     asked |= {"device": device, "name": name}
     if (study is None) == (model is None):
@@ -79,7 +90,7 @@ def run(
     except KeyboardInterrupt:
         _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
         raise typer.Exit(130) from None
-    if not as_json and not quiet:
+    if not as_json and not quiet and len(failed) < len(loaded.runs()):
         _say(f"affq report {study} publishes what is done.")
     if failed:
         raise typer.Exit(1)
@@ -89,15 +100,19 @@ def _write_study(model, precisions, revision, prompts, emotions, device, name):
     """Write the study of one model to <name>.yaml in the current folder, unless just that is there; return the file's name."""
     from affq.study import compose, load_study, packaged, slug
 
-    if revision and Path(model).exists():
+    if revision is not None and Path(model).exists():
         raise InputError(f"--revision {revision} goes with a hub id, and {model} is a folder or a file here; leave it out")
-    path = Path(f"{slug(name or Path(model.partition('@')[0]).expanduser().resolve().name.removesuffix('.gguf'))}.yaml")
-    if path.stem in packaged():
-        raise InputError(f"{path.stem!r} is the name of a packaged study; give another --name")
-    named = f"{model}@{revision}" if revision else model
-    text = compose([named], precisions and precisions.split(","), prompts, emotions and emotions.split(","), device)
-    there = path.exists()
-    if there and path.read_text(encoding="utf-8") != text:
+    if name is None:
+        name = slug(Path(os.path.expanduser(model.partition("@")[0])).resolve().name.removesuffix(".gguf"))
+    elif name != slug(name):
+        raise InputError(f"--name {name!r} is to name a file and a folder; take {slug(name)} say")
+    if name in packaged():
+        raise InputError(f"{name!r} is the name of a packaged study; give another --name")
+    path = Path(f"{name}.yaml")
+    named = model if revision is None else f"{model}@{revision}"
+    listed = [None if words is None else [word.strip() for word in words.split(",")] for words in (precisions, emotions)]
+    text = compose([named], listed[0], prompts, listed[1], device)
+    if (there := path.exists()) and path.read_bytes() != text.encode():
         raise InputError(f"{path} is there already and is another study: affq run {path} runs it, --name names a new one")
     path.write_text(text, encoding="utf-8")
     try:
@@ -197,6 +212,8 @@ def doctor(
 
 def entry():
     """Run the commands; print bad input as one line and end with status 2."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone is no reason to fail
     try:
         app()
     except InputError as error:

@@ -1,5 +1,6 @@
 """What this machine can run, and the remedy for what it cannot."""
 
+import contextlib
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from affq import InputError, estimate, weights
+from affq import InputError, estimate, weights, without_places
 from affq.judge import read_card
 from affq.records import software
 from affq.study import load_study
@@ -161,11 +162,19 @@ def _folders(results, missing):
     yield _folder("hub cache", Path(HF_HUB_CACHE), 0, "HF_HOME")
 
 
+def _size_bytes(folder):
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                size += os.lstat(os.path.join(path, name)).st_size
+    return size
+
+
 def _folder(what, folder, needed_bytes, elsewhere):
     """Find whether a folder can be written and has room; needed_bytes 0: it can lack neither."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-    size_bytes = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-    holds, free_bytes = _amount(size_bytes) if folder.exists() else "not there yet", shutil.disk_usage(there).free
+    holds, free_bytes = _amount(_size_bytes(folder)) if folder.exists() else "not there yet", shutil.disk_usage(there).free
     needed = f", {_amount(needed_bytes)} needed" if needed_bytes else ""
     words = f"{_shown(str(folder))}: {holds}, {_amount(free_bytes)} free{needed}"
     try:
@@ -201,8 +210,7 @@ def _hub():
 def _shown(words):
     """Make foreign words fit to be shown to others: one short line, no credentials in addresses, ~ for the home folder."""
     line = re.sub(r"(\w://)[^/\s@]*@", r"\1", " ".join(words.split()))
-    home = os.path.expanduser("~")
-    line = line.replace(home, "~") if len(home) > 1 else line
+    line = without_places(line)
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 

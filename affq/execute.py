@@ -185,7 +185,14 @@ def summarize_study(study, results):
 
 def _execute_over(study, results, name):
     output = study_folder(results, study) / "runs" / f"{name}.ipynb"
-    execute(name, output, {"study": study.source, "results": str(results)})
+    try:
+        execute(name, output, {"study": study.source, "results": str(results)})
+    except PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(error.evalue) from None
+        raise InputError(f"{name}.ipynb ended with {error.ename}: {error.evalue}; where it ended is in {output}") from None
+    except DeadKernelError:
+        raise InputError(f"the process of {name}.ipynb ended without a word, often for want of memory; try again") from None
     return output
 
 

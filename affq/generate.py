@@ -72,9 +72,12 @@ def exactly(model, tokenizer, inputs, new_tokens):
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     try:
         with torch.inference_mode():
-            return model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=new_tokens, eos_token_id=[-1])
+            output = model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=new_tokens, eos_token_id=[-1])
     finally:
         transformers.logging.set_verbosity(verbosity)
+    if (made := output.shape[1] - inputs["input_ids"].shape[1]) != new_tokens:
+        raise RuntimeError(f"{made} tokens were generated where {new_tokens} are to be timed")
+    return output
 
 
 def _greedy(tokenizer):

@@ -1,10 +1,11 @@
 """Models of the Hugging Face hub: find them in its cache, fetch them, say in one sentence why not.
 
-Only `fetch` and `commit` reach the network, and only commands call them, never a notebook.
+Only `fetch` reaches the network, and only commands call it, never a notebook.
 """
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ WANTED = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
     "ignore_patterns": ["*/*", "consolidated*"],
 }
+
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def token():
@@ -31,33 +35,26 @@ def find(repository, revision):
         found = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return found if (found / "config.json").is_file() else None
+    # A reference is a file that anything may have written: it names a commit, or nothing.
+    return found if COMMIT.fullmatch(found.name) and (found / "config.json").is_file() else None
 
 
 def fetch(repository, revision, say=print):
     """Bring a hub repository's revision into the hub's cache, unless all of it is there, and return its folder.
 
-    What the cache holds is taken as it is, although a branch may have moved since. The configuration comes first: a model that
-    cannot be loaded is refused before its weights are fetched. Raises InputError if it cannot be had.
+    A commit that the cache holds is kept, although a branch may have moved since; what it lacks of that commit is fetched. The
+    configuration comes first: a model that cannot be loaded is refused before its weights are fetched. Raises InputError if it
+    cannot be had.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        there = Path(snapshot_download(repository, revision=revision, local_files_only=True, **WANTED))
-        checkpoints.examine(there)
-        return there
-    except (LocalEntryNotFoundError, InputError):
-        pass
+    there = find(repository, revision)
     try:
         with _explained(repository, revision):
-            return _download(repository, revision, say)
+            return _download(repository, there.name if there else revision, say)
     except InputError:
-        if not (there := find(repository, revision)):
-            raise
         with contextlib.suppress(InputError):
-            checkpoints.examine(there)
-            return there  # all that is needed; what the hub has beside it is not
+            if there:
+                checkpoints.examine(there)
+                return there  # the hub cannot be asked, and nothing that is needed is missing
         raise
 
 
@@ -69,6 +66,7 @@ def _download(repository, revision, say):
     if not sys.stderr.isatty():
         disable_progress_bars()
     which = {"revision": revision, "token": token()}
+    snapshot_download(repository, **which, allow_patterns=["config.json"], dry_run=True)  # raises where the hub cannot be asked
     checkpoints.check_configuration(Path(snapshot_download(repository, **which, allow_patterns=["config.json"])))
     plan = snapshot_download(repository, **which, **WANTED, dry_run=True)
     if not any(file.filename.endswith(".safetensors") for file in plan):
@@ -76,18 +74,10 @@ def _download(repository, revision, say):
             f"{repository} at {revision} has no safetensors weights, and pickle weights are never loaded, since they can run "
             f"code; choose another revision or model"
         )
-    to_fetch_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
-    weights.need_disk(Path(HF_HUB_CACHE), to_fetch_bytes)
-    say(f"Fetching {repository} at {revision} from the hub, {to_fetch_bytes / 1e6:,.0f} MB …")
+    if to_fetch_bytes := sum(file.file_size or 0 for file in plan if file.will_download):
+        weights.need_disk(Path(HF_HUB_CACHE), to_fetch_bytes)
+        say(f"Fetching {repository} at {revision} from the hub, {to_fetch_bytes / 1e6:,.0f} MB …")
     return Path(snapshot_download(repository, **which, **WANTED))
-
-
-def commit(repository, revision):
-    """Ask the hub for the commit that a repository's revision names; raise InputError if it cannot be had."""
-    from huggingface_hub import HfApi
-
-    with _explained(repository, revision):
-        return HfApi(token=token()).model_info(repository, revision=revision, timeout=20).sha
 
 
 @contextlib.contextmanager
@@ -101,26 +91,23 @@ def _explained(repository, revision):
         yield
     except InputError:
         raise
-    except errors.GatedRepoError:
-        raise InputError(
-            f"{name} is gated: accept its terms on its page of the hub, then set the environment variable HF_TOKEN to a token "
-            f"of yours that may read it ({seen})"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise InputError(
-            f"the hub has no model {repository!r}, or a private one, and there is no such folder here; "
-            f"check its spelling, or set HF_TOKEN if it is private ({seen})"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise InputError(f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it") from None
     except Exception as error:  # connections, proxies, certificates, a server's errors: the client's types are many
-        if isinstance(error.__cause__ or error, errors.OfflineModeIsEnabled):
-            raise InputError(
-                f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
-            ) from None
-        error = error.__cause__ or error  # the client's own words come on top of what happened
+        if isinstance(error, (errors.DryRunError, errors.LocalEntryNotFoundError)):
+            error = error.__cause__ or error  # its own words come on top of what happened
         words = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise InputError(
-            f"cannot fetch {name} from the hub ({words}); check the network and the disk (affq doctor), or name a folder that "
-            f"holds the model"
-        ) from None
+        said = f"cannot fetch {name} from the hub ({words}); check the network and the disk (affq doctor), or name a folder"
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            said = f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
+        elif isinstance(error, errors.GatedRepoError):
+            said = (
+                f"{name} is gated: accept its terms on its page of the hub, then set the environment variable HF_TOKEN to a "
+                f"token of yours that may read it ({seen})"
+            )
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            said = (
+                f"the hub has no model {repository!r}, or a private one, and there is no such folder here; "
+                f"check its spelling, or set HF_TOKEN if it is private ({seen})"
+            )
+        elif isinstance(error, errors.RevisionNotFoundError):
+            said = f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it"
+        raise InputError(said) from None

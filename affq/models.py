@@ -1,6 +1,7 @@
 """Load a model and its tokenizer at a precision, and prove that the precision took effect."""
 
 import logging
+import re
 from collections import Counter
 from contextlib import contextmanager
 
@@ -17,6 +18,10 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # Code that comes with a model is never run; said outright, since transformers would otherwise ask at the keyboard.
 NO_CODE = {"trust_remote_code": False}
+LOCAL = {**NO_CODE, "local_files_only": True}
+
+# Buffers that old checkpoints of these models hold, and that their classes no longer read: causal masks.
+OLD_MASKS = {"gpt2", "gpt_neo", "gptj"}, re.compile(r"(^|\.)attn(\.attention)?\.(masked_)?bias$")
 
 # What may stay unquantized when the linear layers are quantized. Anything else that does fails the run.
 MAY_STAY = ("embedding", "head", "norm", "router gate", "bias")
@@ -40,18 +45,22 @@ def resolve_device(asked):
 def import_for(folder, precision):
     """Import all that loading and generating will need, by building the model without memory (on the meta device).
 
-    Call it before the memory base is read: the base then holds the code, and what comes above it is the model's.
+    Call it before the memory base is read: the base then holds the code, and what comes above it is the model's. Raises
+    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes.
     """
     if PRECISIONS[precision].quantization:
         import bitsandbytes  # noqa: F401
 
-    _without_memory(folder)
-
-
-def _without_memory(folder):
-    with _explained(folder), torch.device("meta"):
-        config = transformers.AutoConfig.from_pretrained(folder, **NO_CODE)
-        return transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+    with _explained(folder):
+        with torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+            empty = transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+        asked = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
+        for file in weight_files(folder):
+            with safe_open(file, framework="pt") as opened:
+                for name in sorted(asked.keys() & set(opened.keys())):
+                    if (stored := opened.get_slice(name).get_shape()) != asked[name]:
+                        raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
 
 
 def load(folder, precision, device):
@@ -67,10 +76,12 @@ def load(folder, precision, device):
     if entry.quantization:
         options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
     with _explained(folder):
-        _shapes_fit(folder)
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **NO_CODE)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **NO_CODE)
-    _names_fit(folder, found)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
+    _names_fit(folder, model.config.model_type, found)
+    # A checkpoint's own settings (suppressed tokens, time limits, penalties) would weigh in otherwise.
+    own = model.generation_config
+    model.generation_config = transformers.GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)
     if tokenizer.pad_token_id is None:
         # What fills a shorter prompt is masked: any token will do, and the end of a text is the custom.
         ends = [tokenizer.eos_token_id, model.generation_config.eos_token_id, 0]
@@ -79,18 +90,11 @@ def load(folder, precision, device):
     return model.eval(), tokenizer
 
 
-def _shapes_fit(folder):
-    """Raise LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes."""
-    asked = {name: list(parameter.shape) for name, parameter in _without_memory(folder).named_parameters()}
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as opened:
-            for name in asked.keys() & set(opened.keys()):
-                if (stored := opened.get_slice(name).get_shape()) != asked[name]:
-                    raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
-
-
-def _names_fit(folder, found):
+def _names_fit(folder, model_type, found):
     """Raise LoadError for parameters that configuration or weights alone have: transformers would make them up, or drop them."""
+    types, mask = OLD_MASKS
+    if model_type in types:
+        found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not mask.search(name)]
     for kind, whose in (("missing_keys", "configuration"), ("unexpected_keys", "weights")):
         if found[kind]:
             raise _misfit(folder, f"{len(found[kind])} parameters are in the {whose} alone, as {min(found[kind])}")
@@ -109,6 +113,7 @@ def compute_once(model, precision):
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
+        _raise_if_memory(error)
         words = str(error).split("\n")[0]
         raise PrecisionError(
             f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
@@ -123,9 +128,15 @@ def _explained(folder):
     except (LoadError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged configuration or tokenizer ends in whatever its reader trips over
+        _raise_if_memory(error)
         words = str(error).replace(str(folder), folder.name)  # messages are published, the user's folders are not
         named = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
         raise LoadError(f"cannot load {folder.name}: {named}{words}") from error
+
+
+def _raise_if_memory(error):
+    if "can't allocate memory" in str(error):  # torch's own words on a CPU, in a RuntimeError
+        raise MemoryError(str(error)) from error
 
 
 def census(model):

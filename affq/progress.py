@@ -106,7 +106,7 @@ def reporter(as_json, quiet):
         return _Json()
     if quiet:
         return _Lines(only_failures=True)
-    return _Table() if sys.stdout.isatty() else _Lines(only_failures=False)
+    return _Table() if sys.stdout and sys.stdout.isatty() else _Lines(only_failures=False)
 
 
 class _Json:
@@ -155,23 +155,25 @@ class _Table:
     def __enter__(self):
         self.rows, self.total = {}, ""
         self.live = Live(console=Console(highlight=False), refresh_per_second=4)
-        self.live.__enter__()
         return self.show
 
-    def __exit__(self, *ended):
-        self.live.__exit__(*ended)
+    def __exit__(self, *_):
+        self.live.stop()
 
     def show(self, event):
         kind = event["event"]
         if kind in ("fetching", "study_begins"):
             self.live.console.print(Text(printable(sentence(event))))
+            if kind == "study_begins":  # from here on: while weights are fetched, the hub's own bars have the screen
+                self.live.start()
         elif kind == "run":
             self.rows[event["number"]] = (event, event["stage"], details(event))
             left = event["study_left_s"]
             self.total = "" if left is None else f"{estimate.words(left)} left in all"
         elif kind == "run_ended":
             took = [f"{event['elapsed_s']:.0f} s"] if event["executed"] else ["was done before"]
-            self.rows[event["number"]] = (event, event["status"], [*took, *filter(None, [event["note"]])])
+            log = [f"log: {event['log']}"] if event["status"] == "failed" else []
+            self.rows[event["number"]] = (event, event["status"], [*took, *filter(None, [event["note"]]), *log])
         else:
             self.total = sentence(event)
         self.live.update(self._table())

@@ -12,6 +12,8 @@ import nbformat
 from IPython.display import HTML, Image, Markdown, display
 from nbconvert import HTMLExporter
 
+from affq import without_places
+
 LONG = 40  # characters from which a cell is a text, set in a wider column
 
 
@@ -98,7 +100,7 @@ def report(notebook, folder, title):
         for output in cell.get("outputs", ()):
             texts = output.get("data", output)  # a stream's text lies in the output itself
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & texts.keys():
-                texts[kind] = _without_places(texts[kind])
+                texts[kind] = without_places(texts[kind])
     for metadata in (node.metadata, *(cell.metadata for cell in node.cells)):
         metadata.pop("papermill", None)  # paths and times of this machine
     node.metadata.pop("widgets", None)
@@ -114,10 +116,3 @@ def report(notebook, folder, title):
     index = Path(folder) / "index.html"
     index.write_text(text, encoding="utf-8")
     return index
-
-
-def _without_places(text):
-    for place, sign in ((Path.cwd(), "."), (Path.home(), "~")):
-        if place.name:  # the root is in every path
-            text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w-])", sign, text)
-    return text

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from affq import InputError
+from affq import InputError, without_places
 from affq.study import PACKAGE
 from affq.weights import sha256_of
 
@@ -27,16 +27,17 @@ SCORING = ("judge.py", "scores.py")
 FORMAT = 1  # of the records; it goes up when their fields change
 # What must be in each record, as nested keys; what is read back is never trusted to be whole.
 FIELDS = {
-    "run.json": ("settings", "software versions", "software code_digest", "hardware device", "stored_dtype", "weights_sha256"),
+    "run.json": (
+        "settings",
+        "software versions torch",
+        "software code_digest",
+        "hardware device",
+        "stored_dtype",
+        "weights_sha256",
+    ),
     "failed.json": ("kind", "words", "remedy"),
     "measurements.json": (
-        "model compute_dtype",
-        "model chat_template",
-        "census",
-        "memory kind",
-        "memory phases",
-        "latency",
-        "seconds",
+        *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "latency", "seconds"),
     ),
     "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
 }
@@ -120,9 +121,8 @@ class Record:
         """Write failed.json: kind of failure, last words, remedy where one is known. A complete run has not failed."""
         if not self.complete:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for place, name in ((Path.cwd(), "."), (Path.home(), "~")):  # the words are published, the user's folders are not
-                words = words.replace(f"{place}{os.sep}", f"{name}{os.sep}")
-            _write_json(self.folder / "failed.json", {"kind": kind, "words": " ".join(words.split()), "remedy": remedy})
+            words = " ".join(without_places(words).split())  # they are published, the user's folders are not
+            _write_json(self.folder / "failed.json", {"kind": kind, "words": words, "remedy": remedy})
 
     def progress(self, since_s, texts_wanted):
         """Say how far an attempt that began at `since_s` (seconds of the epoch) is: (stage, texts generated).
@@ -146,7 +146,7 @@ class Record:
             return ("stale", changed) if (changed := self._changed()) else ("ok", "")
         if (self.folder / "failed.json").exists():
             failed = self._read("failed.json")
-            return "failed", "; ".join(filter(None, (f"{failed['kind']}: {failed['words']}", failed["remedy"])))
+            return "failed", f"{failed['kind']}: {failed['words']}" + (f"; {failed['remedy']}" if failed["remedy"] else "")
         return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "not run yet")
 
     @property
@@ -157,7 +157,8 @@ class Record:
     def _changed(self):
         then, now = self.about(), software()
         old = then["software"]
-        changes = [f"{name} {old['versions'][name]} → {v}" for name, v in now["versions"].items() if old["versions"][name] != v]
+        before = old["versions"]
+        changes = [f"{name} {before.get(name)} → {v}" for name, v in now["versions"].items() if before.get(name) != v]
         if old["code_digest"] != now["code_digest"]:
             changes.append("the generating code changed")
         if self.run.study.device not in ("auto", then["hardware"]["device"]):
@@ -172,6 +173,10 @@ class Record:
                 f"move the folder away to have the run done again, or read it with the version that wrote it"
             )
         return self._read("run.json")
+
+    def stored_dtype(self):
+        """Name the dtype of the published weights, as the run found it; None before it began."""
+        return self.about()["stored_dtype"] if (self.folder / "run.json").exists() else None
 
     def generations(self):
         """Read the generations, in the order in which they were made."""

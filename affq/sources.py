@@ -12,7 +12,7 @@ from pathlib import Path
 from affq import InputError, checkpoints, hub, weights
 
 REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}(?<![.-])", re.ASCII)
-COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
 class _Examined:
@@ -136,11 +136,8 @@ class Repository(_Examined):
 
     @cached_property
     def revision(self):
-        """Give the repository with its commit; the hub is asked for it only if the cache does not know."""
-        if COMMIT.fullmatch(self.asked):
-            return f"{self.name}@{self.asked}"
-        found = hub.find(self.name, self.asked)
-        return f"{self.name}@{found.name if found else hub.commit(self.name, self.asked)}"
+        """Give the repository with its commit."""
+        return f"{self.name}@{self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name}"
 
     @property
     def folder(self):
@@ -173,7 +170,7 @@ def find(value, beside):
     if is_file and path.suffix == ".gguf":
         weights.gguf_types(path)
         return Gguf(path)
-    repository, _, revision = value.partition("@")
-    if is_file or not REPOSITORY.fullmatch(repository) or not re.fullmatch(r"(?!.*\.\.)[\w./-]*", revision, re.ASCII):
+    repository, at, revision = value.partition("@")
+    if is_file or not REPOSITORY.fullmatch(repository) or (at and not REVISION.fullmatch(revision)):
         return None
     return Repository(repository, revision or "main")

@@ -132,7 +132,8 @@ def compose(models, precisions=None, prompts=None, emotions=None, device=None):
     """Write the text of a study of these models; what is None stays as in study `default`."""
     given = {"prompts": prompts, "emotions": emotions, "device": device}
     defaults, _ = read_yaml(packaged()["default"])
-    study = {"models": models, "precisions": precisions or defaults["precisions"], **{k: v for k, v in given.items() if v}}
+    asked = {key: value for key, value in given.items() if value is not None}
+    study = {"models": models, "precisions": defaults["precisions"] if precisions is None else precisions, **asked}
     lines = yaml.safe_dump(study, default_flow_style=None, allow_unicode=True, width=1000, sort_keys=False)
     return f"# What is not here is as in study default: affq study default shows it.\n{lines}"
 

@@ -15,16 +15,22 @@ from pathlib import Path
 from affq.precisions import PRECISIONS
 
 DESCRIBE = "from affq.trials import describe; describe()"
+CHILD_TIMEOUT_S = 120  # a driver may hang
 TRY = "import sys; from affq.trials import try_precisions; try_precisions(sys.argv[1], sys.argv[2:])"
 
 
 def _child(code, *arguments):
     """Run Python code in a process of its own, without the network: (lines it printed, why it ended early or "")."""
     command = [sys.executable, "-P", "-c", code, *arguments]  # -P: nothing of the current folder is imported
-    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, errors="replace")
+    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | {"HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, errors="replace", timeout=CHILD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        printed = (error.stdout or b"").decode(errors="replace")
+        return printed.splitlines(), f"its process did not end in {CHILD_TIMEOUT_S} s"
     end = done.stderr.strip().rpartition("\n")[2] or f"its process ended with status {done.returncode}"
     if done.returncode < 0:
-        end = f"its process ended by {signal.Signals(-done.returncode).name}"
+        end = f"its process ended by signal {-done.returncode} ({signal.strsignal(-done.returncode)})"
     return done.stdout.splitlines(), end if done.returncode else ""
 
 

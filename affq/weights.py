@@ -69,7 +69,7 @@ def fetch_gguf(gguf, say=print):
     """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
     target = cached_gguf(gguf)
     if not target.is_dir():
-        with _filling(target, 8 * gguf.stat().st_size) as (_, fresh):  # from 4 bits a weight to 32
+        with _filling(target, 4 * sum(elements for elements, _ in gguf_types(gguf).values())) as (_, fresh):
             say(f"Converting {gguf.name} to safetensors, once …")
             convert_gguf(gguf, fresh)
     return target
@@ -138,11 +138,15 @@ def convert_gguf(gguf, target):
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, output_loading_info=True
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # what a reader of foreign files can raise is not to be listed
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"transformers cannot read the GGUF file {gguf} ({words}); give the model as safetensors") from None
+    if found["missing_keys"]:  # made up, and saved as if they had been there
+        raise InputError(f"the GGUF file {gguf} lacks {len(found['missing_keys'])} weights, as {min(found['missing_keys'])}")
     del loaded.config.quantization_config
     fresh = transformers.AutoModelForCausalLM.from_config(loaded.config)
     fresh.load_state_dict(loaded.state_dict())

@@ -65,7 +65,7 @@ def memory(summary):
 def caveats(study, summary, texts, card):
     """List what a reader must know before believing the figures. card: the front matter of the first judge's."""
     lines = []
-    for model, dtypes in summary.groupby("model", sort=False)["stored_dtype"]:
+    for model, dtypes in summary.dropna(subset="stored_dtype").groupby("model", sort=False)["stored_dtype"]:
         if (dtype := dtypes.iloc[0]) != "float32":
             bits = f", {found[1]} bits a weight" if (found := re.match(r"q(\d)", dtype)) else ""
             lines.append(
@@ -80,7 +80,7 @@ def caveats(study, summary, texts, card):
     lines += [
         f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {_data(test['file'])} ({test['texts']} texts that people "
         f"wrote of an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
-        f"Chance is not zero: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
+        f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
         f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
         f"Empty or degenerate texts count as wrong: {degenerate}.",
         f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a "

@@ -152,6 +152,8 @@ FOLDERS = {
     "configuration that is no JSON": lambda folder: (folder / "config.json").write_text("{'a': 1}"),
     "configuration of no model": lambda folder: (folder / "config.json").write_text("{}"),
     "code of its own": lambda folder: configured(folder, model_type="odd", auto_map={"AutoConfig": "odd.Config"}),
+    "adapter": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "weight files of its own": lambda folder: configured(folder, transformers_weights="other.safetensors"),
     "quantized already": lambda folder: configured(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
     "folder without a tokenizer": without_tokenizer,
 }
@@ -263,7 +265,7 @@ def test_results_that_cannot_be_read(command, place, write_study, case, change):
     (record.folder / "done.json").write_text("{}")
     about = json.loads((record.folder / "run.json").read_text())
     (record.folder / "run.json").write_text(json.dumps({**about, **change}))
-    agrees(case, command("plan", "toy.yaml").replace(record.run.id, "<run id>"), place)
+    agrees(case, command("run", "toy.yaml").replace(record.run.id, "<run id>"), place)
     assert (record.folder / "done.json").exists()
 
 

@@ -108,7 +108,7 @@ def server(tiny_llama):
 
 
 def affq(folder, server, *words, **environment):
-    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(folder / "hf"), "NO_PROXY": "*"}
     inherited = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     return subprocess.run(
         [AFFQ, *words], cwd=folder, env={**inherited, **settings, **environment}, capture_output=True, text=True
@@ -153,10 +153,26 @@ def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
 )
 def test_refusal_of_the_hub_is_one_sentence(server, tmp_path, refuse, said):
     server.refuse = refuse
-    for words in (["run", "--model", "someone/tiny"], ["plan", "study.yaml"]):
-        (tmp_path / "study.yaml").write_text("models: [someone/tiny]\nprecisions: [fp32]\n")
-        done = affq(tmp_path, server, *words)
-        assert done.returncode == 2 and done.stderr.startswith(f"affq: {said}") and done.stderr.count("\n") == 1, done.stderr
+    done = affq(tmp_path, server, "run", "--model", "someone/tiny")
+    assert done.returncode == 2 and done.stderr.startswith(f"affq: {said}") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_plan_asks_no_network_and_says_what_is_not_here(server, tmp_path):
+    (tmp_path / "study.yaml").write_text("models: [someone/tiny]\nprecisions: [fp32]\n")
+    done = affq(tmp_path, server, "plan", "study.yaml")
+    assert done.stdout == "missing  someone/tiny--fp32  someone/tiny at main is not in the hub's cache; affq run fetches it\n"
+    assert server.seen == []
+
+
+def test_cache_that_lacks_a_small_file_is_made_whole(server, tmp_path, tiny_llama):
+    """Without its chat template a model would be asked other prompts under the same commit."""
+    snapshot = put_into_hub_cache(tmp_path / "hf" / "hub", "someone/tiny", tiny_llama)
+    (snapshot / "chat_template.jinja").unlink()
+    (tmp_path / "mine.yaml").write_text("models: [someone/tiny]\nprecisions: [int7]\n")
+    code = "from affq import hub; hub.fetch('someone/tiny', 'main')"
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, check=True, capture_output=True)
+    assert (snapshot / "chat_template.jinja").is_file()
 
 
 def test_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path):

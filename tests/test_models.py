@@ -143,7 +143,35 @@ def test_configuration_that_does_not_fit_its_weights_is_a_load_error(tmp_path, t
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(models.LoadError, match=f"the configuration of changed does not fit its weights: {said}; give the config"):
+        models.import_for(copy, precision)
         models.load(copy, precision, "cpu")
+
+
+def test_causal_masks_of_old_checkpoints_are_no_misfit(tmp_path):
+    """GPT-2's early checkpoints hold them as buffers; its class no longer reads them."""
+    from safetensors.torch import load_file, save_file
+
+    config = transformers.GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2, n_positions=64)
+    folder = save_tiny(tmp_path / "gpt2", config)
+    stored = load_file(folder / "model.safetensors")
+    masks = {"transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file({**stored, **masks}, folder / "model.safetensors", {"format": "pt"})
+    models.load(folder, "fp32", "cpu")
+    save_file({**stored, "transformer.h.0.attn.other": torch.tensor(-1e4)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(models.LoadError, match="1 parameters are in the weights alone"):
+        models.load(folder, "fp32", "cpu")
+
+
+def test_generation_settings_of_a_checkpoint_do_not_weigh_in(tmp_path, tiny_llama):
+    copy = shutil.copytree(tiny_llama, tmp_path / "copy")
+    own = json.loads((copy / "generation_config.json").read_text())
+    extra = {"suppress_tokens": list(range(1, 500)), "max_time": 1e-9, "guidance_scale": 3.0}
+    (copy / "generation_config.json").write_text(json.dumps({**own, **extra}))
+    inputs = torch.tensor([[5, 6, 7]])
+    made = [
+        models.load(folder, "fp32", "cpu")[0].generate(inputs, do_sample=False, max_new_tokens=6) for folder in (tiny_llama, copy)
+    ]
+    assert torch.equal(*made)
 
 
 def test_sharded_weights_are_those_of_the_whole(tmp_path, tiny_llama):

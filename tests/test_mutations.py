@@ -178,6 +178,7 @@ def test_broken_model_folders(tmp_path, smallest, chunk):
         (folder.parent / "study.yaml").write_text("models: [./mine]\nprecisions: [fp32]\n")
         try:
             load_study(folder.parent / "study.yaml")
+            models.import_for(folder, "fp32")
             model, _ = models.load(folder, "fp32", "cpu")
         except (InputError, models.LoadError) as error:
             assert len(str(error)) < 3000
