@@ -95,6 +95,7 @@ def latency(readings):
     axes.scatter(medians, medians.index, marker="|", s=500, color="black", label="median", zorder=3)
     for run, median in medians.items():
         axes.annotate(f"{median:.2f}", (median, run), xytext=(0, 14), textcoords="offset points", ha="center", size="small")
+    axes.set_ylim(len(medians) - 0.5, -0.8)  # room for the first median's figure
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     tokens = ", ".join(str(n) for n in sorted(timed["new_tokens"].unique()))
     axes.set(xlabel=f"seconds for a text of {tokens} tokens, one prompt at a time", ylabel="", xlim=(0, None))

@@ -12,6 +12,12 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
+# Heads that do not write a text from left to right, as the names of architectures end.
+OTHER_TASKS = (
+    *("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    *("ForMultipleChoice", "ForImageClassification", "ForSpeechSeq2Seq"),
+)
+
 # What loads each kind of quantized checkpoint, as its quantization_config names the kind.
 BACKENDS = {
     "aqlm": "aqlm",
@@ -88,6 +94,7 @@ def check_configuration(folder):
         _refuse_quantized(folder, config["quantization_config"])
     if "auto_map" in config:
         _refuse_code(folder, config["model_type"])
+    _refuse_other_tasks(folder, config)
     return config
 
 
@@ -165,6 +172,22 @@ def _refuse_quantized(folder, quantization):
         f"{folder} is quantized already, by {method}: it needs {backend}{carried}; give the weights it was made from, "
         f"and name the precisions to compare"
     )
+
+
+def _refuse_other_tasks(folder, config):
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    # transformers would give an encoder's weights to a class that reads them from left to right, and such texts mean nothing.
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else None
+    kind = config["model_type"]
+    other = architecture and architecture.endswith(OTHER_TASKS)
+    if other or (kind in CONFIG_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise InputError(
+            f"{folder} holds no model that continues a text ({architecture or kind}); "
+            f"choose one whose architecture in config.json ends with ForCausalLM or LMHeadModel"
+        )
 
 
 def _refuse_code(folder, model_type):

@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from affq import InputError, __version__, printable
 
 STUDY = Annotated[str, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")]
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx):
+        """Say a word at Ctrl-C, which would otherwise end a command without one."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("affq: stopped; the same command begins again", sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _say(line, file=None):
@@ -76,8 +88,9 @@ def run(
         raise InputError("give either a study (affq run default) or a model (affq run --model ./folder)")
     if quiet and as_json:
         raise InputError("--quiet and --json exclude each other: events are for programs")
+    fresh = False
     if model is not None:
-        study = _write_study(model, **asked)
+        study, fresh = _write_study(model, **asked)
     elif given := [f"--{option}" for option, value in asked.items() if value is not None]:
         raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
@@ -90,6 +103,10 @@ def run(
     except KeyboardInterrupt:
         _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
         raise typer.Exit(130) from None
+    except InputError:
+        if fresh and not (results / loaded.name / "runs").exists():  # a model that cannot be fetched leaves nothing
+            Path(study).unlink()
+        raise
     if not as_json and not quiet and len(failed) < len(loaded.runs()):
         _say(f"affq report {study} publishes what is done.")
     if failed:
@@ -97,7 +114,7 @@ def run(
 
 
 def _write_study(model, precisions, revision, prompts, emotions, device, name):
-    """Write the study of one model to <name>.yaml in the current folder, unless just that is there; return the file's name."""
+    """Write the study of one model to <name>.yaml in the current folder, unless just that is there: (file, whether it is new)."""
     from affq.study import compose, load_study, packaged, slug
 
     if revision is not None and Path(model).exists():
@@ -122,7 +139,7 @@ def _write_study(model, precisions, revision, prompts, emotions, device, name):
             raise
         path.unlink()  # a study that was refused leaves nothing, and its lines are no place to look at
         raise InputError(re.sub(rf" in {re.escape(str(path.resolve()))}, line \d+", "", str(error))) from None
-    return str(path)
+    return str(path), not there
 
 
 @app.command()
@@ -177,6 +194,8 @@ def judge(
 
     if not out.parent.is_dir() or out.is_dir():
         raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
+    if out.exists() and out.samefile(texts):
+        raise InputError(f"{out} is the file that is read; give --out another name")
     rows = read_texts(texts)
     for number, row in enumerate(rows, 1):
         if taken := {"judged_emotion", "probabilities"} & row.keys():

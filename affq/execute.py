@@ -73,9 +73,11 @@ def run_study(study, results, tell):
 def _guess_s(study, to_run):
     """Estimate the seconds of each run that is to be done: {run id: seconds, or None where nothing is known}."""
     device = study.device
-    if device == "auto" and to_run:
+    if device != "cpu" and to_run:
         import torch  # takes seconds: only where something is to be done
 
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError("the study asks for device 'cuda', and torch sees none here; use device: cpu, or auto")
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
 

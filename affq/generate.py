@@ -44,6 +44,19 @@ def prepare(model, tokenizer, request):
     return tokenize(model, tokenizer, [render(tokenizer, request["request"])])
 
 
+def need_context(model, tokenizer, requests, new_tokens):
+    """Raise InputError unless each request and `new_tokens` more fit the positions that the model was trained for."""
+    if (most := getattr(model.config.get_text_config(), "max_position_embeddings", None)) is None:
+        return
+    for request in requests:
+        tokens = prepare(model, tokenizer, request)["input_ids"].shape[1]
+        if tokens + new_tokens > most:
+            raise InputError(
+                f"prompt {request['prompt_id']!r} takes {tokens:,} tokens, and {new_tokens:,} new ones were asked for: the model "
+                f"reads {most:,} at most; shorten the prompt, or lower max_new_tokens and measurement's new_tokens"
+            )
+
+
 def texts(model, tokenizer, batch, max_new_tokens):
     """Generate greedily for one batch of requests: each with its prompt, text, new_tokens, and whether it ended by itself.
 

@@ -95,7 +95,10 @@ def _explained(repository, revision):
         if isinstance(error, (errors.DryRunError, errors.LocalEntryNotFoundError)):
             error = error.__cause__ or error  # its own words come on top of what happened
         words = f"{type(error).__name__}: {error}".split("\n")[0]
-        said = f"cannot fetch {name} from the hub ({words}); check the network and the disk (affq doctor), or name a folder"
+        said = (
+            f"there is no folder {repository} here, and {name} cannot be fetched from the hub ({words}); "
+            f"check the spelling, the network and the disk (affq doctor)"
+        )
         if isinstance(error, errors.OfflineModeIsEnabled):
             said = f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
         elif isinstance(error, errors.GatedRepoError):

@@ -101,7 +101,7 @@ def load_judge(name):
 def read_texts(path):
     """Read a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines(): a text may hold other separators
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines(): a text may hold other separators
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:

@@ -106,10 +106,13 @@ def _misfit(folder, words):
 
 
 def compute_once(model, precision):
-    """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision."""
+    """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision.
+
+    And if they are no numbers: weights beyond the range of float16, or damaged ones, would give empty texts without a word.
+    """
     try:
         with torch.inference_mode():
-            model(torch.zeros((1, 1), dtype=torch.long, device=model.device))
+            logits = model(torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
@@ -118,6 +121,11 @@ def compute_once(model, precision):
         raise PrecisionError(
             f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
         ) from error
+    if not torch.isfinite(logits).all():
+        raise PrecisionError(
+            f"{precision} gives logits of this model that are not finite numbers; choose another precision; "
+            f"if none gives numbers, copy the weights again"
+        )
 
 
 @contextmanager

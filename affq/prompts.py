@@ -18,13 +18,16 @@ def read_prompts(path):
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ["none"])
-            rows = [(reader.line_num, row) for row in reader]
+            # Spreadsheets save empty lines below the last row.
+            rows = [(reader.line_num, row) for row in reader if any(row.values())]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path} is no CSV file: {error}") from None
     if columns != COLUMNS:
-        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(columns)}")
+        separators = [name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in "".join(columns)]
+        remedy = f"; it is separated by {separators[0]}: save it with commas" if separators else ""
+        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(columns)}{remedy}")
     if not rows:
         raise InputError(f"{path} holds no prompt; add a line of {','.join(COLUMNS)}")
     seen = set()

@@ -112,7 +112,7 @@ class Settings:
             return packaged[value]
         try:
             path = (self.path.parent / str(value)).resolve()
-            found = path.suffix == suffix and path.is_file()
+            found = path.suffix.lower() == suffix and path.is_file()
         except (OSError, ValueError):  # no name that a file could have
             found = False
         if not found:

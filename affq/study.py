@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ class Run:
             "weights": "trained",
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
             "engine": study.engine,
-            "prompts_sha256": hashlib.sha256(study.prompts.read_bytes()).hexdigest(),
+            "prompts_sha256": _sha256(read_prompts(study.prompts)),  # an empty line more is the same prompts
             "emotions": list(study.emotions),
             "samples": study.samples,
             "batch": study.batch,
@@ -51,8 +52,7 @@ class Run:
     @cached_property
     def id(self):
         """Give `<model>--<precision>--<digest>`, the digest being that of the settings."""
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{slug(self.model.name)}--{self.precision}--{digest}"
+        return f"{slug(self.model.name)}--{self.precision}--{_sha256(self.settings)[:10]}"
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,14 @@ class Study:
         return next(run for run in self.runs() if run.model == model)
 
 
+def _sha256(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def slug(name):
     """Make of any name one that is safe as a file's on every system: 60 letters, digits, dots and dashes at most."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip(".-") or "unnamed"
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
 
 
 def packaged():

@@ -63,8 +63,11 @@ def tiny_mixtral(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory):
-    """A small Llama as a GGUF file, written with the gguf package."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return save_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def save_gguf(path, without=None):
+    """Save a small Llama as a GGUF file, written with the gguf package, `without` one kind of its tensors."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
@@ -89,6 +92,7 @@ def tiny_gguf(tmp_path_factory):
         "ffn_up": (64, 32),
         "ffn_down": (32, 64),
     }
+    shapes.pop(without, None)
     for name, shape in shapes.items():
         quantized = gguf.quants.quantize(rng.normal(size=shape).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
         writer.add_tensor(f"blk.0.{name}.weight", quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)

@@ -1,9 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from affq import cli
 
 AFFQ = Path(sys.executable).with_name("affq")
 
@@ -70,6 +73,30 @@ def test_judge_refuses_bad_files_in_one_sentence(tmp_path, content, said):
     done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "judged.jsonl").exists()
+
+
+def test_judge_reads_what_a_windows_editor_saves(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "I am glad"}\n', encoding="utf-8-sig")
+    assert affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_stopped_command_says_so(monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("affq.study.load_study", stop)
+    monkeypatch.setattr(sys, "argv", ["affq", "report", "default"])
+    with pytest.raises(SystemExit) as ended:
+        cli.entry()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "affq: stopped; the same command begins again\n"
+
+
+def test_terminal_that_knows_ascii_alone_is_told_all_the_same(tmp_path):
+    (tmp_path / "mine.yaml").write_text("models: [smöl]\nprecisions: [bf16]\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([AFFQ, "plan", "mine.yaml"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("affq: unknown model 'sm\\xf6l'")
 
 
 def test_results_that_cannot_be_written_are_one_sentence(tmp_path):

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import InputError, cli, models, weights
+from affq import InputError, cli, generate, models, weights
 from affq.records import records
 from affq.study import load_study
 
@@ -82,6 +83,7 @@ PROMPTS = {
     "duplicate prompt ids": (HEAD + ROW + ROW).encode(),
     "prompt of an unknown kind": (HEAD + ROW.replace("general", "poem")).encode(),
     "prompt with a field missing": (HEAD + "note,general\n").encode(),
+    "prompts separated by semicolons": (HEAD + ROW).replace(",", ";").encode(),
     "prompts with other columns": b"id,text\nnote,Write of {emotion}.\n",
     "prompts not UTF-8": (HEAD + ROW).encode() + b"\xff",
     "prompts of a field without an end": (HEAD + 'note,general,"' + 200_000 * "x").encode(),
@@ -156,6 +158,8 @@ FOLDERS = {
     "weight files of its own": lambda folder: configured(folder, transformers_weights="other.safetensors"),
     "quantized already": lambda folder: configured(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
     "folder without a tokenizer": without_tokenizer,
+    "classifier": lambda folder: configured(folder, architectures=["LlamaForSequenceClassification"]),
+    "encoder and decoder": lambda folder: configured(folder, model_type="t5", architectures=None),
 }
 
 
@@ -172,6 +176,7 @@ def test_model_that_is_not_there(command, place):
 
 def test_hub_that_is_not_asked(command, place):
     agrees("model neither here nor in the hub's cache", command("run", "--model", "owner/name"), place)
+    assert not (place / "name.yaml").exists()
 
 
 COMMANDS = {
@@ -195,6 +200,36 @@ def test_bad_command(command, place, tiny_llama, case):
     shutil.copytree(tiny_llama, place / "mine")
     agrees(case, command(*COMMANDS[case]), place)
     assert sorted(path.name for path in place.iterdir()) == ["mine"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_device_that_is_not_here(command, place, tiny_llama):
+    shutil.copytree(tiny_llama, place / "mine")
+    agrees("device that is not here", command("run", "--model", "./mine", "--device", "cuda"), place)
+    assert not (place / "reports" / "mine" / "runs").exists()
+
+
+def test_weights_that_give_no_numbers(place, tiny_llama):
+    model, _ = models.load(tiny_llama, "fp32", "cpu")
+    model.lm_head.weight.data[3] = float("nan")
+    with pytest.raises(models.PrecisionError) as error:
+        models.compute_once(model, "fp32")
+    agrees("weights that give no numbers", str(error.value), place)
+
+
+def test_prompt_longer_than_the_model_reads(place, tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    requests = [{"prompt_id": "short", "request": "word"}, {"prompt_id": "long", "request": 1000 * "word "}]
+    room = model.config.max_position_embeddings - generate.prepare(model, tokenizer, requests[0])["input_ids"].shape[1]
+    generate.need_context(model, tokenizer, requests[:1], room)
+    with pytest.raises(InputError) as error:
+        generate.need_context(model, tokenizer, requests, 64)
+    agrees("prompt longer than the model reads", re.sub(r"takes [\d,]+", "takes …", str(error.value)), place)
+
+
+def test_text_file_that_would_be_replaced(command, place):
+    (place / "texts.jsonl").write_text('{"text": "I am glad"}\n')
+    agrees("text file that would be replaced", command("judge", "texts.jsonl", "-o", "./texts.jsonl"), place)
 
 
 def test_study_file_that_is_another(command, place, tiny_llama):

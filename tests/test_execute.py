@@ -11,7 +11,7 @@ from affq.study import load_study
 def broken(tmp_path, monkeypatch):
     """Put a notebook that runs `source` in the place of 1_generate."""
 
-    def put(source):
+    def put(source, name="1_generate"):
         folder = tmp_path / "broken"
         folder.mkdir(exist_ok=True)
         parameters = nbformat.v4.new_code_cell(
@@ -19,7 +19,7 @@ def broken(tmp_path, monkeypatch):
         )
         node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
         node.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-        nbformat.write(node, folder / "1_generate.ipynb")
+        nbformat.write(node, folder / f"{name}.ipynb")
         monkeypatch.setattr(execute, "NOTEBOOKS", folder)
 
     return put
@@ -98,6 +98,23 @@ def test_kernel_of_another_environment_is_refused(monkeypatch):
     monkeypatch.setattr(execute.KernelSpecManager, "get_kernel_spec", lambda *_: Spec)
     with pytest.raises(InputError, match="the Jupyter kernel 'python3' is /elsewhere/bin/python, not this environment's"):
         execute.check_kernel()
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("1 / 0", "3_summary.ipynb ended with ZeroDivisionError: division by zero; where it ended is in"),
+        ("from affq import InputError\nraise InputError('a record is damaged')", "^a record is damaged$"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process of 3_summary.ipynb ended without a word"),
+    ],
+)
+def test_summary_that_fails_is_one_sentence(broken, record, source, said):
+    broken(source, "3_summary")
+    record.start({})
+    record.append([])
+    record.finish({})
+    with pytest.raises(InputError, match=said):
+        execute.summarize_study(record.run.study, record.folder.parents[2])
 
 
 def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, tmp_path):

@@ -148,7 +148,7 @@ def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
         ((401, "RepoNotFound"), "the hub has no model 'someone/tiny', or a private one, and there is no such folder here; "),
         ((403, "GatedRepo"), "someone/tiny at main is gated: accept its terms on its page of the hub, then set the environment "),
         ((404, "RevisionNotFound"), "someone/tiny has no revision 'main'; give a branch, a tag or a commit of it"),
-        ((500, "Broken"), "cannot fetch someone/tiny at main from the hub ("),
+        ((500, "Broken"), "there is no folder someone/tiny here, and someone/tiny at main cannot be fetched from the hub ("),
     ],
 )
 def test_refusal_of_the_hub_is_one_sentence(server, tmp_path, refuse, said):
@@ -177,7 +177,9 @@ def test_cache_that_lacks_a_small_file_is_made_whole(server, tmp_path, tiny_llam
 def test_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path):
     done = affq(tmp_path, server, "run", "--model", "someone/tiny", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("affq: cannot fetch someone/tiny at main from the hub (ConnectError: ")
+    assert done.stderr.startswith(
+        "affq: there is no folder someone/tiny here, and someone/tiny at main cannot be fetched from the hub (ConnectError: "
+    )
 
 
 def test_quantized_model_is_refused_before_its_weights_are_fetched(server, tmp_path, tiny_llama):

@@ -30,6 +30,13 @@ def test_cross_asks_every_emotion_and_then_none():
     ]
 
 
+def test_empty_rows_of_a_spreadsheet_are_no_prompts(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(HEAD + 'a,event,"When, {emotion}?",When?\n,,,\n\n', encoding="utf-8-sig")
+    expected = {"id": "a", "kind": "event", "text": "When, {emotion}?", "text_without_emotion": "When?"}
+    assert prompts.read_prompts(path) == [expected]
+
+
 @given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 30))
 def test_batches_keep_every_request_in_order_and_the_control_apart(count, emotions, size):
     seeds = [{**SEEDS[0], "id": str(i)} for i in range(count)]

@@ -124,6 +124,13 @@ def test_id_does_not_change_with_device_or_references(write_study, tmp_path):
     assert load_study(write_study(device="cpu", references="other.jsonl")).runs()[0].id == before
 
 
+def test_id_does_not_change_with_an_empty_line_of_the_prompts(write_study, tmp_path):
+    before = load_study(write_study()).runs()[0].id
+    with open(tmp_path / "two.csv", "a") as file:
+        file.write("\n,,,\n")
+    assert load_study(tmp_path / "toy.yaml").runs()[0].id == before
+
+
 def test_id_of_a_folder_changes_with_its_weights(write_study, tiny_llama, tmp_path):
     import shutil
 

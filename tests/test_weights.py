@@ -8,6 +8,8 @@ import sys
 import pytest
 import transformers
 
+from conftest import save_gguf
+
 from affq import InputError, checkpoints, weights
 
 
@@ -49,6 +51,13 @@ def test_gguf_is_converted_to_the_model_that_transformers_reads_from_it(tiny_ggu
     assert found.keys() == expected.keys() and all((found[name] == expected[name]).all() for name in found)
     assert checkpoints.examine(tmp_path / "out").stored_dtype == "float32"
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
+
+
+def test_gguf_that_lacks_a_weight_is_refused_and_leaves_nothing(shelf, tmp_path):
+    gguf = save_gguf(tmp_path / "lacking.gguf", without="ffn_up")
+    with pytest.raises(InputError, match="lacking.gguf lacks 1 weights, as model.layers.0.mlp.up_proj.weight"):
+        weights.fetch_gguf(gguf, print)
+    assert not weights.cached_gguf(gguf).exists()
 
 
 def test_gguf_header_tells_types_without_loading(tiny_gguf):
