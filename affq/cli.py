@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,10 @@ from affq import InputError, __version__, printable
 
 STUDY = Annotated[str, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")]
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
+ONLY = Annotated[str | None, typer.Option(help="these runs: ids, models, precisions, with * for any letters: int8,llama*")]
+STALE = Annotated[bool, typer.Option("--redo-stale", help="Do stale runs again.")]
+FAILED = Annotated[bool, typer.Option("--redo-failed", help="Do failed runs again, those that would fail again too.")]
+FORCE = Annotated[bool, typer.Option("--force", help="Do every run again; what is there moves to its attempts folder.")]
 
 
 class _Commands(typer.core.TyperGroup):
@@ -42,22 +47,30 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 @app.command()
-def plan(study: STUDY, results: RESULTS = Path("reports")):
-    """Show a study's runs with their status."""
-    from affq.records import Record
+def plan(
+    study: STUDY,
+    results: RESULTS = Path("reports"),
+    only: ONLY = None,
+    redo_stale: STALE = False,
+    redo_failed: FAILED = False,
+    force: FORCE = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one list of JSON objects.")] = False,
+):
+    """Show a study's runs: the status of each, why, and what affq run with the same options would do."""
+    from affq import plan as planning
     from affq.study import load_study
 
-    for run in load_study(study).runs():
-        try:
-            name = run.id
-        except InputError as error:  # a model that is not here yet has no revision
-            name, status, note = f"{run.model.name}--{run.precision}", "missing", error
-        else:
-            try:
-                status, note = Record(results, run).status()
-            except InputError as error:  # a damaged record does not hide the others
-                status, note = "failed", error
-        _say(f"{status:8} {name}" + (f"  {note}" if note else ""))
+    loaded = load_study(study)
+    every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
+    if as_json:
+        named = ("run_id", "model", "precision", "status", "reason", "to_run")
+        print(json.dumps([{name: getattr(planned, name) for name in named} for planned in every], indent=1))
+        return
+    for planned in every:
+        name = planned.run_id or f"{planned.model}--{planned.precision}"
+        _say(f"{planned.status:8} {name}" + (f"  {planned.reason}" if planned.reason else ""))
+    if other := planning.left_over(loaded, results):
+        _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
 
 
 @app.command()
@@ -71,6 +84,11 @@ def run(
     device: Annotated[str | None, typer.Option(help="with --model: auto, cpu or cuda")] = None,
     name: Annotated[str | None, typer.Option(help="with --model: of the study and its file; else the model's")] = None,
     results: RESULTS = Path("reports"),
+    only: ONLY = None,
+    redo_stale: STALE = False,
+    redo_failed: FAILED = False,
+    force: FORCE = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what failed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write events, a JSON object a line.")] = False,
 ):
@@ -95,11 +113,16 @@ def run(
         raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
     from affq.execute import run_study
+    from affq.plan import Choice
     from affq.progress import reporter
 
+    for name in ("SIGTERM", "SIGHUP"):  # a batch system, or a terminal that closes, ends a study as Ctrl-C does
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.default_int_handler)
     try:
         with reporter(as_json, quiet) as tell:
-            failed = run_study(loaded, results, tell)
+            choice = Choice(_listed(only), redo_stale, redo_failed, force)
+            failed = run_study(loaded, results, tell, choice, fail_fast)
     except KeyboardInterrupt:
         _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
         raise typer.Exit(130) from None
@@ -111,6 +134,11 @@ def run(
         _say(f"affq report {study} publishes what is done.")
     if failed:
         raise typer.Exit(1)
+
+
+def _listed(words):
+    """Split what is listed with commas; nothing where nothing was given."""
+    return () if words is None else tuple(word.strip() for word in words.split(","))
 
 
 def _write_study(model, precisions, revision, prompts, emotions, device, name):
@@ -127,7 +155,7 @@ def _write_study(model, precisions, revision, prompts, emotions, device, name):
         raise InputError(f"{name!r} is the name of a packaged study; give another --name")
     path = Path(f"{name}.yaml")
     named = model if revision is None else f"{model}@{revision}"
-    listed = [None if words is None else [word.strip() for word in words.split(",")] for words in (precisions, emotions)]
+    listed = [None if words is None else list(_listed(words)) for words in (precisions, emotions)]
     text = compose([named], listed[0], prompts, listed[1], device)
     if (there := path.exists()) and path.read_bytes() != text.encode():
         raise InputError(f"{path} is there already and is another study: affq run {path} runs it, --name names a new one")

@@ -17,7 +17,7 @@ import psutil
 
 from affq import InputError, estimate, weights, without_places
 from affq.judge import read_card
-from affq.records import software
+from affq.provenance import software
 from affq.study import load_study
 from affq.trials import machine, trials
 

@@ -2,70 +2,76 @@
 
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
 import papermill
+import psutil
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, estimate, weights
+from affq import InputError, endings, estimate, locks, weights
 from affq.judge import read_card
+from affq.plan import plan
 from affq.progress import watched
-from affq.prompts import cross, read_prompts
-from affq.records import NOTEBOOKS, records, study_folder
+from affq.provenance import NOTEBOOKS
+from affq.records import records, study_folder
 
 KERNEL = "python3"
 START_TIMEOUT_S = 120  # of a kernel, on a busy machine
-KINDS = {
-    "PrecisionError": "unsupported",
-    "LoadError": "load_failed",
-    "InputError": "load_failed",
-    "OutOfMemoryError": "out_of_memory",
-    "MemoryError": "out_of_memory",
-}
-REMEDIES = {"out_of_memory": "choose a lower precision or a smaller batch"}
+KERNEL_ATTEMPTS = 3  # of a run whose kernel dies without a word
 
 
-def run_study(study, results, tell):
-    """Execute the runs that are missing, partial or failed; return the records of those that failed.
+def run_study(study, results, tell, choice, fail_fast=False):
+    """Execute the runs that `plan` says are to be; return the names of the chosen runs that failed.
 
-    A run that fails leaves the others going. Weights are fetched first: no run reaches the network. tell(event) is told what
-    goes on; `progress` lists the events.
+    A run that fails leaves the others going, unless `fail_fast`. Weights are fetched first: no run reaches the network.
+    tell(event) is told what goes on; `progress` lists the events. Raises InputError if another process holds the results.
     """
     check_kernel()
-    study_folder(results, study).mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
+    folder = study_folder(results, study) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
     for model in study.models:
         model.fetch(lambda words: tell({"event": "fetching", "words": words}))
-    began_s, every = time.monotonic(), records(results, study)
-    states = [record.status() for record in every]
-    to_run = [record for record, (status, _) in zip(every, states, strict=True) if status not in ("ok", "stale")]
+    with locks.held(folder, "lock", lambda words: tell({"event": "fetching", "words": words})):
+        # A kernel whose affq was killed may live on, and write.
+        locks.end_processes(_mark(folder))
+        return _run_all(study, plan(study, results, choice), results, tell, fail_fast)
+
+
+def _run_all(study, every, results, tell, fail_fast):
+    began_s = time.monotonic()
+    to_run = [planned.record for planned in every if planned.to_run]
     guesses = _guess_s(study, to_run)
     known_s = None if None in guesses.values() else sum(guesses.values())
     tell({"event": "study_begins", "study": study.name, "runs": len(every), "to_run": len(to_run), "estimate_s": known_s})
-    texts_wanted = len(cross(read_prompts(study.prompts), study.emotions))
-    failed = []
-    for number, (record, (status, note)) in enumerate(zip(every, states, strict=True), 1):
-        run, start_s = record.run, time.monotonic()
-        about = {"number": number, "runs": len(every), "run_id": run.id, "model": run.model.name, "precision": run.precision}
-        if executed := record in to_run:
-            guess_s, known_s = guesses[run.id], known_s and known_s - guesses[run.id]
+    failed, ok = [], 0
+    for number, planned in enumerate(every, 1):
+        record, status, note, start_s = planned.record, planned.status, planned.reason, time.monotonic()
+        about = {"number": number, "runs": len(every), "run_id": planned.run_id}
+        about |= {"model": planned.model, "precision": planned.precision}
+        if planned.to_run:
+            guess_s, known_s = guesses[planned.run_id], known_s and known_s - guesses[planned.run_id]
 
             def look(event, about=about, later_s=known_s):
                 left_s = event["left_s"]
                 later = {"study_left_s": None if None in (left_s, later_s) else left_s + later_s}
                 tell({"event": "run", **about, **event, **later})
 
-            with watched(record, texts_wanted, guess_s, look):
-                execute_run(record, results)
+            with watched(record, guess_s, look):
+                execute_run(record, results, texts_kept=status not in ("ok", "stale"))
             status, note = record.status()
-        took = {"executed": executed, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
+        took = {"executed": planned.to_run, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
         tell({"event": "run_ended", **about, "status": status, "note": note, **took})
+        ok += status in ("ok", "stale")
         if status == "failed":
-            failed.append(record)
-    ok, elapsed_s = len(every) - len(failed), time.monotonic() - began_s
+            failed.append(planned.run_id)
+            if fail_fast:
+                break
+    elapsed_s = time.monotonic() - began_s
     tell({"event": "study_ended", "study": study.name, "ok": ok, "runs": len(every), "elapsed_s": elapsed_s})
     return failed
 
@@ -82,30 +88,69 @@ def _guess_s(study, to_run):
     return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
 
 
-def execute_run(record, results):
-    """Execute the generating notebook for one run; whatever ends it early is recorded as its failure."""
-    run = record.run
-    parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
+def execute_run(record, results, texts_kept=True):
+    """Execute the generating notebook for one run; whatever ends it early is recorded as its failure.
+
+    texts_kept: go on from the whole batches that an earlier attempt left. A kernel that dies is begun again, up to
+    KERNEL_ATTEMPTS in all.
+    """
     record.folder.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, KERNEL_ATTEMPTS + 1):
+        record.set_aside(texts=not texts_kept)
+        ending = _attempt(record, results, last=attempt == KERNEL_ATTEMPTS)
+        if ending is None:
+            return
+        record.fail(**ending)
+        if ending["kind"] != "kernel_died":
+            return
+        texts_kept = True
+
+
+def _attempt(record, results, last):
+    """Execute the generating notebook once; give how it ended early, in the words of `endings`, or None."""
+    run, limits = record.run, record.run.study.limits
+    parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
+    killed_before, free_bytes, too_long = endings.oom_kills(), psutil.virtual_memory().available, threading.Event()
+    mark = _mark(record.folder.parent)
+
+    def end():
+        too_long.set()
+        locks.end_processes(mark)
+
+    watch = threading.Timer(limits["run_s"], end)
+    watch.daemon = True
+    watch.start()
     try:
-        execute("1_generate", record.folder / "1_generate.ipynb", parameters)
-    except PapermillExecutionError as error:
-        kind = KINDS.get(error.ename, "error")
-        record.fail(kind, f"{error.ename}: {error.evalue}" if kind == "error" else error.evalue, REMEDIES.get(kind))
-    except DeadKernelError:
-        record.fail("kernel_died", "the process of this run ended without a word", "often the system's memory ran out")
-    except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
-        record.fail("error", f"{type(error).__name__}: {error}")
+        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark)
     except KeyboardInterrupt:
-        record.fail("interrupted", "stopped by the user", "the same command begins this run again")
+        record.fail(**endings.INTERRUPTED)
         raise
-    else:
-        if not record.complete:  # papermill calls a sys.exit in a cell a success
-            record.fail("error", "the notebook ended without completing the run")
+    except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
+        if too_long.is_set():
+            return endings.of_timeout("run", limits["run_s"])
+        if isinstance(error, CellTimeoutError):
+            return endings.of_timeout("cell", limits["cell_s"])
+        if isinstance(error, DeadKernelError):
+            return endings.of_dead_kernel(run, killed_before, free_bytes, again=not last)
+        if isinstance(error, PapermillExecutionError):
+            return endings.of_error(run, record.known("hardware", "device"), error.ename, error.evalue)
+        return endings.of_error(run, None, type(error).__name__, str(error))
+    finally:
+        watch.cancel()
+        locks.end_processes(mark)  # its children, and itself if it does not listen
+    if not record.complete:  # papermill calls a sys.exit in a cell a success
+        return endings.UNFINISHED
+    return None
 
 
-def execute(name, output, parameters):
-    """Execute one notebook template with parameters, of JSON types, to `output`.
+def _mark(folder):
+    return str(folder.resolve())
+
+
+def execute(name, output, parameters, cell_s=None, mark=""):
+    """Execute one notebook template with parameters, of JSON types, to `output`; no cell longer than `cell_s` seconds.
+
+    mark: what locks.end_processes knows the notebook's processes by.
 
     Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
     """
@@ -113,7 +158,7 @@ def execute(name, output, parameters):
     template, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOKS / f"{name}.ipynb", output))
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
-    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, _kernels_environment(), _stderr_to(log):
+    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, _kernels_environment(mark), _stderr_to(log):
         papermill.execute_notebook(
             template,
             target,
@@ -121,6 +166,7 @@ def execute(name, output, parameters):
             kernel_name=KERNEL,
             progress_bar=False,
             start_timeout=START_TIMEOUT_S,
+            execution_timeout=cell_s,
             coalesce_streams=True,
             stdout_file=log,
             stderr_file=log,
@@ -129,10 +175,10 @@ def execute(name, output, parameters):
 
 
 @contextmanager
-def _kernels_environment():
+def _kernels_environment(mark):
     """Change what kernels inherit: no network, since what a notebook loads was fetched before, and so no hub token either."""
     before = dict(os.environ)
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", locks.MARK: mark}
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
     try:
@@ -187,6 +233,11 @@ def summarize_study(study, results):
 
 def _execute_over(study, results, name):
     output = study_folder(results, study) / "runs" / f"{name}.ipynb"
+    with locks.held(output.parent, "scoring", print):
+        return _one_at_a_time(study, results, name, output)
+
+
+def _one_at_a_time(study, results, name, output):
     try:
         execute(name, output, {"study": study.source, "results": str(results)})
     except PapermillExecutionError as error:

@@ -148,6 +148,19 @@ def _processor():
         return platform.processor() or platform.machine()
 
 
+def over_batches(readings):
+    """Sum up the readings of a pass by batch, {quality_s, *_bytes}: its seconds, and the highest of each reading of memory.
+
+    What is unknown for one batch is unknown for the pass.
+    """
+    names = [name for name in readings[0] if name.endswith("peak_bytes") or name == "device_used_bytes"]
+    highest = {}
+    for name in names:
+        values = [reading[name] for reading in readings]
+        highest[name] = None if None in values else max(values)
+    return sum(reading["quality_s"] for reading in readings), highest
+
+
 def since_start():
     """Give the seconds since this process began: at the start of a notebook's work, what its imports took."""
     return time.time() - psutil.Process().create_time()

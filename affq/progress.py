@@ -28,15 +28,15 @@ PLAIN_EVERY_S = 30  # between two plain lines on the same stage
 
 
 @contextmanager
-def watched(record, texts_wanted, estimate_s, tell):
+def watched(record, estimate_s, tell):
     """Tell a `run` event at each look, from a thread of its own, while the body executes the run of `record`."""
-    ended, began_s = threading.Event(), time.time()
-    pace = Pace(record.run.study, texts_wanted, estimate_s)
+    ended, began_s, before = threading.Event(), time.monotonic(), record.mark()
+    pace = Pace(record.run.study, estimate_s)
 
     def look():
         while not ended.wait(EVERY_S):
-            stage, texts = record.progress(began_s, texts_wanted)
-            tell(pace.at(time.time() - began_s, stage, texts) | {"memory_bytes": _memory_bytes()})
+            stage, texts = record.progress(before)
+            tell(pace.at(time.monotonic() - began_s, stage, texts) | {"memory_bytes": _memory_bytes()})
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -50,14 +50,15 @@ def watched(record, texts_wanted, estimate_s, tell):
 class Pace:
     """Turns what is done of a run at which second into speed and time left."""
 
-    def __init__(self, study, texts_wanted, estimate_s):
-        self.study, self.texts_wanted, self.estimate_s = study, texts_wanted, estimate_s
+    def __init__(self, study, estimate_s):
+        self.study, self.texts_wanted, self.estimate_s = study, study.texts_wanted, estimate_s
         self.batches = []  # (elapsed_s, texts) as each batch was first seen
         self.timing_since_s = None
 
     def at(self, elapsed_s, stage, texts):
         """Give {stage, texts, texts_wanted, texts_per_s, left_s, elapsed_s}; speed is known from the second batch on."""
-        if texts and (not self.batches or texts > self.batches[-1][1]):
+        # Texts that were kept are there while the model still loads.
+        if stage != "loading" and texts and (not self.batches or texts > self.batches[-1][1]):
             self.batches.append((elapsed_s, texts))
         if stage == "timing" and self.timing_since_s is None:
             self.timing_since_s = elapsed_s

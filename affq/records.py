@@ -1,46 +1,39 @@
 """The files of a study's results: the contract between the notebooks. No other module knows them.
 
-reports/<study>/runs/<run id>/  run.json, generations.jsonl, measurements.json, then done.json; or failed.json
+reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, measurements.json, then done.json; or failed.json
                                 scores/<id>.jsonl with scores/<id>.manifest.json
+                                attempts/<n>/: what an earlier attempt left, and a later one replaced
 """
 
-import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
-from functools import cache
-from importlib.metadata import version
+from datetime import UTC, datetime
 from pathlib import Path
 
-from affq import InputError, without_places
-from affq.study import PACKAGE
+from affq import InputError, files, without_places
+from affq.provenance import changes_since, conditions, scoring, software
 from affq.weights import sha256_of
 
-# In a wheel the notebooks lie inside the package, in a clone beside it.
-NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir())
-LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
-GENERATING = ("precisions.py", "models.py", "prompts.py", "generate.py", "measure.py")
-SCORING = ("judge.py", "scores.py")
-FORMAT = 1  # of the records; it goes up when their fields change
+FORMAT = 2  # of the records; it goes up when their fields change
+TEXTS = ("generations.jsonl", "batches.jsonl")
+RECORDS = ("run.json", *TEXTS, "measurements.json")
+ENDS = ("done.json", "failed.json", "measurements.json", "scores")
+FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
 # What must be in each record, as nested keys; what is read back is never trusted to be whole.
 FIELDS = {
     "run.json": (
-        "settings",
-        "software versions torch",
-        "software code_digest",
-        "hardware device",
-        "stored_dtype",
-        "weights_sha256",
+        *("settings", "software versions torch", "software code_digest", "hardware device"),
+        *("stored_dtype", "weights_sha256", "texts_kept"),
     ),
-    "failed.json": ("kind", "words", "remedy"),
+    "failed.json": ("kind", "words", "remedy", "again"),
     "measurements.json": (
         *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "latency", "seconds"),
     ),
     "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
 }
+REMEDY = "affq run does it again"
 
 
 def study_folder(results, study):
@@ -48,142 +41,202 @@ def study_folder(results, study):
     return Path(results) / study.name
 
 
-@cache
-def software():
-    """Say what software generates: versions, the commit of a clone, and a digest of the generating code."""
-    return {
-        "affq": version("affq"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "commit": _commit(),
-        "code_digest": _digest([*(PACKAGE / name for name in GENERATING), NOTEBOOKS / "1_generate.ipynb"]),
-    }
-
-
-def _commit():
-    if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
-        return None
-    describe = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
-
-
-def _digest(files):
-    code = hashlib.sha256()
-    for file in files:
-        code.update(file.read_bytes())
-    return code.hexdigest()
-
-
 class Record:
-    """The records of one run. Files are written whole and renamed into place, but for generations, appended batch by batch."""
+    """The records of one run. Files are written whole and renamed into place, but for the texts, appended batch by batch."""
 
     def __init__(self, results, run):
         self.run = run
         self.folder = study_folder(results, run.study) / "runs" / run.id
         self.scores_folder = self.folder / "scores"
 
+    def set_aside(self, texts=False):
+        """Move what an earlier attempt ended with to attempts/<n>/, its `texts` too where they are not to be kept."""
+        self._aside(ENDS + FOR_PEOPLE + (TEXTS if texts else ()))
+
+    def _aside(self, names):
+        if not (there := [name for name in names if (self.folder / name).exists()]):
+            return
+        numbers = [int(path.name) for path in self.folder.glob("attempts/*") if path.name.isdigit()]
+        folder = self.folder / "attempts" / str(max(numbers, default=0) + 1)
+        folder.mkdir(parents=True)
+        if (self.folder / "run.json").exists():
+            shutil.copy2(self.folder / "run.json", folder)
+        for name in there:  # done.json first: no run is complete with a part of its records
+            (self.folder / name).replace(folder / name)
+
     def start(self, environment):
-        """Begin the run afresh: what an earlier attempt left is dropped, run.json says what is run, on what, by what."""
-        for name in ("done.json", "failed.json", "measurements.json", "generations.jsonl"):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.scores_folder, ignore_errors=True)
+        """Begin an attempt, and return how many batches of texts are kept from an earlier one.
+
+        Whole batches are kept if they were made under the same conditions: settings, software, hardware, weights. Other texts
+        move to attempts/<n>/. run.json says what is run, on what, by what.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {
             "format": FORMAT,
             "run_id": self.run.id,
+            "began": datetime.now(UTC).isoformat(timespec="seconds"),
             "settings": self.run.settings,
             "stored_dtype": self.run.model.stored_dtype,
+            "software": software(),
+            **environment,
         }
-        _write_json(self.folder / "run.json", {**about, "software": software(), **environment})
+        self._aside(ENDS + TEXTS if self.complete else ENDS)  # by hand, nothing else has done it
+        kept = self.batches() if self._under(about) else []
+        if not kept:
+            self._aside(TEXTS)
+        else:
+            os.truncate(self.folder / "generations.jsonl", kept[-1]["end_byte"])
+            files.write(self.folder / "batches.jsonl", files.lines(kept))
+        texts_kept = sum(batch["texts"] for batch in kept)
+        files.write_json(self.folder / "run.json", {**about, "texts_kept": texts_kept})
+        return len(kept)
 
-    def append(self, generations):
-        """Append one batch of generations and flush it to the disk."""
-        with open(self.folder / "generations.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in generations)
-            file.flush()
-            os.fsync(file.fileno())
+    def _under(self, about):
+        """Say whether the earlier attempt was made under the conditions `about`: another machine's texts may differ."""
+        try:
+            return conditions(self.about()) == conditions(json.loads(json.dumps(about)))
+        except InputError:
+            return False
+
+    def append(self, generations, reading):
+        """Append one whole batch: its texts, then its reading (seconds, bytes), which says that the texts are all there."""
+        data = files.lines(generations).encode()
+        end = files.append(self.folder / "generations.jsonl", data)
+        line = files.sealed(data, {"texts": len(generations), "end_byte": end, **reading})
+        files.append(self.folder / "batches.jsonl", files.lines([line]).encode())
+
+    def batches(self):
+        """Read the batches that are whole, up to the first that is torn or was changed: {texts, end_byte, readings}."""
+        try:
+            return files.whole(*((self.folder / name).read_bytes() for name in TEXTS))
+        except FileNotFoundError:
+            return []
 
     def finish(self, measurements):
-        """Write the measurements, then done.json with the hashes of the three records: the run is complete from here on.
+        """Write the measurements, then done.json with the hashes of the records: the run is complete from here on.
 
         Raises ValueError for a generation that is there twice, as after executing a cell of the notebook again.
         """
         keys = [(row["prompt_id"], row["emotion"], row["sample"]) for row in self.generations()]
         if len(set(keys)) < len(keys):
-            raise ValueError(
-                f"{self.folder / 'generations.jsonl'} holds a generation twice; execute the notebook from its first cell"
-            )
-        _write_json(self.folder / "measurements.json", measurements)
-        names = ("run.json", "generations.jsonl", "measurements.json")
-        _write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in names})
+            path = self.folder / "generations.jsonl"
+            raise ValueError(f"{path} holds a generation twice; execute the notebook from its first cell")
+        files.write_json(self.folder / "measurements.json", measurements)
+        files.write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in RECORDS})
 
-    def fail(self, kind, words, remedy=None):
-        """Write failed.json: kind of failure, last words, remedy where one is known. A complete run has not failed."""
+    def fail(self, kind, words, remedy=None, again=False):
+        """Write failed.json: kind of failure, last words, remedy where one is known, whether affq run is to try `again`.
+
+        A complete run has not failed.
+        """
         if not self.complete:
             self.folder.mkdir(parents=True, exist_ok=True)
-            words = " ".join(without_places(words).split())  # they are published, the user's folders are not
-            _write_json(self.folder / "failed.json", {"kind": kind, "words": words, "remedy": remedy})
+            plain = " ".join(without_places(words).split())  # they are published, the user's folders are not
+            files.write_json(self.folder / "failed.json", _failure(kind, plain, remedy, again))
 
-    def progress(self, since_s, texts_wanted):
-        """Say how far an attempt that began at `since_s` (seconds of the epoch) is: (stage, texts generated).
+    def failure(self):
+        """Read how the run failed, {kind, words, remedy, again}; None if it did not."""
+        if (self.folder / "done.json").exists():
+            if altered := self._altered():
+                return _failure("damaged", altered, again=True)
+            try:
+                self.about()
+            except InputError as error:
+                return _failure("other_version", str(error), again=False)
+        elif (self.folder / "failed.json").exists():
+            try:
+                return self._read("failed.json")
+            except InputError:
+                return _failure("damaged", "failed.json cannot be read", again=True)
+        return None
+
+    def mark(self):
+        """Give what tells one attempt's run.json from the next one's; None before the first."""
+        try:
+            stat = (self.folder / "run.json").stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+    def progress(self, before):
+        """Say how far the attempt is that began after mark() gave `before`: (stage, texts there).
 
         stage: starting, loading, generating, timing, ending.
         """
         try:
-            if (self.folder / "run.json").stat().st_mtime < since_s:
+            if self.mark() == before:
                 return "starting", 0  # an earlier attempt's
+            kept = self.about()["texts_kept"]
             texts = self.folder / "generations.jsonl"
             done = texts.read_bytes().count(b"\n") if texts.exists() else 0
-        except FileNotFoundError:
+        except (FileNotFoundError, InputError):
             return "starting", 0
         if (self.folder / "measurements.json").exists():
             return "ending", done
-        return ("loading" if not done else "generating" if done < texts_wanted else "timing"), done
+        wanted = self.run.study.texts_wanted
+        return ("timing" if done >= wanted else "generating" if done > kept else "loading"), done
 
     def status(self):
         """Give (status, note): ok, missing, partial, stale or failed, and why."""
-        if self.complete:
-            return ("stale", changed) if (changed := self._changed()) else ("ok", "")
-        if (self.folder / "failed.json").exists():
-            failed = self._read("failed.json")
+        if failed := self.failure():
             return "failed", f"{failed['kind']}: {failed['words']}" + (f"; {failed['remedy']}" if failed["remedy"] else "")
-        return ("partial", "it did not end") if (self.folder / "run.json").exists() else ("missing", "not run yet")
+        if self.complete:
+            return ("stale", changed) if (changed := self.changed()) else ("ok", "")
+        if (self.folder / "run.json").exists():
+            kept = sum(batch["texts"] for batch in self.batches())
+            return "partial", f"{kept} of {self.run.study.texts_wanted} texts kept"
+        return "missing", "not run yet"
 
     @property
     def complete(self):
-        """Say whether done.json is there; nothing else decides it."""
-        return (self.folder / "done.json").exists()
+        """Say whether done.json is there, and the records are those that it was written for; nothing else decides it."""
+        return (self.folder / "done.json").exists() and self.failure() is None
 
-    def _changed(self):
-        then, now = self.about(), software()
-        old = then["software"]
-        before = old["versions"]
-        changes = [f"{name} {before.get(name)} → {v}" for name, v in now["versions"].items() if before.get(name) != v]
-        if old["code_digest"] != now["code_digest"]:
-            changes.append("the generating code changed")
-        if self.run.study.device not in ("auto", then["hardware"]["device"]):
-            changes.append(f"device {then['hardware']['device']} → {self.run.study.device}")
-        return ", ".join(changes)
+    def _altered(self):
+        """Say which record is not what it was when the run ended; "" if all are."""
+        try:
+            done = files.need(files.read_json(self.folder / "done.json", REMEDY), RECORDS[:1], "done.json", REMEDY)
+        except InputError:
+            return "done.json cannot be read"
+        for name, digest in done.items():
+            if not (self.folder / name).exists():
+                return f"{name} is gone, which was there when the run ended"
+            if sha256_of(self.folder / name) != digest:
+                return f"{name} was changed after the run had ended"
+        return ""
+
+    def changed(self):
+        """Say what changed since the attempt: versions, generating code, device; "" if nothing did."""
+        then, asked = self.about(), self.run.study.device
+        made_on = then["hardware"]["device"]
+        changes = changes_since(then["software"], software())
+        return ", ".join(changes + ([] if asked in ("auto", made_on) else [f"device {made_on} → {asked}"]))
 
     def about(self):
         """Read run.json: settings, software, hardware. Raises InputError for a record of another version of affq."""
-        if (found := _read_json(self.folder / "run.json").get("format")) != FORMAT:
+        if (found := files.read_json(self.folder / "run.json", REMEDY).get("format")) != FORMAT:
             raise InputError(
-                f"{self.folder} was written by another version of affq (records of format {found}, this one reads {FORMAT}); "
-                f"move the folder away to have the run done again, or read it with the version that wrote it"
+                f"its records are of another version of affq (format {found}, this one reads {FORMAT}): affq run --force does it "
+                f"again and keeps them in attempts/, the version that wrote them reads them"
             )
         return self._read("run.json")
 
-    def stored_dtype(self):
-        """Name the dtype of the published weights, as the run found it; None before it began."""
-        return self.about()["stored_dtype"] if (self.folder / "run.json").exists() else None
+    def known(self, *keys):
+        """Give a field of run.json, by its nested keys; None before the run began, or where that is not known."""
+        try:
+            found = self.about()
+        except InputError:
+            return None
+        for key in keys:
+            found = found[key]
+        return found
 
     def generations(self):
         """Read the generations, in the order in which they were made."""
         path = self.folder / "generations.jsonl"
-        rows = _read_jsonl(path)
+        rows = files.read_jsonl(path, REMEDY)
         for number, row in enumerate(rows, 1):
-            _need(row, "generations.jsonl", f"{path}, line {number}")
+            files.need(row, FIELDS["generations.jsonl"], f"{path}, line {number}", REMEDY)
         return rows
 
     def measurements(self):
@@ -191,7 +244,7 @@ class Record:
         return self._read("measurements.json")
 
     def _read(self, name):
-        return _need(_read_json(self.folder / name), name, self.folder / name)
+        return files.need(files.read_json(self.folder / name, REMEDY), FIELDS[name], self.folder / name, REMEDY)
 
     def generations_sha256(self):
         """Give the hash of the generations: what a score is a score of."""
@@ -203,80 +256,35 @@ class Record:
         scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or
         by other scoring code are made again. The manifest comes last: without it there are no scores.
         """
-        by = {**by, "code_digest": _digest(PACKAGE / name for name in SCORING), "rouge_score": version("rouge-score")}
-        of = self.generations_sha256()
+        by, of = {**by, **scoring()}, self.generations_sha256()
         if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (of, by):
             return
         self.scores_folder.mkdir(exist_ok=True)
-        (self.scores_folder / f"{scorer}.manifest.json").unlink(missing_ok=True)
         start = time.perf_counter()
-        rows = make(self.generations())
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        _replace(self.scores_folder / f"{scorer}.jsonl", lines)
-        manifest = {"of": of, "by": by, "rows": len(rows), "seconds": time.perf_counter() - start}
-        _write_json(self.scores_folder / f"{scorer}.manifest.json", manifest)
+        scores = self.scores_folder / f"{scorer}.jsonl"
+        files.write(scores, files.lines(make(self.generations())))
+        about = {"of": of, "by": by, "sha256": sha256_of(scores), "seconds": time.perf_counter() - start}
+        files.write_json(self.scores_folder / f"{scorer}.manifest.json", about)
 
     def manifest(self, scorer):
-        """Read what the scores of `scorer` were made of and by; None where there are none."""
-        path = self.scores_folder / f"{scorer}.manifest.json"
-        return _read_json(path) if path.exists() else None
+        """Read what the scores of `scorer` were made of and by; None where there are none, or not as they were written."""
+        scores = self.scores_folder / f"{scorer}.jsonl"
+        try:
+            manifest = files.read_json(self.scores_folder / f"{scorer}.manifest.json", REMEDY)
+            whole = files.need(manifest, ("of", "by", "seconds", "sha256"), scorer, REMEDY)["sha256"] == sha256_of(scores)
+        except (InputError, FileNotFoundError):
+            return None
+        return manifest if whole else None
 
     def scores(self, scorer):
         """Read the scores of `scorer`; an empty list where there are none."""
-        return _read_jsonl(self.scores_folder / f"{scorer}.jsonl") if self.manifest(scorer) else []
+        return files.read_jsonl(self.scores_folder / f"{scorer}.jsonl", REMEDY) if self.manifest(scorer) else []
+
+
+def _failure(kind, words, remedy=None, again=False):
+    return {"kind": kind, "words": words, "remedy": remedy, "again": again}
 
 
 def records(results, study):
     """Give the record of each run of a study, in the study's order, whatever their status."""
     return [Record(results, run) for run in study.runs()]
-
-
-def _replace(path, text):
-    fresh = path.with_name(path.name + ".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _write_json(path, value):
-    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def _read_json(path):
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
-    if not isinstance(found, dict):
-        raise _damaged(path, "no JSON object")
-    return found
-
-
-def _read_jsonl(path):
-    rows = []
-    # Not splitlines(): a text may hold a line separator that is not a line feed.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            rows += [json.loads(line)] if line else []
-        except (ValueError, RecursionError) as error:
-            raise _damaged(f"{path}, line {number}", error) from None
-    return rows
-
-
-def _need(found, name, place):
-    """Give `found` back if it has the fields of the record `name`."""
-    for field in FIELDS[name]:
-        value = found
-        for key in field.split():
-            if not isinstance(value, dict) or key not in value:
-                raise _damaged(place, f"it has no {field.replace(' ', ' → ')}")
-            value = value[key]
-    return found
-
-
-def _damaged(place, why):
-    scores = Path(str(place)).parent.name == "scores"
-    remedy = "remove that folder to have the texts scored again" if scores else "remove the run's folder to have it done again"
-    return InputError(f"{place} is damaged ({why}); {remedy}")

@@ -12,7 +12,7 @@ import yaml
 
 from affq import InputError, sources, weights
 from affq.precisions import PRECISIONS
-from affq.prompts import read_prompts, read_references
+from affq.prompts import cross, read_prompts, read_references
 from affq.settings import Settings, read_yaml
 
 PACKAGE = Path(__file__).parent
@@ -72,12 +72,18 @@ class Study:
     seed: int
     generation: dict
     measurement: dict
+    limits: dict
     judges: tuple
     references: Path
 
     def runs(self):
         """List the runs: model by model, each from its highest precision down."""
         return [Run(self, model, p) for model in self.models for p in PRECISIONS if p in self.precisions]
+
+    @cached_property
+    def texts_wanted(self):
+        """Count the texts of each run, the control's among them."""
+        return len(cross(read_prompts(self.prompts), self.emotions)) * self.samples
 
     def run(self, model, precision):
         """Find one run by the name of its model and its precision."""
@@ -187,6 +193,10 @@ class _Reader(Settings):
                 "texts": self.integer(1, "measurement", "texts"),
                 "new_tokens": self.integer(2, "measurement", "new_tokens"),
                 "warmup_tokens": self.integer(1, "measurement", "warmup_tokens"),
+            },
+            limits={
+                "cell_s": self.integer(1, "limits", "cell_s"),
+                "run_s": self.integer(1, "limits", "run_s"),
             },
             judges=self.names("judges", "judge", judges),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),

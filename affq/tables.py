@@ -88,7 +88,7 @@ def summary(records, texts):
     for record in records:
         run, (status, note) = record.run, record.status()
         row = {"run_id": run.id, "model": run.model.name, "precision": run.precision, "engine": run.study.engine}
-        row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": record.stored_dtype()}
+        row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": record.known("stored_dtype")}
         notes = [note] if note else []
         if record.complete:
             row |= _measured(record)
@@ -251,6 +251,7 @@ def provenance(records):
             "weights": settings["revision"],
             "weights loaded": about["weights_sha256"],
             "stored as": about["stored_dtype"],
+            "texts kept from an earlier attempt": about["texts_kept"] or None,
             "engine": settings["engine"],
         }
         fields |= {"precision": settings["precision"]["name"], "weight_dtype": settings["precision"]["weight_dtype"]}

@@ -6,6 +6,8 @@ import pytest
 from affq import InputError, execute, records
 from affq.study import load_study
 
+GOES_ON = "the same command goes on from the texts that are there"
+
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
@@ -37,13 +39,13 @@ def record(write_study, tmp_path, tiny_llama):
         ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "kernel_died: the process of this run ended without a word; often the system's memory ran out",
+            f"kernel_died: the process of this run ended without a word; its log may say why; {GOES_ON}",
         ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
         (
             "import torch\nraise torch.OutOfMemoryError('2 GiB')",
-            "out_of_memory: 2 GiB; choose a lower precision or a smaller batch",
+            "out_of_memory: 2 GiB; loading it takes about 0.5 GB: try batch 1",
         ),
     ],
 )
@@ -83,7 +85,10 @@ def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record
     monkeypatch.setattr(execute.papermill, "execute_notebook", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == ("failed", "interrupted: stopped by the user; the same command begins this run again")
+    assert record.status() == (
+        "failed",
+        f"interrupted: stopped by the user; {GOES_ON}",
+    )
 
 
 def test_parameter_that_the_template_does_not_have_is_refused(tmp_path):
@@ -110,8 +115,8 @@ def test_kernel_of_another_environment_is_refused(monkeypatch):
 )
 def test_summary_that_fails_is_one_sentence(broken, record, source, said):
     broken(source, "3_summary")
-    record.start({})
-    record.append([])
+    record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
+    record.append([], {})
     record.finish({})
     with pytest.raises(InputError, match=said):
         execute.summarize_study(record.run.study, record.folder.parents[2])

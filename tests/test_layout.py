@@ -30,6 +30,11 @@ MAY_IMPORT = {
     "publish": set(),
     "checkpoints": set(),
     "settings": set(),
+    "files": set(),
+    "locks": {"files"},
+    "endings": {"estimate", "precisions"},
+    "provenance": {"study"},
+    "plan": {"records"},
     "hub": {"checkpoints", "weights"},
     "sources": {"checkpoints", "hub", "weights"},
     "study": {"precisions", "prompts", "settings", "sources", "weights"},
@@ -39,12 +44,12 @@ MAY_IMPORT = {
     "charts": {"precisions"},
     "judge": {"weights"},
     "judge_training": {"judge", "study", "weights"},
-    "records": {"study", "weights"},
+    "records": {"files", "provenance", "weights"},
     "tables": {"compare"},
-    "execute": {"estimate", "judge", "progress", "prompts", "records", "weights"},
-    "doctor": {"estimate", "execute", "judge", "records", "study", "trials", "weights"},
+    "execute": {"endings", "estimate", "judge", "locks", "plan", "progress", "provenance", "records", "weights"},
+    "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "measure", "models", "precisions"},
-    "cli": {"doctor", "execute", "judge", "progress", "publish", "records", "scores", "study", "weights"},
+    "cli": {"doctor", "execute", "judge", "plan", "progress", "publish", "records", "scores", "study", "weights"},
 }
 
 

@@ -23,7 +23,7 @@ AFFQ = Path(sys.executable).with_name("affq")
 @pytest.fixture
 def pace(write_study):
     # Batches of 2 texts of 8 tokens; 2 timed texts of 1 + 8 tokens after one of 1: 19 tokens one by one.
-    return Pace(load_study(write_study()), texts_wanted=6, estimate_s=40)
+    return Pace(load_study(write_study()), estimate_s=40)
 
 
 def test_before_the_second_batch_the_time_left_is_the_estimates(pace):
@@ -45,7 +45,7 @@ def test_from_the_second_batch_the_time_left_follows_the_speed(pace):
 
 
 def test_without_an_estimate_nothing_is_made_up(write_study):
-    assert Pace(load_study(write_study()), 6, None).at(5, "loading", 0)["left_s"] is None
+    assert Pace(load_study(write_study()), None).at(5, "loading", 0)["left_s"] is None
 
 
 RUN = {"number": 1, "runs": 2, "run_id": "m--int8--0", "model": "m\x1b[31m", "precision": "int8"}

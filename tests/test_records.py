@@ -1,8 +1,14 @@
+import hashlib
 import json
+import os
+import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from affq import InputError, records
+from affq.provenance import software
 from affq.study import load_study
 
 ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
@@ -32,7 +38,7 @@ def record(write_study, tmp_path):
 
 def complete(record):
     record.start(ENVIRONMENT)
-    record.append([TEXT])
+    record.append([TEXT], {})
     record.finish(MEASURED)
     return record
 
@@ -40,19 +46,17 @@ def complete(record):
 def test_status_follows_a_run_from_missing_to_ok(record):
     assert record.status() == ("missing", "not run yet")
     record.start(ENVIRONMENT)
-    record.append([TEXT])
-    assert record.status() == ("partial", "it did not end")
+    record.append([TEXT], {})
+    assert record.status() == ("partial", "1 of 6 texts kept")
     record.finish(MEASURED)
     assert record.status() == ("ok", "")
 
 
-def test_done_holds_the_hashes_of_the_three_records(record):
-    import hashlib
-
+def test_done_holds_the_hashes_of_the_records(record):
     done = json.loads((complete(record).folder / "done.json").read_text())
     assert done == {
         name: hashlib.sha256((record.folder / name).read_bytes()).hexdigest()
-        for name in ("run.json", "generations.jsonl", "measurements.json")
+        for name in ("run.json", "generations.jsonl", "batches.jsonl", "measurements.json")
     }
 
 
@@ -78,23 +82,124 @@ def test_last_words_are_one_line(record):
 
 def test_generation_that_is_there_twice_is_no_complete_run(record):
     record.start(ENVIRONMENT)
-    record.append([TEXT])
-    record.append([TEXT])
+    record.append([TEXT], {})
+    record.append([TEXT], {})
     with pytest.raises(ValueError, match="holds a generation twice"):
         record.finish(MEASURED)
     assert not record.complete
 
 
-def test_starting_again_drops_texts_and_scores_of_the_earlier_attempt(record):
+def test_starting_again_sets_a_complete_run_aside_whole(record):
     complete(record).score("judge", {}, lambda generations: [{"n": len(generations)}])
-    record.start(ENVIRONMENT)
-    record.append([TEXT])
+    before = {path.name: path.read_bytes() for path in record.folder.iterdir() if path.is_file()}
+    assert record.start(ENVIRONMENT) == 0
+    record.append([TEXT], {})
     assert len(record.generations()) == 1 and record.scores("judge") == []
+    (kept,) = (record.folder / "attempts").iterdir()
+    assert {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()} == before
+    assert (kept / "scores" / "judge.jsonl").exists()
+
+
+BATCHES = [[{**TEXT, "prompt_id": f"{number}{letter}"} for letter in "ab"] for number in range(3)]
+
+
+def begun(record, environment=ENVIRONMENT):
+    assert record.start(environment) == 0
+    for number, batch in enumerate(BATCHES):
+        record.append(batch, {"quality_s": number})
+
+
+def ids(record):
+    return [row["prompt_id"] for row in record.generations()]
+
+
+def test_whole_batches_are_kept_with_their_readings(record):
+    begun(record)
+    assert record.status() == ("partial", "6 of 6 texts kept")
+    assert record.start(ENVIRONMENT) == 3
+    assert ids(record) == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    assert [batch["quality_s"] for batch in record.batches()] == [0, 1, 2]
+    assert record.about()["texts_kept"] == 6
+
+
+@given(st.integers(min_value=0), st.sampled_from(records.TEXTS), st.booleans(), st.integers(0, 255))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+def test_wherever_a_file_is_torn_or_changed_only_whole_batches_before_it_are_kept(record, place, name, torn, byte):
+    shutil.rmtree(record.folder, ignore_errors=True)
+    begun(record)
+    path = record.folder / name
+    whole = path.read_bytes()
+    place %= len(whole)
+    path.write_bytes(whole[:place] if torn else whole[:place] + bytes([byte]) + whole[place + 1 :])
+    kept = record.start(ENVIRONMENT)
+    for batch in BATCHES[kept:]:
+        record.append(batch, {"quality_s": 0})
+    assert ids(record) == ["0a", "0b", "1a", "1b", "2a", "2b"]  # every text once
+    if name == "generations.jsonl":  # what stands before the damage is kept
+        end = [batch["end_byte"] for batch in record.batches()]
+        unharmed = path.read_bytes() == whole and not torn and whole[place] == byte
+        assert kept == (3 if unharmed else sum(at <= place for at in end))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**ENVIRONMENT, "hardware": {"device": "cuda"}},
+        {**ENVIRONMENT, "weights_sha256": "other"},
+    ],
+)
+def test_texts_made_under_other_conditions_are_set_aside_not_mixed(record, environment):
+    begun(record)
+    texts = (record.folder / "generations.jsonl").read_bytes()
+    assert record.start(environment) == 0 and not (record.folder / "generations.jsonl").exists()
+    assert (record.folder / "attempts" / "1" / "generations.jsonl").read_bytes() == texts
+
+
+def test_more_memory_in_the_machine_is_no_other_condition(record):
+    begun(record, {**ENVIRONMENT, "hardware": {"device": "cpu", "memory_bytes": 1}})
+    assert record.start({**ENVIRONMENT, "hardware": {"device": "cpu", "memory_bytes": 2}}) == 3
+
+
+def test_texts_of_other_generating_code_are_set_aside(record, monkeypatch):
+    begun(record)
+    now = software()
+    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
+    assert record.start(ENVIRONMENT) == 0
+
+
+def test_failures_of_earlier_attempts_stay_in_the_folder(record):
+    for words in ("first", "second"):
+        record.start(ENVIRONMENT)
+        record.fail("error", words)
+        (record.folder / "1_generate.log").write_text(words)
+        record.set_aside()
+    assert complete(record).status() == ("ok", "")
+    for number, words in enumerate(("first", "second"), 1):
+        folder = record.folder / "attempts" / str(number)
+        assert json.loads((folder / "failed.json").read_text())["words"] == words
+        assert (folder / "1_generate.log").read_text() == words and (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", records.RECORDS)
+def test_record_that_was_changed_after_the_end_is_noticed_and_named(record, name):
+    path = complete(record).folder / name
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    assert record.status() == ("failed", f"damaged: {name} was changed after the run had ended") and not record.complete
+    path.unlink()
+    assert record.status() == ("failed", f"damaged: {name} is gone, which was there when the run ended")
+    assert record.failure()["again"]
+
+
+def test_end_that_cannot_be_read_is_no_end(record):
+    (complete(record).folder / "done.json").write_text("{}")
+    assert record.status() == ("failed", "damaged: done.json cannot be read") and not record.complete
 
 
 def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatch):
     complete(record)
-    now = records.software()
+    now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "versions": {**now["versions"], "torch": "99.0"}})
     status, note = record.status()
     assert status == "stale" and note == f"torch {now['versions']['torch']} → 99.0"
@@ -102,7 +207,7 @@ def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatc
 
 def test_run_of_other_generating_code_is_stale(record, monkeypatch):
     complete(record)
-    now = records.software()
+    now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other", "commit": "other"})
     assert record.status() == ("stale", "the generating code changed")
 
@@ -110,7 +215,7 @@ def test_run_of_other_generating_code_is_stale(record, monkeypatch):
 def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_path):
     record = records.records(tmp_path, load_study(write_study(device="cpu")))[0]
     record.start({**ENVIRONMENT, "hardware": {"device": "cuda"}})
-    record.append([TEXT])
+    record.append([TEXT], {})
     record.finish(MEASURED)
     assert record.status() == ("stale", "device cuda → cpu")
 
@@ -128,10 +233,10 @@ def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record,
     assert made == [1] and record.scores("judge") == [{"score": 1}]
     record.score("judge", {"v": 2}, make)
     assert record.scores("judge") == [{"score": 2}]
-    record.append([TEXT])
+    record.append([TEXT], {})
     record.score("judge", {"v": 2}, make)
-    assert made == [1, 1, 2] and record.manifest("judge")["rows"] == 1
-    monkeypatch.setattr(records, "SCORING", ("study.py",))  # the scoring code changed
+    assert made == [1, 1, 2] and len(record.scores("judge")) == 1
+    monkeypatch.setattr(records, "scoring", lambda: {"code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [1, 1, 2, 2]
 
@@ -148,32 +253,27 @@ def damage(path, change):
     path.write_text(json.dumps(found))
 
 
-def test_record_of_another_version_is_refused_with_both_formats(record):
+def test_run_of_another_version_is_a_row_that_is_kept(record):
     damage(complete(record).folder / "run.json", lambda found: found.update(format=99))
-    with pytest.raises(InputError, match=r"records of format 99, this one reads 1\); move the folder away"):
-        record.status()
+    digest = hashlib.sha256((record.folder / "run.json").read_bytes()).hexdigest()
+    damage(record.folder / "done.json", lambda found: found.update({"run.json": digest}))
+    status, note = record.status()
+    assert status == "failed" and not record.complete and not record.failure()["again"]
+    assert note.startswith("other_version: its records are of another version of affq (format 99, this one reads 2): affq run")
 
 
 @pytest.mark.parametrize(
-    "name, change, said",
+    "change, said",
     [
-        ("run.json", lambda found: found.pop("settings"), "run.json is damaged .it has no settings."),
-        (
-            "run.json",
-            lambda found: found["software"].pop("versions"),
-            "run.json is damaged .it has no software → versions",
-        ),
-        (
-            "run.json",
-            lambda found: found.update(software="no object"),
-            "run.json is damaged .it has no software → versions",
-        ),
+        (lambda found: found.pop("settings"), "run.json is damaged .it has no settings."),
+        (lambda found: found["software"].pop("versions"), "run.json is damaged .it has no software → versions"),
+        (lambda found: found.update(software="no object"), "run.json is damaged .it has no software → versions"),
     ],
 )
-def test_record_without_a_field_is_refused_with_its_name(record, name, change, said):
-    damage(complete(record).folder / name, change)
-    with pytest.raises(InputError, match=said + ".*; remove the run's folder to have it done again"):
-        record.status()
+def test_record_without_a_field_is_refused_with_its_name(record, change, said):
+    damage(complete(record).folder / "run.json", change)
+    with pytest.raises(InputError, match=said + ".*; affq run does it again"):
+        record.about()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 5000])
@@ -194,11 +294,14 @@ def test_damaged_generation_is_named_with_its_line(record):
         record.generations()
 
 
-def test_damaged_scores_cost_only_the_scores(record):
+@pytest.mark.parametrize("content", ["", "{", '{"score": 2}\n'])
+@pytest.mark.parametrize("name", ["judge.jsonl", "judge.manifest.json"])
+def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, content):
     complete(record).score("judge", {}, lambda _: [{"score": 1}])
-    (record.scores_folder / "judge.jsonl").write_text("{")
-    with pytest.raises(InputError, match="judge.jsonl, line 1 is damaged .*; remove that folder to have the texts scored again"):
-        record.scores("judge")
+    (record.scores_folder / name).write_text(content)
+    assert record.scores("judge") == []
+    record.score("judge", {}, lambda _: [{"score": 3}])
+    assert record.scores("judge") == [{"score": 3}]
 
 
 def test_last_words_name_no_folder_of_the_user(record):
@@ -209,11 +312,22 @@ def test_last_words_name_no_folder_of_the_user(record):
 
 
 def test_progress_follows_the_files_of_this_attempt_alone(record):
+    assert record.progress(record.mark()) == ("starting", 0)
     complete(record)
-    assert record.progress(since_s=4e9, texts_wanted=2) == ("starting", 0)  # what is there is an earlier attempt's
-    assert record.progress(since_s=0, texts_wanted=2) == ("ending", 1)
+    assert record.progress(None) == ("ending", 1)
+    before = record.mark()
+    assert record.progress(before) == ("starting", 0)  # what is there is an earlier attempt's
+    begun(record)
+    assert record.progress(before) == ("timing", 6)
+    before = record.mark()
+    first = (record.folder / "batches.jsonl").read_bytes().index(b"\n") + 1
+    os.truncate(record.folder / "batches.jsonl", first)
     record.start(ENVIRONMENT)
-    assert record.progress(since_s=0, texts_wanted=2) == ("loading", 0)
-    record.append([TEXT])
-    assert record.progress(since_s=0, texts_wanted=2) == ("generating", 1)
-    assert record.progress(since_s=0, texts_wanted=1) == ("timing", 1)
+    assert record.progress(before) == ("loading", 2)  # texts that were kept
+
+
+def test_progress_does_not_believe_a_clock(record):
+    before = record.mark()
+    begun(record)
+    os.utime(record.folder / "run.json", (0, 0))  # the clock was set back while the run went on
+    assert record.progress(before)[1] == 6

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import transformers
-
 from conftest import save_gguf
 
 from affq import InputError, checkpoints, weights

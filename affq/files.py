@@ -1,0 +1,96 @@
+"""Files that are never half there: written whole and renamed into place, appended and flushed, read back with distrust."""
+
+import hashlib
+import json
+import os
+
+from affq import InputError
+
+
+def write(path, text):
+    """Write a text file whole: whoever reads it finds the former one or this one."""
+    fresh = path.with_name(path.name + ".new")
+    with open(fresh, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def write_json(path, value):
+    """Write a JSON file whole."""
+    write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def lines(rows):
+    """Turn rows into JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def append(path, data):
+    """Append bytes, flush them to the disk, and return the size of the file."""
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def sealed(data, about):
+    """Give the line that goes with appended bytes: `about`, with `end_byte`, and a hash of both: neither changes unseen."""
+    return {"sha256": hashlib.sha256(data + json.dumps(about).encode()).hexdigest(), **about}
+
+
+def whole(data, seals):
+    """Read sealed lines (bytes) up to the first whose piece of `data` is torn or changed, or that is so itself."""
+    found, start = [], 0
+    for line in seals.split(b"\n"):
+        try:
+            seal = json.loads(line)
+            about = {name: value for name, value in seal.items() if name != "sha256"}
+            if sealed(data[start : about["end_byte"]], about) != seal:
+                break
+        except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+            break
+        start = about["end_byte"]
+        found.append(seal)
+    return found
+
+
+def read_json(path, remedy):
+    """Read a JSON object; raise InputError, with the remedy, for a file that holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, FileNotFoundError) as error:
+        raise damaged(path, error, remedy) from None
+    if not isinstance(found, dict):
+        raise damaged(path, "no JSON object", remedy)
+    return found
+
+
+def read_jsonl(path, remedy):
+    """Read JSON lines; raise InputError, with the line and the remedy, for one that is none."""
+    rows = []
+    # Not splitlines(): a text may hold a line separator that is not a line feed.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except (ValueError, RecursionError) as error:
+            raise damaged(f"{path}, line {number}", error, remedy) from None
+    return rows
+
+
+def need(found, fields, place, remedy):
+    """Give `found` back if it has the fields, each given as nested keys with spaces between; else raise InputError."""
+    for field in fields:
+        value = found
+        for key in field.split():
+            if not isinstance(value, dict) or key not in value:
+                raise damaged(place, f"it has no {field.replace(' ', ' → ')}", remedy)
+            value = value[key]
+    return found
+
+
+def damaged(place, why, remedy):
+    """Make the InputError for a record that cannot be read."""
+    return InputError(f"{place} is damaged ({why}); {remedy}")

@@ -1,0 +1,91 @@
+"""Which runs of a study are to be executed, and why."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from affq import InputError
+from affq.records import Record, study_folder
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user asks for beyond the runs that are missing, partial, or would end otherwise now.
+
+    only: patterns; a run is chosen if its id, model or precision matches one; all of them where there is none.
+    stale, failed: do those again. force: do all again.
+    """
+
+    only: tuple = ()
+    stale: bool = False
+    failed: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One chosen run. run_id is None, and record too, for a model that was not fetched yet."""
+
+    run_id: str | None
+    model: str
+    precision: str
+    status: str
+    reason: str
+    to_run: bool
+    record: Record | None
+
+
+def plan(study, results, choice):
+    """Give the chosen runs of a study, in its order. Raises InputError for a pattern that chooses none."""
+    every = [_planned(run, results, choice) for run in study.runs()]
+    for pattern in choice.only:
+        if not any(_chosen(planned, (pattern,)) for planned in every):
+            known = dict.fromkeys(name for p in every for name in (p.precision, p.model, p.run_id) if name)
+            raise InputError(f"--only {pattern!r} matches no run of study {study.name}; known: {', '.join(known)}")
+    return [planned for planned in every if not choice.only or _chosen(planned, choice.only)]
+
+
+def _chosen(planned, patterns):
+    names = (planned.run_id or "", planned.model, planned.precision)
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _planned(run, results, choice):
+    about = {"model": run.model.name, "precision": run.precision}
+    try:
+        record = Record(results, run)
+    except InputError as error:  # a model that is not here yet has no revision
+        return Planned(run_id=None, **about, status="missing", reason=str(error), to_run=True, record=None)
+    status, reason = record.status()
+    to_run = choice.force or status in ("missing", "partial") or (status == "stale" and choice.stale)
+    if status == "stale" and not to_run:
+        reason += "; kept: affq run --redo-stale does it again"
+    if status == "failed" and not to_run:
+        to_run, why = _again(record, choice)
+        reason += f"; {why}"
+    return Planned(run_id=run.id, **about, status=status, reason=reason, to_run=to_run, record=record)
+
+
+def _again(record, choice):
+    """Say whether a failed run is tried again, and why: not what would fail again."""
+    if choice.failed or record.failure()["again"]:
+        return True, "affq run tries it again"
+    try:
+        changed = record.changed()
+    except InputError:  # it failed before it wrote what it ran on
+        return True, "affq run tries it again"
+    if changed:
+        return True, f"affq run tries it again, since {changed}"
+    return False, "not tried again unless affq run --redo-failed"
+
+
+def left_over(study, results):
+    """List the run ids in a study's folder that are none of its runs any more: other settings, prompts or weights."""
+    runs = study_folder(results, study) / "runs"
+    there = sorted(path.name for path in runs.glob("*--*--*") if path.is_dir())
+    known = set()
+    for run in study.runs():
+        try:
+            known.add(run.id)
+        except InputError:
+            return []  # which are this study's is not known before its weights are here
+    return [name for name in there if name not in known]
