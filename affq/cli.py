@@ -96,6 +96,7 @@ def run(
 
     With --model the study is written to a file first: NAME.yaml in the current folder.
     """
+    from affq import plan as planning
     from affq.study import load_study
 
     if quiet or as_json:
@@ -113,7 +114,6 @@ def run(
         raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
     from affq.execute import run_study
-    from affq.plan import Choice
     from affq.progress import reporter
 
     for name in ("SIGTERM", "SIGHUP"):  # a batch system, or a terminal that closes, ends a study as Ctrl-C does
@@ -121,16 +121,17 @@ def run(
             signal.signal(number, signal.default_int_handler)
     try:
         with reporter(as_json, quiet) as tell:
-            choice = Choice(_listed(only), redo_stale, redo_failed, force)
+            choice = planning.Choice(_listed(only), redo_stale, redo_failed, force)
             failed = run_study(loaded, results, tell, choice, fail_fast)
     except KeyboardInterrupt:
         _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
         raise typer.Exit(130) from None
     except InputError:
-        if fresh and not (results / loaded.name / "runs").exists():  # a model that cannot be fetched leaves nothing
+        if fresh and not any(results.glob(f"{loaded.name}/runs/*--*")):  # a model that cannot be fetched leaves no study
             Path(study).unlink()
         raise
-    if not as_json and not quiet and len(failed) < len(loaded.runs()):
+    done = any(planned.status in ("ok", "stale") for planned in planning.plan(loaded, results, planning.Choice()))
+    if done and not as_json and not quiet:
         _say(f"affq report {study} publishes what is done.")
     if failed:
         raise typer.Exit(1)

@@ -34,8 +34,10 @@ def run_study(study, results, tell, choice, fail_fast=False):
     check_kernel()
     folder = study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
+    wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
     for model in study.models:
-        model.fetch(lambda words: tell({"event": "fetching", "words": words}))
+        if model.name in wanted:
+            model.fetch(lambda words: tell({"event": "fetching", "words": words}))
     with locks.held(folder, "lock", lambda words: tell({"event": "fetching", "words": words})):
         # A kernel whose affq was killed may live on, and write.
         locks.end_processes(_mark(folder))
@@ -98,7 +100,7 @@ def execute_run(record, results, texts_kept=True):
     for attempt in range(1, KERNEL_ATTEMPTS + 1):
         record.set_aside(texts=not texts_kept)
         ending = _attempt(record, results, last=attempt == KERNEL_ATTEMPTS)
-        if ending is None:
+        if ending is None or record.complete:  # killed behind its last record, it has ended well
             return
         record.fail(**ending)
         if ending["kind"] != "kernel_died":
@@ -232,14 +234,12 @@ def summarize_study(study, results):
 
 
 def _execute_over(study, results, name):
-    output = study_folder(results, study) / "runs" / f"{name}.ipynb"
-    with locks.held(output.parent, "scoring", print):
-        return _one_at_a_time(study, results, name, output)
-
-
-def _one_at_a_time(study, results, name, output):
+    folder = study_folder(results, study) / "runs"
+    output, mark = folder / f"{name}.ipynb", f"{_mark(folder)}: scores"
     try:
-        execute(name, output, {"study": study.source, "results": str(results)})
+        with locks.held(folder, "scoring", print):
+            locks.end_processes(mark)
+            execute(name, output, {"study": study.source, "results": str(results)}, mark=mark)
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None

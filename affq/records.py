@@ -5,6 +5,7 @@ reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, meas
                                 attempts/<n>/: what an earlier attempt left, and a later one replaced
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -122,7 +123,8 @@ class Record:
             path = self.folder / "generations.jsonl"
             raise ValueError(f"{path} holds a generation twice; execute the notebook from its first cell")
         files.write_json(self.folder / "measurements.json", measurements)
-        files.write_json(self.folder / "done.json", {name: sha256_of(self.folder / name) for name in RECORDS})
+        hashes = {name: sha256_of(self.folder / name) for name in RECORDS}
+        files.write_json(self.folder / "done.json", files.sealed(b"", hashes))
 
     def fail(self, kind, words, remedy=None, again=False):
         """Write failed.json: kind of failure, last words, remedy where one is known, whether affq run is to try `again`.
@@ -195,13 +197,16 @@ class Record:
     def _altered(self):
         """Say which record is not what it was when the run ended; "" if all are."""
         try:
-            done = files.need(files.read_json(self.folder / "done.json", REMEDY), RECORDS[:1], "done.json", REMEDY)
+            done = files.read_json(self.folder / "done.json", REMEDY)
         except InputError:
-            return "done.json cannot be read"
-        for name, digest in done.items():
+            done = {}
+        hashes = {name: done.get(name) for name in RECORDS}
+        if done != files.sealed(b"", hashes):
+            return "done.json was changed after the run had ended"
+        for name, sha256 in hashes.items():
             if not (self.folder / name).exists():
                 return f"{name} is gone, which was there when the run ended"
-            if sha256_of(self.folder / name) != digest:
+            if sha256_of(self.folder / name) != sha256:
                 return f"{name} was changed after the run had ended"
         return ""
 
@@ -261,9 +266,10 @@ class Record:
             return
         self.scores_folder.mkdir(exist_ok=True)
         start = time.perf_counter()
-        scores = self.scores_folder / f"{scorer}.jsonl"
-        files.write(scores, files.lines(make(self.generations())))
-        about = {"of": of, "by": by, "sha256": sha256_of(scores), "seconds": time.perf_counter() - start}
+        scores = files.lines(make(self.generations()))
+        files.write(self.scores_folder / f"{scorer}.jsonl", scores)
+        digest = hashlib.sha256(scores.encode()).hexdigest()
+        about = {"of": of, "by": by, "sha256": digest, "seconds": time.perf_counter() - start}
         files.write_json(self.scores_folder / f"{scorer}.manifest.json", about)
 
     def manifest(self, scorer):

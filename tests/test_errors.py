@@ -11,9 +11,7 @@ import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import InputError, cli, generate, models, weights
-from affq.records import records
-from affq.study import load_study
+from affq import InputError, cli, generate, locks, models, weights
 
 GOLDEN = Path(__file__).with_name("golden") / "errors.txt"
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
@@ -206,7 +204,7 @@ def test_bad_command(command, place, tiny_llama, case):
 def test_device_that_is_not_here(command, place, tiny_llama):
     shutil.copytree(tiny_llama, place / "mine")
     agrees("device that is not here", command("run", "--model", "./mine", "--device", "cuda"), place)
-    assert not (place / "reports" / "mine" / "runs").exists()
+    assert not (place / "mine.yaml").exists() and list(place.glob("reports/mine/runs/*")) == []
 
 
 def test_weights_that_give_no_numbers(place, tiny_llama):
@@ -287,21 +285,18 @@ def test_precision_that_the_device_cannot_do(place):
     agrees("precision that the device cannot do", str(error.value), place)
 
 
-@pytest.mark.parametrize(
-    "case, change",
-    [
-        ("results of another version", {"format": 99}),
-        ("results without a field", {"settings": None, "software": {}}),
-    ],
-)
-def test_results_that_cannot_be_read(command, place, write_study, case, change):
-    record = records(place / "reports", load_study(write_study(precisions=["fp32"])))[0]
-    record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
-    (record.folder / "done.json").write_text("{}")
-    about = json.loads((record.folder / "run.json").read_text())
-    (record.folder / "run.json").write_text(json.dumps({**about, **change}))
-    agrees(case, command("run", "toy.yaml").replace(record.run.id, "<run id>"), place)
-    assert (record.folder / "done.json").exists()
+def test_pattern_that_chooses_no_run(command, place, write_study):
+    write_study(precisions=["fp32"])
+    agrees("pattern that chooses no run", re.sub(r"--[0-9a-f]{10}", "--…", command("plan", "toy.yaml", "--only", "int8")), place)
+
+
+def test_results_that_another_process_holds(command, place, write_study):
+    write_study(precisions=["fp32"])
+    (place / "reports" / "toy" / "runs").mkdir(parents=True)
+    with locks.held(place / "reports" / "toy" / "runs", "lock", print):
+        said = command("run", "toy.yaml")
+    said = re.sub(r"process \d+ on \S+ since \S+;", "process … on … since …;", said)
+    agrees("results that another process holds", said, place)
 
 
 def test_golden_file_holds_no_message_that_nothing_gives():

@@ -1,9 +1,14 @@
 """Real papermill and real kernels over small broken notebooks: however a run ends, it ends as a row."""
 
+import json
+import os
+from dataclasses import replace
+
 import nbformat
 import pytest
 
-from affq import InputError, execute, records
+from affq import InputError, execute, locks, records
+from affq.plan import Choice
 from affq.study import load_study
 
 GOES_ON = "the same command goes on from the texts that are there"
@@ -127,3 +132,81 @@ def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, t
     for action in (execute.score_study, execute.summarize_study):
         with pytest.raises(InputError, match="no run of study toy in .* is complete; affq run"):
             action(study, tmp_path / "results")
+
+
+def limited(record, **limits):
+    """Give the record of the same run in a study with other limits."""
+    study = replace(record.run.study, limits={**record.run.study.limits, **limits})
+    return records.Record(record.folder.parents[2], replace(record.run, study=study))
+
+
+@pytest.mark.parametrize("limit, what", [("cell_s", "cell"), ("run_s", "run")])
+def test_kernel_that_hangs_is_ended_with_its_children(broken, record, limit, what):
+    """It holds the interpreter's lock, so that it hears no request; its child has left its process group."""
+    broken(
+        "import ctypes, subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "ctypes.PyDLL(None).sleep(600)"
+    )
+    record = limited(record, **{limit: 4})
+    execute.execute_run(record, record.folder.parents[2])
+    status, note = record.status()
+    assert status == "failed" and note.startswith(
+        f"timeout: a {what} took longer than the study's 4 s, and was ended; raise limits"
+    )
+    assert not record.failure()["again"]
+    assert locks.end_processes(execute._mark(record.folder.parent)) == []
+
+
+DIES_TWICE = """
+from pathlib import Path
+import os, signal
+count = Path({counter!r})
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if len(count.read_text()) < 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+raise ValueError("the third time")
+"""
+
+
+def test_dead_kernel_is_begun_again_and_the_history_stays(broken, record, tmp_path):
+    broken(DIES_TWICE.format(counter=str(tmp_path / "counter")))
+    execute.execute_run(record, record.folder.parents[2])
+    assert record.status() == ("failed", "error: ValueError: the third time")
+    earlier = [json.loads((record.folder / "attempts" / n / "failed.json").read_text()) for n in "12"]
+    assert [failed["kind"] for failed in earlier] == ["kernel_died"] * 2
+
+
+def test_kernel_that_always_dies_is_not_begun_for_ever(broken, record):
+    broken("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    execute.execute_run(record, record.folder.parents[2])
+    assert len(list((record.folder / "attempts").iterdir())) == execute.KERNEL_ATTEMPTS - 1
+    assert not record.failure()["again"]
+
+
+@pytest.fixture
+def four(broken, write_study, tiny_llama):
+    """A study of four runs, each of which fails."""
+    broken("raise ValueError('no')")
+    return load_study(write_study(models=[str(tiny_llama)], precisions=["fp32", "bf16", "int8", "nf4"]))
+
+
+def executed(study, results, choice, **options):
+    events = []
+    failed = execute.run_study(study, results, events.append, choice, **options)
+    return failed, [event["precision"] for event in events if event["event"] == "run_ended" and event["executed"]]
+
+
+def test_failed_run_leaves_the_others_going_or_stops_them(four, tmp_path):
+    failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16")), fail_fast=True)
+    assert ran == ["fp32"] and len(failed) == 1
+    failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16")))
+    assert ran == ["fp32", "bf16"] and len(failed) == 2  # no run.json was written: what they ran on is not known
+
+
+def test_second_run_on_the_same_results_says_who_holds_them(four, tmp_path):
+    (tmp_path / "results" / "toy" / "runs").mkdir(parents=True)
+    with locks.held(tmp_path / "results" / "toy" / "runs", "lock", print):
+        with pytest.raises(InputError, match=rf"is held by process {os.getpid()} on .* since 20\d\d-"):
+            executed(four, tmp_path / "results", Choice())
+    assert len(executed(four, tmp_path / "results", Choice(only=("nf4",)))[0]) == 1

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from test_tables import write_run
 
-from affq import execute, publish, records
+from affq import execute, files, publish, records
 from affq.study import load_study
+from affq.weights import sha256_of
 
 HOSTILE = "<script>alert(1)</script>"
 MODELS = ("<b onclick=x>$\\frac$ [a](javascript:x) =1", "=_*$x$* `c` | ~~y~~ \\(z\\) \x1b[1m")
@@ -53,9 +54,20 @@ def publish_hostile(folder, model, canary):
         (record.folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for path in record.folder.rglob("*.json*"):
             path.write_text(path.read_text().replace('"note"', json.dumps(PROMPT)))
+        seal(record)
     failed.fail("error", NOTE)
     notebook = execute.summarize_study(study, folder / "results")
     return publish.report(notebook, records.study_folder(folder / "results", study), f"affq: study {study.name}")
+
+
+def seal(record):
+    """Write hashes anew over records that were changed by hand."""
+    for manifest in record.scores_folder.glob("*.manifest.json"):
+        about = json.loads(manifest.read_text())
+        scores = sha256_of(manifest.with_name(manifest.name.replace(".manifest.json", ".jsonl")))
+        manifest.write_text(json.dumps({**about, "sha256": scores}))
+    hashes = {name: sha256_of(record.folder / name) for name in records.RECORDS}
+    (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", hashes)))
 
 
 class Page(HTMLParser):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from affq import InputError, records
+from affq import InputError, files, records
 from affq.provenance import software
 from affq.study import load_study
 
@@ -54,6 +54,7 @@ def test_status_follows_a_run_from_missing_to_ok(record):
 
 def test_done_holds_the_hashes_of_the_records(record):
     done = json.loads((complete(record).folder / "done.json").read_text())
+    assert done.pop("sha256")  # its own
     assert done == {
         name: hashlib.sha256((record.folder / name).read_bytes()).hexdigest()
         for name in ("run.json", "generations.jsonl", "batches.jsonl", "measurements.json")
@@ -192,9 +193,15 @@ def test_record_that_was_changed_after_the_end_is_noticed_and_named(record, name
     assert record.failure()["again"]
 
 
+def test_end_that_was_changed_is_named_not_what_it_speaks_of(record):
+    path = complete(record).folder / "done.json"
+    path.write_text(path.read_text().replace("a", "b"))
+    assert record.status() == ("failed", "damaged: done.json was changed after the run had ended")
+
+
 def test_end_that_cannot_be_read_is_no_end(record):
     (complete(record).folder / "done.json").write_text("{}")
-    assert record.status() == ("failed", "damaged: done.json cannot be read") and not record.complete
+    assert record.status() == ("failed", "damaged: done.json was changed after the run had ended") and not record.complete
 
 
 def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatch):
@@ -256,7 +263,8 @@ def damage(path, change):
 def test_run_of_another_version_is_a_row_that_is_kept(record):
     damage(complete(record).folder / "run.json", lambda found: found.update(format=99))
     digest = hashlib.sha256((record.folder / "run.json").read_bytes()).hexdigest()
-    damage(record.folder / "done.json", lambda found: found.update({"run.json": digest}))
+    hashes = {**json.loads((record.folder / "done.json").read_text()), "run.json": digest}
+    (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", {name: hashes[name] for name in records.RECORDS})))
     status, note = record.status()
     assert status == "failed" and not record.complete and not record.failure()["again"]
     assert note.startswith("other_version: its records are of another version of affq (format 99, this one reads 2): affq run")

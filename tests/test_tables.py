@@ -29,7 +29,7 @@ def write_run(record, judged, peaks, seconds, scale=1):
     record.start(
         {"hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}, "weights_sha256": "f00"}
     )
-    record.append(texts)
+    record.append(texts, {})
     timed = [
         {
             "prompt_id": "note",
@@ -153,7 +153,7 @@ def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
 
 def test_scores_against_an_earlier_baseline_are_not_shown(runs):
     write_run(runs[0], ["joy"] * 6, (1, 1, 1), [1.0])
-    runs[0].append([generation("late", "joy", "another text")])
+    runs[0].append([generation("late", "joy", "another text")], {})
     assert pd.isna(tables.summary(runs, tables.texts(runs))["rougeL_to_baseline"][1])
 
 

@@ -1,0 +1,81 @@
+"""Real processes that hold, die and hang; another machine is one whose name stands in the lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from affq import InputError, locks
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from affq import locks; locks.LEASE_S = 3\n"
+    "with locks.held(Path(sys.argv[1]), 'lock', print): print('held', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_S", 3)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_holder_is_named_with_its_machine_and_since_when(holder, tmp_path):
+    with pytest.raises(InputError, match=rf"is held by process {holder.pid} on \S+ since 20.*; wait until it ends, or end it"):
+        with locks.held(tmp_path, "lock", print):
+            pass
+
+
+def test_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "lock").exists()  # it had no time to give it back
+    start = time.monotonic()
+    with locks.held(tmp_path, "lock", print):
+        pass
+    assert time.monotonic() - start < 10 and list(tmp_path.iterdir()) == []
+
+
+def elsewhere(tmp_path):
+    """Let the lock say that another machine took it."""
+    lock = (tmp_path / "lock").read_text().splitlines()
+    changed = ["host=elsewhere" if line.startswith("host=") else line for line in lock]
+    with open(tmp_path / "lock", "r+") as file:  # the same file, which its holder goes on refreshing
+        file.write("\n".join(changed) + "\n")
+        file.truncate()
+
+
+def test_lock_that_another_machine_left_is_taken_over_after_a_while(holder, tmp_path):
+    elsewhere(tmp_path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    said = []
+    with locks.held(tmp_path, "lock", said.append):
+        assert said == [f"{tmp_path} is held by elsewhere; waiting 3 s for a sign of life"]
+
+
+def test_lock_that_another_machine_keeps_alive_is_its_own(holder, tmp_path):
+    elsewhere(tmp_path)
+    with pytest.raises(InputError, match=rf"is held by process {holder.pid} on elsewhere since 20"):
+        with locks.held(tmp_path, "lock", print):
+            pass
+
+
+def test_only_processes_with_the_mark_are_ended(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    ours = subprocess.Popen(sleep, env={**os.environ, locks.MARK: str(tmp_path)}, start_new_session=True)
+    other = subprocess.Popen(sleep, env={**os.environ, locks.MARK: "other"})
+    try:
+        assert locks.end_processes(str(tmp_path)) == [ours.pid]
+        assert not psutil.pid_exists(ours.pid) and other.poll() is None
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()

@@ -1,0 +1,106 @@
+"""What affq plan says of a run is what affq run does."""
+
+import json
+
+import pytest
+
+from affq import InputError, records
+from affq.plan import Choice, left_over, plan
+from affq.study import load_study
+
+ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
+MEASURED = {
+    "model": {"compute_dtype": "float32", "chat_template": "none"},
+    "census": [],
+    "memory": {"kind": "rss", "phases": {}},
+    "latency": [],
+    "seconds": {},
+}
+
+
+@pytest.fixture
+def study(write_study):
+    """Three runs: a model at three precisions."""
+    return load_study(write_study(precisions=["fp32", "bf16", "int8"]))
+
+
+@pytest.fixture
+def planned(study, tmp_path):
+    """Plan the runs, as {precision: (status, reason, to_run)}."""
+
+    def look(**choice):
+        return {p.precision: (p.status, p.reason, p.to_run) for p in plan(study, tmp_path / "results", Choice(**choice))}
+
+    return look
+
+
+@pytest.fixture
+def record(study, tmp_path):
+    return records.records(tmp_path / "results", study)[0]
+
+
+def complete(record):
+    record.start(ENVIRONMENT)
+    record.append([], {})
+    record.finish(MEASURED)
+
+
+def test_missing_and_partial_runs_are_to_be_done(planned, record):
+    record.start(ENVIRONMENT)
+    assert planned()["fp32"] == ("partial", "0 of 6 texts kept", True)
+    assert planned()["int8"] == ("missing", "not run yet", True)
+
+
+def test_what_is_done_stays_unless_it_is_forced(planned, record):
+    complete(record)
+    assert planned()["fp32"] == ("ok", "", False)
+    assert planned(force=True)["fp32"] == ("ok", "", True)
+
+
+def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch):
+    complete(record)
+    now = records.software()
+    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
+    why = "the generating code changed; kept: affq run --redo-stale does it again"
+    assert planned()["fp32"] == ("stale", why, False)
+    assert planned(stale=True)["fp32"][2] and not planned(failed=True)["fp32"][2]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_failed_run_is_tried_again_where_it_may_end_otherwise(planned, record, again):
+    record.start(ENVIRONMENT)
+    record.fail("error", "no", again=again)
+    why = "affq run tries it again" if again else "not tried again unless affq run --redo-failed"
+    assert planned()["fp32"] == ("failed", f"error: no; {why}", again)
+    assert planned(failed=True)["fp32"][2]
+
+
+def test_failed_run_is_tried_again_when_versions_changed(planned, record, monkeypatch):
+    record.start(ENVIRONMENT)
+    record.fail("unsupported", "no such kernel")
+    now = records.software()
+    monkeypatch.setattr(records, "software", lambda: {**now, "versions": {**now["versions"], "bitsandbytes": "9"}})
+    status, reason, to_run = planned()["fp32"]
+    assert to_run and reason.endswith(f"affq run tries it again, since bitsandbytes {now['versions']['bitsandbytes']} → 9")
+
+
+def test_only_chooses_by_id_model_or_precision(planned, record):
+    assert list(planned(only=("int8",))) == ["int8"]
+    assert list(planned(only=(record.run.id, "b*"))) == ["fp32", "bf16"]
+    assert list(planned(only=("smollm2-*",))) == ["fp32", "bf16", "int8"]
+    with pytest.raises(InputError, match="--only 'int4' matches no run of study toy; known: fp32, smollm2-135m, "):
+        planned(only=("int8", "int4"))
+
+
+def test_runs_of_other_settings_are_named_and_kept(study, record, write_study, tmp_path):
+    complete(record)
+    assert left_over(study, tmp_path / "results") == []
+    other = load_study(write_study(batch=1))
+    assert left_over(other, tmp_path / "results") == [record.run.id]
+
+
+def test_damaged_run_is_done_again(planned, record):
+    complete(record)
+    (record.folder / "measurements.json").write_text(json.dumps({}))
+    why = "damaged: measurements.json was changed after the run had ended; affq run tries it again"
+    assert planned()["fp32"] == ("failed", why, True)
