@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -26,12 +27,16 @@ def held(folder, name, say):
     try:
         lease.acquire(timeout=0)
     except Timeout:
-        owner = lease.owner
-        if owner is None or owner.hostname == socket.gethostname():
-            raise _taken(owner, about) from None
-        say(f"{folder} is held by {owner.hostname}; waiting {LEASE_S} s for a sign of life")
+        if _empty(folder / name):  # filelock takes it for a lock of long ago: its process died before it wrote who it is
+            time.sleep(GRACE_S)
+            if _empty(folder / name):
+                (folder / name).unlink()
+        owner, patience_s = lease.owner, 0
+        if owner and owner.hostname != socket.gethostname():
+            patience_s = LEASE_S + 5
+            say(f"{folder} is held by {owner.hostname}; waiting {LEASE_S} s for a sign of life")
         try:
-            lease.acquire(timeout=LEASE_S + 5)
+            lease.acquire(timeout=patience_s)
         except Timeout:
             raise _taken(owner, about) from None
     try:
@@ -41,6 +46,13 @@ def held(folder, name, say):
     finally:
         about.unlink(missing_ok=True)
         lease.release()
+
+
+def _empty(lock):
+    try:
+        return lock.stat().st_size == 0
+    except FileNotFoundError:
+        return False
 
 
 def _taken(owner, about):

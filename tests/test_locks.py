@@ -43,6 +43,12 @@ def test_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
     assert time.monotonic() - start < 10 and list(tmp_path.iterdir()) == []
 
 
+def test_lock_whose_process_died_before_it_wrote_who_it_is_is_taken_over(tmp_path):
+    (tmp_path / "lock").touch()
+    with locks.held(tmp_path, "lock", print):
+        assert (tmp_path / "lock").stat().st_size
+
+
 def elsewhere(tmp_path):
     """Let the lock say that another machine took it."""
     lock = (tmp_path / "lock").read_text().splitlines()

@@ -177,7 +177,10 @@ class Chain:
         what = ["-e", f"trace={call}", "-e", f"inject={call}:signal={signal}:when={when}"]
         words = ["strace", "-f", "-qq", "-o", log, "-p", str(self.kernel.pid), *paths, *what]
         strace = subprocess.Popen(words, stderr=subprocess.DEVNULL)
-        return strace, self.until(lambda: phase if f"ed by {signal}" in log.read_text() else None)
+        if not self.until(lambda: f"ed by {signal}" in log.read_text()):
+            return strace, None
+        by_strace = target == "affq" or "= ?" in log.read_text()  # a call that never returned; else someone else killed it
+        return strace, phase if by_strace else "elsewhere"
 
     def settle(self, ended=False):
         """Enter what was kept after each kill: the next attempt's run.json says so, and a run that was complete keeps all."""
