@@ -23,7 +23,11 @@ FORCE = Annotated[bool, typer.Option("--force", help="Do every run again; what i
 
 class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx):
-        """Say a word at Ctrl-C, which would otherwise end a command without one."""
+        """Say a word at Ctrl-C, which would otherwise end a command without one; a batch system's signals end it alike."""
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup lets it go on without a terminal
+                signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -116,15 +120,13 @@ def run(
     from affq.execute import run_study
     from affq.progress import reporter
 
-    for name in ("SIGTERM", "SIGHUP"):  # a batch system, or a terminal that closes, ends a study as Ctrl-C does
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.default_int_handler)
     try:
         with reporter(as_json, quiet) as tell:
             choice = planning.Choice(_listed(only), redo_stale, redo_failed, force)
             failed = run_study(loaded, results, tell, choice, fail_fast)
     except KeyboardInterrupt:
-        _say(f"affq: stopped. What is done is kept; affq run {study} goes on from there.", sys.stderr)
+        again = "the same command begins again" if force else "the same command goes on from there"
+        _say(f"affq: stopped. What is done is kept; {again}.", sys.stderr)
         raise typer.Exit(130) from None
     except InputError:
         if fresh and not any(results.glob(f"{loaded.name}/runs/*--*")):  # a model that cannot be fetched leaves no study

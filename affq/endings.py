@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from affq import estimate
 from affq.precisions import PRECISIONS
 
@@ -10,74 +12,69 @@ KINDS = {
     "PrecisionError": "unsupported",
     "LoadError": "load_failed",
     "InputError": "load_failed",
-    "OutOfMemoryError": "out_of_memory",
-    "MemoryError": "out_of_memory",
 }
-# How libraries say that memory ran out, in errors of other types.
-MEMORY_WORDS = (
-    *("can't allocate memory", "Cannot allocate memory", "CUDA out of memory", "CUDA error: out of memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc"),
-)
+# How libraries say that memory ran out, in errors of other types: the machine's own, and a GPU's.
+HOST_WORDS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+GPU_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 DISK_WORDS = (
-    "No space left on device",
-    "Read-only file system",
-    "Disk quota exceeded",
-    "Permission denied",
-    "Input/output error",
+    *("No space left on device", "Read-only file system", "Disk quota exceeded", "Permission denied", "Input/output error"),
 )
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 0.5}  # uint8: two weights of 4 bits
+GOES_ON = "goes on from the texts that are there"
 
 
-def of_error(run, device, name, words):
-    """Give {kind, words, remedy, again} for an exception of class `name` in a run's notebook. device: cpu, cuda, None unknown."""
-    kind = KINDS.get(name, "out_of_memory" if any(said in words for said in MEMORY_WORDS) else "error")
-    if kind == "out_of_memory":
-        return {"kind": kind, "words": words, "remedy": memory_remedy(run, device), "again": False}
-    if kind != "error":
+def of_error(run, free_bytes, name, words):
+    """Give {kind, words, remedy, again} for an exception of class `name` in a run's notebook.
+
+    free_bytes: of the machine's memory, when the attempt began.
+    """
+    host = name == "MemoryError" or any(said in words for said in HOST_WORDS)
+    if host or name == "OutOfMemoryError" or any(said in words for said in GPU_WORDS):
+        remedy = _host_remedy(run, free_bytes) if host else _gpu_remedy(run)
+        return {"kind": "out_of_memory", "words": words, "remedy": remedy, "again": False}
+    if kind := KINDS.get(name):
         return {"kind": kind, "words": words, "remedy": None, "again": False}
     disk = any(said in words for said in DISK_WORDS)
     remedy = "mend the disk or the folder; the same command goes on" if disk else None
-    return {"kind": kind, "words": f"{name}: {words}", "remedy": remedy, "again": disk}
+    return {"kind": "error", "words": f"{name}: {words}", "remedy": remedy, "again": disk}
 
 
-def of_dead_kernel(run, killed_before, free_bytes, again):
+def of_dead_kernel(run, free_bytes, killed_before, again):
     """Give the same for a kernel that ended without a word: of memory only if the system counted a process killed for that."""
     if killed_before is not None and (oom_kills() or 0) > killed_before:
-        words = f"the system ended the process of this run for want of memory; {free_bytes / 1e9:.1f} GB were free when it began"
-        return {"kind": "out_of_memory", "words": words, "remedy": memory_remedy(run, "cpu"), "again": False}
-    remedy = "its log may say why; the same command goes on from the texts that are there"
+        words = "the system ended the process of this run for want of memory"
+        return {"kind": "out_of_memory", "words": words, "remedy": _host_remedy(run, free_bytes), "again": False}
+    remedy = f"its log may say why; {'the same command' if again else 'affq run --redo-failed'} {GOES_ON}"
     return {"kind": "kernel_died", "words": "the process of this run ended without a word", "remedy": remedy, "again": again}
 
 
 def of_timeout(what, limit_s):
     """Give the same for a run, or a cell of its notebook, that took longer than the study allows."""
-    remedy = f"raise limits: {what}_s in the study; affq run --redo-failed goes on from the texts that are there"
+    remedy = f"raise limits: {what}_s in the study; affq run --redo-failed {GOES_ON}"
     words = f"a {what} took longer than the study's {limit_s:,} s, and was ended"
     return {"kind": "timeout", "words": words, "remedy": remedy, "again": False}
 
 
 UNFINISHED = {"kind": "error", "words": "the notebook ended without completing the run", "remedy": None, "again": False}
-INTERRUPTED = {
-    "kind": "interrupted",
-    "words": "stopped by the user",
-    "remedy": "the same command goes on from the texts that are there",
-    "again": True,
-}
+INTERRUPTED = {"kind": "interrupted", "words": "stopped by the user", "remedy": f"the same command {GOES_ON}", "again": True}
 
 
-def memory_remedy(run, device):
-    """Say what the run needs, roughly, and what would need less: a lower precision, a smaller batch."""
+def _host_remedy(run, free_bytes):
+    needed = {name: estimate.memory_bytes(replace(run, precision=name)) for name in PRECISIONS}
+    return f"loading needs about {needed[run.precision] / 1e9:.1f} GB, {free_bytes / 1e9:.1f} were free: {_less(run, needed)}"
 
-    def needs_bytes(precision):
-        if device == "cuda":
-            return run.model.parameters * WEIGHT_BYTES[PRECISIONS[precision].weight_dtype]
-        return estimate.memory_bytes(replace(run, precision=precision))
 
-    here = needs_bytes(run.precision)
-    lower = [name for name in PRECISIONS if needs_bytes(name) < 0.9 * here]
-    what = "its weights alone take" if device == "cuda" else "loading it takes"
-    tries = [*lower[:1], *([f"batch {run.study.batch // 2}"] if run.study.batch > 1 else [])] or ["a machine with more memory"]
-    return f"{what} about {here / 1e9:.1f} GB: try {' or '.join(tries)}"
+def _gpu_remedy(run):
+    needed = {name: run.model.parameters * WEIGHT_BYTES[entry.weight_dtype] for name, entry in PRECISIONS.items()}
+    return f"its weights alone need about {needed[run.precision] / 1e9:.1f} GB: {_less(run, needed)}"
+
+
+def _less(run, needed):
+    """Say what needs less: a lower precision for the weights, a smaller batch for what comes after them."""
+    lower = next((name for name in PRECISIONS if needed[name] < 0.9 * needed[run.precision]), None)
+    tries = [f"try {lower}"] if lower else []
+    tries += [f"once it is loaded, batch {run.study.batch // 2} takes less"] if run.study.batch > 1 else []
+    return ", or ".join(tries) or "free some, or take a machine with more"
 
 
 def oom_kills():
@@ -85,26 +82,38 @@ def oom_kills():
 
     Control groups of version 2 count in memory.events, those of version 1 in memory.oom_control; else the whole system counts.
     """
-    for counter in _counters():
+    counters = [group / name for group in _groups() for name in ("memory.events", "memory.oom_control")]
+    for counter in (*counters, Path("/proc/vmstat")):
         try:
-            lines = dict(line.split() for line in counter.read_text().splitlines())
-            return int(lines["oom_kill"])
+            return int(dict(line.split() for line in counter.read_text().splitlines())["oom_kill"])
         except (OSError, KeyError, ValueError):
             continue
     return None
 
 
-def _counters():
+def free_bytes():
+    """Give the memory that is available: the machine's, or what this process's control group leaves of its limit."""
+    free = psutil.virtual_memory().available
+    for group in _groups():
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            try:
+                free = min(free, int((group / limit).read_text()) - int((group / used).read_text()))
+            except (OSError, ValueError):  # no such file, or "max": no limit
+                continue
+    return free
+
+
+def _groups():
+    """List the folders of this process's memory control group, as the machine sees it and as a container does."""
     try:
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     except OSError:
-        groups = []
+        return []
     root = Path("/sys/fs/cgroup")
+    found = []
     for _, controllers, path in groups:
         if "memory" in controllers.split(","):
-            yield root / "memory" / path.lstrip("/") / "memory.oom_control"
-            yield root / "memory" / "memory.oom_control"  # as a container sees its own group
-        elif controllers == "":
-            yield root / path.lstrip("/") / "memory.events"
-            yield root / "memory.events"
-    yield Path("/proc/vmstat")
+            found += [root / "memory" / path.lstrip("/"), root / "memory"]
+        elif not controllers:
+            found += [root / path.lstrip("/"), root]
+    return found

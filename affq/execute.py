@@ -7,7 +7,6 @@ import time
 from contextlib import contextmanager
 
 import papermill
-import psutil
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -32,9 +31,9 @@ def run_study(study, results, tell, choice, fail_fast=False):
     tell(event) is told what goes on; `progress` lists the events. Raises InputError if another process holds the results.
     """
     check_kernel()
+    wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
     folder = study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
-    wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
     for model in study.models:
         if model.name in wanted:
             model.fetch(lambda words: tell({"event": "fetching", "words": words}))
@@ -64,14 +63,14 @@ def _run_all(study, every, results, tell, fail_fast):
                 tell({"event": "run", **about, **event, **later})
 
             with watched(record, guess_s, look):
-                execute_run(record, results, texts_kept=status not in ("ok", "stale"))
+                execute_run(record, results, planned.keeps_texts)
             status, note = record.status()
         took = {"executed": planned.to_run, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
         tell({"event": "run_ended", **about, "status": status, "note": note, **took})
         ok += status in ("ok", "stale")
         if status == "failed":
             failed.append(planned.run_id)
-            if fail_fast:
+            if fail_fast and planned.to_run:
                 break
     elapsed_s = time.monotonic() - began_s
     tell({"event": "study_ended", "study": study.name, "ok": ok, "runs": len(every), "elapsed_s": elapsed_s})
@@ -112,7 +111,7 @@ def _attempt(record, results, last):
     """Execute the generating notebook once; give how it ended early, in the words of `endings`, or None."""
     run, limits = record.run, record.run.study.limits
     parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
-    killed_before, free_bytes, too_long = endings.oom_kills(), psutil.virtual_memory().available, threading.Event()
+    killed_before, free_bytes, too_long = endings.oom_kills(), endings.free_bytes(), threading.Event()
     mark = _mark(record.folder.parent)
 
     def end():
@@ -133,10 +132,10 @@ def _attempt(record, results, last):
         if isinstance(error, CellTimeoutError):
             return endings.of_timeout("cell", limits["cell_s"])
         if isinstance(error, DeadKernelError):
-            return endings.of_dead_kernel(run, killed_before, free_bytes, again=not last)
+            return endings.of_dead_kernel(run, free_bytes, killed_before, again=not last)
         if isinstance(error, PapermillExecutionError):
-            return endings.of_error(run, record.known("hardware", "device"), error.ename, error.evalue)
-        return endings.of_error(run, None, type(error).__name__, str(error))
+            return endings.of_error(run, free_bytes, error.ename, error.evalue)
+        return endings.of_error(run, free_bytes, type(error).__name__, str(error))
     finally:
         watch.cancel()
         locks.end_processes(mark)  # its children, and itself if it does not listen
@@ -239,13 +238,18 @@ def _execute_over(study, results, name):
     try:
         with locks.held(folder, "scoring", print):
             locks.end_processes(mark)
-            execute(name, output, {"study": study.source, "results": str(results)}, mark=mark)
+            try:
+                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark)
+            finally:
+                locks.end_processes(mark)
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
         raise InputError(f"{name}.ipynb ended with {error.ename}: {error.evalue}; where it ended is in {output}") from None
     except DeadKernelError:
         raise InputError(f"the process of {name}.ipynb ended without a word, often for want of memory; try again") from None
+    except RuntimeError as error:  # a kernel that does not start
+        raise InputError(f"{name}.ipynb did not begin: {error}; try again") from None
     return output
 
 

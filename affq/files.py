@@ -27,34 +27,57 @@ def lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def append(path, data):
+def sealed(data, about):
+    """Give `about` with a hash of it and of the bytes that go with it: neither changes unseen."""
+    return {"sha256": hashlib.sha256(data + json.dumps(about).encode()).hexdigest(), **about}
+
+
+class Journal:
+    """Rows that are appended batch by batch to one file; a sealed line in another says of each batch that it is whole."""
+
+    def __init__(self, rows, seals):
+        self.rows, self.seals = rows, seals
+
+    def append(self, rows, reading):
+        """Append one batch: its rows, then the line that seals them, {sha256, texts, end_byte, **reading}."""
+        data = lines(rows).encode()
+        end = _append(self.rows, data)
+        _append(self.seals, lines([sealed(data, {"texts": len(rows), "end_byte": end, **reading})]).encode())
+
+    def batches(self, key):
+        """Read the lines of the batches that are whole, up to the first that is torn, was changed, or repeats a row's key."""
+        try:
+            data, seals = self.rows.read_bytes(), self.seals.read_bytes()
+        except FileNotFoundError:
+            return []
+        found, seen, start = [], set(), 0
+        for line in seals.split(b"\n"):
+            try:
+                seal = json.loads(line)
+                about = {name: value for name, value in seal.items() if name != "sha256"}
+                batch = data[start : about["end_byte"]]
+                keys = {key(json.loads(row)) for row in batch.split(b"\n") if row}
+            except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+                break
+            if sealed(batch, about) != seal or seen & keys:
+                break
+            found.append(seal)
+            seen, start = seen | keys, about["end_byte"]
+        return found
+
+    def keep(self, batches):
+        """Drop what comes after these batches."""
+        os.truncate(self.rows, batches[-1]["end_byte"])
+        write(self.seals, lines(batches))
+
+
+def _append(path, data):
     """Append bytes, flush them to the disk, and return the size of the file."""
     with open(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
-
-
-def sealed(data, about):
-    """Give the line that goes with appended bytes: `about`, with `end_byte`, and a hash of both: neither changes unseen."""
-    return {"sha256": hashlib.sha256(data + json.dumps(about).encode()).hexdigest(), **about}
-
-
-def whole(data, seals):
-    """Read sealed lines (bytes) up to the first whose piece of `data` is torn or changed, or that is so itself."""
-    found, start = [], 0
-    for line in seals.split(b"\n"):
-        try:
-            seal = json.loads(line)
-            about = {name: value for name, value in seal.items() if name != "sha256"}
-            if sealed(data[start : about["end_byte"]], about) != seal:
-                break
-        except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
-            break
-        start = about["end_byte"]
-        found.append(seal)
-    return found
 
 
 def read_json(path, remedy):

@@ -3,7 +3,8 @@
 import os
 import socket
 import time
-from contextlib import contextmanager
+from _thread import interrupt_main
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import psutil
@@ -23,14 +24,13 @@ def held(folder, name, say):
     One that a dead process of this machine left is taken over at once. Whether a holder on another machine lives shows only
     in time: it is watched, and say(words) is told so. filelock's SoftFileLease keeps the lease alive and breaks dead ones.
     """
-    lease, about = SoftFileLease(folder / name, lease_duration=LEASE_S), folder / f"{name}.holder.json"
+    about = folder / f"{name}.holder.json"
+    # A holder that slept too long has lost the lease to another: it stops as at Ctrl-C, before it writes any more.
+    lease = SoftFileLease(folder / name, lease_duration=LEASE_S, on_compromise=lambda _: interrupt_main())
     try:
         lease.acquire(timeout=0)
     except Timeout:
-        if _empty(folder / name):  # filelock takes it for a lock of long ago: its process died before it wrote who it is
-            time.sleep(GRACE_S)
-            if _empty(folder / name):
-                (folder / name).unlink()
+        _remove_empty(folder / name)
         owner, patience_s = lease.owner, 0
         if owner and owner.hostname != socket.gethostname():
             patience_s = LEASE_S + 5
@@ -44,15 +44,23 @@ def held(folder, name, say):
         files.write_json(about, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         yield
     finally:
-        about.unlink(missing_ok=True)
+        if not lease.compromise:
+            about.unlink(missing_ok=True)
         lease.release()
 
 
-def _empty(lock):
-    try:
-        return lock.stat().st_size == 0
-    except FileNotFoundError:
-        return False
+def _remove_empty(lock):
+    """Remove a lock whose process died before it wrote who it is: filelock takes it for one of long ago, and keeps it."""
+    if not lock.exists() or lock.stat().st_size:
+        return
+    time.sleep(GRACE_S)
+    aside = lock.with_name(f"{lock.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        lock.rename(aside)
+        if aside.stat().st_size:  # somebody took it just now
+            aside.rename(lock)
+        else:
+            aside.unlink()
 
 
 def _taken(owner, about):

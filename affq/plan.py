@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from affq import InputError
+from affq.provenance import changes_since, software
 from affq.records import Record, study_folder
 
 
@@ -23,7 +24,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Planned:
-    """One chosen run. run_id is None, and record too, for a model that was not fetched yet."""
+    """One chosen run. run_id is None, and record too, for a model that was not fetched yet.
+
+    keeps_texts: whole batches that are there are kept when the run goes on, rather than set aside.
+    """
 
     run_id: str | None
     model: str
@@ -32,6 +36,7 @@ class Planned:
     reason: str
     to_run: bool
     record: Record | None
+    keeps_texts: bool = True
 
 
 def plan(study, results, choice):
@@ -45,7 +50,7 @@ def plan(study, results, choice):
 
 
 def _chosen(planned, patterns):
-    names = (planned.run_id or "", planned.model, planned.precision)
+    names = [name for name in (planned.run_id, planned.model, planned.precision) if name]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
@@ -62,19 +67,17 @@ def _planned(run, results, choice):
     if status == "failed" and not to_run:
         to_run, why = _again(record, choice)
         reason += f"; {why}"
-    return Planned(run_id=run.id, **about, status=status, reason=reason, to_run=to_run, record=record)
+    keeps = not choice.force and status in ("missing", "partial", "failed") and not record.of_another_version()
+    return Planned(run_id=run.id, **about, status=status, reason=reason, to_run=to_run, record=record, keeps_texts=keeps)
 
 
 def _again(record, choice):
     """Say whether a failed run is tried again, and why: not what would fail again."""
-    if choice.failed or record.failure()["again"]:
+    failure = record.failure()
+    if choice.failed or failure["again"]:
         return True, "affq run tries it again"
-    try:
-        changed = record.changed()
-    except InputError:  # it failed before it wrote what it ran on
-        return True, "affq run tries it again"
-    if changed:
-        return True, f"affq run tries it again, since {changed}"
+    if changes := changes_since(failure["software"], software()):
+        return True, f"affq run tries it again, since {', '.join(changes)}"
     return False, "not tried again unless affq run --redo-failed"
 
 

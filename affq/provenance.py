@@ -1,6 +1,7 @@
 """What software makes the texts and the scores: versions, the commit of a clone, digests of the code."""
 
 import hashlib
+import json
 import platform
 import shutil
 import subprocess
@@ -24,14 +25,14 @@ def software():
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
         "commit": _commit(),
-        "code_digest": _digest([*(PACKAGE / name for name in GENERATING), NOTEBOOKS / "1_generate.ipynb"]),
+        "code_digest": _digest([*((PACKAGE / name).read_bytes() for name in GENERATING), _cells(NOTEBOOKS / "1_generate.ipynb")]),
     }
 
 
 @cache
 def scoring():
     """Say what software scores: a digest of the scoring code, and the version of what it counts with."""
-    return {"code_digest": _digest(PACKAGE / name for name in SCORING), "rouge_score": version("rouge-score")}
+    return {"code_digest": _digest((PACKAGE / name).read_bytes() for name in SCORING), "rouge_score": version("rouge-score")}
 
 
 def changes_since(then, now):
@@ -55,8 +56,15 @@ def _commit():
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
 
 
-def _digest(files):
+def _cells(notebook):
+    """Read the code of a notebook, but for its parameters: who executes it by hand saves those, and outputs, with it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = [c["source"] for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])]
+    return "\n".join("".join(source) for source in code).encode()
+
+
+def _digest(parts):
     code = hashlib.sha256()
-    for file in files:
-        code.update(file.read_bytes())
+    for part in parts:
+        code.update(part)
     return code.hexdigest()

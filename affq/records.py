@@ -7,7 +7,6 @@ reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, meas
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from datetime import UTC, datetime
@@ -28,13 +27,14 @@ FIELDS = {
         *("settings", "software versions torch", "software code_digest", "hardware device"),
         *("stored_dtype", "weights_sha256", "texts_kept"),
     ),
-    "failed.json": ("kind", "words", "remedy", "again"),
+    "failed.json": ("kind", "words", "remedy", "again", "software versions", "software code_digest"),
     "measurements.json": (
         *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "latency", "seconds"),
     ),
     "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
 }
 REMEDY = "affq run does it again"
+KEEPS_OLD = "the version that wrote them reads them; affq run --force does the run again, and moves them to attempts/"
 
 
 def study_folder(results, study):
@@ -49,6 +49,7 @@ class Record:
         self.run = run
         self.folder = study_folder(results, run.study) / "runs" / run.id
         self.scores_folder = self.folder / "scores"
+        self._texts = files.Journal(*(self.folder / name for name in TEXTS))
 
     def set_aside(self, texts=False):
         """Move what an earlier attempt ended with to attempts/<n>/, its `texts` too where they are not to be kept."""
@@ -86,8 +87,7 @@ class Record:
         if not kept:
             self._aside(TEXTS)
         else:
-            os.truncate(self.folder / "generations.jsonl", kept[-1]["end_byte"])
-            files.write(self.folder / "batches.jsonl", files.lines(kept))
+            self._texts.keep(kept)
         texts_kept = sum(batch["texts"] for batch in kept)
         files.write_json(self.folder / "run.json", {**about, "texts_kept": texts_kept})
         return len(kept)
@@ -100,28 +100,26 @@ class Record:
             return False
 
     def append(self, generations, reading):
-        """Append one whole batch: its texts, then its reading (seconds, bytes), which says that the texts are all there."""
-        data = files.lines(generations).encode()
-        end = files.append(self.folder / "generations.jsonl", data)
-        line = files.sealed(data, {"texts": len(generations), "end_byte": end, **reading})
-        files.append(self.folder / "batches.jsonl", files.lines([line]).encode())
+        """Append one whole batch: its texts, then its reading (seconds, bytes), which says that the texts are all there.
+
+        Raises ValueError if the run is complete.
+        """
+        if self.complete:
+            raise ValueError("this run is complete; execute the notebook from its first cell to do it again")
+        self._texts.append(generations, reading)
 
     def batches(self):
-        """Read the batches that are whole, up to the first that is torn or was changed: {texts, end_byte, readings}."""
-        try:
-            return files.whole(*((self.folder / name).read_bytes() for name in TEXTS))
-        except FileNotFoundError:
-            return []
+        """Read what stands beside the texts of each whole batch: {texts, end_byte, …}."""
+        return self._texts.batches(lambda row: (row["prompt_id"], row["emotion"], row["sample"]))
 
     def finish(self, measurements):
         """Write the measurements, then done.json with the hashes of the records: the run is complete from here on.
 
-        Raises ValueError for a generation that is there twice, as after executing a cell of the notebook again.
+        Raises ValueError unless each text is there, and once: cells of a notebook can be left out, or executed again.
         """
-        keys = [(row["prompt_id"], row["emotion"], row["sample"]) for row in self.generations()]
-        if len(set(keys)) < len(keys):
-            path = self.folder / "generations.jsonl"
-            raise ValueError(f"{path} holds a generation twice; execute the notebook from its first cell")
+        wanted, there = self.run.study.texts_wanted, sum(batch["texts"] for batch in self.batches())
+        if not there == wanted == len(self.generations()):
+            raise ValueError(f"{there} of {wanted} texts are there; execute the notebook from its first cell")
         files.write_json(self.folder / "measurements.json", measurements)
         hashes = {name: sha256_of(self.folder / name) for name in RECORDS}
         files.write_json(self.folder / "done.json", files.sealed(b"", hashes))
@@ -137,20 +135,25 @@ class Record:
             files.write_json(self.folder / "failed.json", _failure(kind, plain, remedy, again))
 
     def failure(self):
-        """Read how the run failed, {kind, words, remedy, again}; None if it did not."""
+        """Read how the run failed, {kind, words, remedy, again, software}; None if it did not."""
         if (self.folder / "done.json").exists():
             if altered := self._altered():
                 return _failure("damaged", altered, again=True)
-            try:
-                self.about()
-            except InputError as error:
-                return _failure("other_version", str(error), again=False)
+            if self.of_another_version():
+                return _failure("other_version", "its records are of another version of affq", KEEPS_OLD)
         elif (self.folder / "failed.json").exists():
             try:
                 return self._read("failed.json")
             except InputError:
                 return _failure("damaged", "failed.json cannot be read", again=True)
         return None
+
+    def of_another_version(self):
+        """Say whether run.json is there and has another format than this version's."""
+        try:
+            return files.read_json(self.folder / "run.json", REMEDY).get("format") != FORMAT
+        except InputError:
+            return False
 
     def mark(self):
         """Give what tells one attempt's run.json from the next one's; None before the first."""
@@ -176,7 +179,7 @@ class Record:
         if (self.folder / "measurements.json").exists():
             return "ending", done
         wanted = self.run.study.texts_wanted
-        return ("timing" if done >= wanted else "generating" if done > kept else "loading"), done
+        return ("loading" if done <= kept else "timing" if done >= wanted else "generating"), done
 
     def status(self):
         """Give (status, note): ok, missing, partial, stale or failed, and why."""
@@ -185,8 +188,12 @@ class Record:
         if self.complete:
             return ("stale", changed) if (changed := self.changed()) else ("ok", "")
         if (self.folder / "run.json").exists():
-            kept = sum(batch["texts"] for batch in self.batches())
-            return "partial", f"{kept} of {self.run.study.texts_wanted} texts kept"
+            try:
+                changed = self.changed()
+            except InputError:
+                changed = "its run.json cannot be used"
+            kept = 0 if changed else sum(batch["texts"] for batch in self.batches())
+            return "partial", f"{kept} of {self.run.study.texts_wanted} texts kept" + (f": {changed}" if changed else "")
         return "missing", "not run yet"
 
     @property
@@ -219,22 +226,16 @@ class Record:
 
     def about(self):
         """Read run.json: settings, software, hardware. Raises InputError for a record of another version of affq."""
-        if (found := files.read_json(self.folder / "run.json", REMEDY).get("format")) != FORMAT:
-            raise InputError(
-                f"its records are of another version of affq (format {found}, this one reads {FORMAT}): affq run --force does it "
-                f"again and keeps them in attempts/, the version that wrote them reads them"
-            )
+        if self.of_another_version():
+            raise InputError(f"{self.folder} holds records of another version of affq; {KEEPS_OLD}")
         return self._read("run.json")
 
-    def known(self, *keys):
-        """Give a field of run.json, by its nested keys; None before the run began, or where that is not known."""
+    def stored_dtype(self):
+        """Name the dtype of the published weights, as the run found it; None before it began, or where that is not known."""
         try:
-            found = self.about()
+            return self.about()["stored_dtype"]
         except InputError:
             return None
-        for key in keys:
-            found = found[key]
-        return found
 
     def generations(self):
         """Read the generations, in the order in which they were made."""
@@ -288,7 +289,7 @@ class Record:
 
 
 def _failure(kind, words, remedy=None, again=False):
-    return {"kind": kind, "words": words, "remedy": remedy, "again": again}
+    return {"kind": kind, "words": words, "remedy": remedy, "again": again, "software": software()}
 
 
 def records(results, study):

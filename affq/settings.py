@@ -95,13 +95,14 @@ class Settings:
                 raise InputError(f"{what} {value!r} in {self.where(key, index)} is named twice")
         return tuple(values)
 
-    def integer(self, least, *place):
+    def integer(self, least, *place, most=None):
         value = self.values
         for key in place:
             value = value[key]
-        if type(value) is not int or value < least:
+        if type(value) is not int or value < least or (most is not None and value > most):
+            range_words = f"from {least}" + (f" to {most:,}" if most is not None else "")
             raise InputError(
-                f"{place[-1]} in {self.where(*place)} must be a whole number from {least}; found {SHORT.repr(value)}"
+                f"{place[-1]} in {self.where(*place)} must be a whole number {range_words}; found {SHORT.repr(value)}"
             )
         return value
 

@@ -20,6 +20,7 @@ EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
 ENGINES = ("eager",)
 DEVICES = ("auto", "cpu", "cuda")
 DECODINGS = ("greedy",)
+YEAR_S = 31_536_000
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ class _Reader(Settings):
                 "warmup_tokens": self.integer(1, "measurement", "warmup_tokens"),
             },
             limits={
-                "cell_s": self.integer(1, "limits", "cell_s"),
-                "run_s": self.integer(1, "limits", "run_s"),
+                "cell_s": self.integer(1, "limits", "cell_s", most=YEAR_S),
+                "run_s": self.integer(1, "limits", "run_s", most=YEAR_S),
             },
             judges=self.names("judges", "judge", judges),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),

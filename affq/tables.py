@@ -88,7 +88,7 @@ def summary(records, texts):
     for record in records:
         run, (status, note) = record.run, record.status()
         row = {"run_id": run.id, "model": run.model.name, "precision": run.precision, "engine": run.study.engine}
-        row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": record.known("stored_dtype")}
+        row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": record.stored_dtype()}
         notes = [note] if note else []
         if record.complete:
             row |= _measured(record)

@@ -42,7 +42,8 @@ def time_spent(spent):
     """Say what the runs took together. spent: tables.time_spent."""
     return (
         f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated "
-        f"text. Not counted: fetching and converting weights, the end of each process, the scoring notebook's start, this page."
+        f"text. Not counted: fetching and converting weights, earlier attempts at a run, the end of each process, the scoring "
+        f"notebook's start, this page."
     )
 
 

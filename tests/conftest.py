@@ -15,6 +15,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from affq import weights
+from affq.prompts import cross, read_prompts
 from affq.study import PACKAGE
 
 CHAT = (
@@ -175,3 +176,30 @@ def write_study(tmp_path):
         return path
 
     return write
+
+
+ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
+MEASURED = {
+    "model": {"compute_dtype": "float32", "chat_template": "none"},
+    "census": [],
+    "memory": {"kind": "rss", "phases": {}},
+    "latency": [],
+    "seconds": {},
+}
+
+
+def generations(study):
+    """Give a text for each request of a study: two\u2028lines for a program that believes in line separators."""
+    rest = {"prompt": "p", "text": "one\u2028two", "new_tokens": 2, "ended": True}
+    return [
+        {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")} | rest
+        for request in cross(read_prompts(study.prompts), study.emotions)
+    ]
+
+
+def complete(record):
+    """Write the records of a run that ended well."""
+    record.start(ENVIRONMENT)
+    record.append(generations(record.run.study), {})
+    record.finish(MEASURED)
+    return record

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import nbformat
 import pytest
+from conftest import complete
 
-from affq import InputError, execute, locks, records
+from affq import InputError, endings, execute, locks, records
 from affq.plan import Choice
 from affq.study import load_study
 
@@ -44,13 +45,14 @@ def record(write_study, tmp_path, tiny_llama):
         ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            f"kernel_died: the process of this run ended without a word; its log may say why; {GOES_ON}",
+            "kernel_died: the process of this run ended without a word; its log may say why; affq run --redo-failed goes on from "
+            "the texts that are there",
         ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
         (
             "import torch\nraise torch.OutOfMemoryError('2 GiB')",
-            "out_of_memory: 2 GiB; loading it takes about 0.5 GB: try batch 1",
+            "out_of_memory: 2 GiB; its weights alone need about 0.0 GB: try bf16, or once it is loaded, batch 1 takes less",
         ),
     ],
 )
@@ -120,9 +122,7 @@ def test_kernel_of_another_environment_is_refused(monkeypatch):
 )
 def test_summary_that_fails_is_one_sentence(broken, record, source, said):
     broken(source, "3_summary")
-    record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
-    record.append([], {})
-    record.finish({})
+    complete(record)
     with pytest.raises(InputError, match=said):
         execute.summarize_study(record.run.study, record.folder.parents[2])
 
@@ -200,8 +200,8 @@ def executed(study, results, choice, **options):
 def test_failed_run_leaves_the_others_going_or_stops_them(four, tmp_path):
     failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16")), fail_fast=True)
     assert ran == ["fp32"] and len(failed) == 1
-    failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16")))
-    assert ran == ["fp32", "bf16"] and len(failed) == 2  # no run.json was written: what they ran on is not known
+    failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16"), failed=True))
+    assert ran == ["fp32", "bf16"] and len(failed) == 2
 
 
 def test_second_run_on_the_same_results_says_who_holds_them(four, tmp_path):
@@ -210,3 +210,24 @@ def test_second_run_on_the_same_results_says_who_holds_them(four, tmp_path):
         with pytest.raises(InputError, match=rf"is held by process {os.getpid()} on .* since 20\d\d-"):
             executed(four, tmp_path / "results", Choice())
     assert len(executed(four, tmp_path / "results", Choice(only=("nf4",)))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "name, words, kind",
+    [
+        ("LoadError", "cannot load m: RuntimeError: DefaultCPUAllocator: can't allocate memory", "out_of_memory"),
+        ("RuntimeError", "CUDA error: out of memory", "out_of_memory"),
+        ("PrecisionError", "nf4 cannot be computed on cpu", "unsupported"),
+        ("OSError", "[Errno 28] No space left on device", "error"),
+    ],
+)
+def test_kind_of_an_error_follows_from_its_name_and_words(record, name, words, kind):
+    ending = endings.of_error(record.run, 11_900_000_000, name, words)
+    assert ending["kind"] == kind and ending["again"] == (name == "OSError")
+    assert ("11.9 were free" in str(ending["remedy"])) == (name == "LoadError")  # the host's memory, not the GPU's
+
+
+def test_fail_fast_gets_past_what_failed_before_and_is_not_tried_again(four, tmp_path):
+    executed(four, tmp_path / "results", Choice(only=("fp32",)))
+    failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16", "int8")), fail_fast=True)
+    assert ran == ["bf16"] and len(failed) == 2

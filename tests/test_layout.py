@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "locks": {"files"},
     "endings": {"estimate", "precisions"},
     "provenance": {"study"},
-    "plan": {"records"},
+    "plan": {"provenance", "records"},
     "hub": {"checkpoints", "weights"},
     "sources": {"checkpoints", "hub", "weights"},
     "study": {"precisions", "prompts", "settings", "sources", "weights"},

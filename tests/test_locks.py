@@ -12,14 +12,14 @@ import pytest
 from affq import InputError, locks
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from affq import locks; locks.LEASE_S = 3\n"
+    "import sys, time; from pathlib import Path; from affq import locks; locks.LEASE_S = 6\n"
     "with locks.held(Path(sys.argv[1]), 'lock', print): print('held', flush=True); time.sleep(600)"
 )
 
 
 @pytest.fixture
 def holder(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "LEASE_S", 3)
+    monkeypatch.setattr(locks, "LEASE_S", 6)
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -64,7 +64,7 @@ def test_lock_that_another_machine_left_is_taken_over_after_a_while(holder, tmp_
     holder.wait()
     said = []
     with locks.held(tmp_path, "lock", said.append):
-        assert said == [f"{tmp_path} is held by elsewhere; waiting 3 s for a sign of life"]
+        assert said == [f"{tmp_path} is held by elsewhere; waiting 6 s for a sign of life"]
 
 
 def test_lock_that_another_machine_keeps_alive_is_its_own(holder, tmp_path):

@@ -3,19 +3,13 @@
 import json
 
 import pytest
+from conftest import ENVIRONMENT, complete, generations
 
 from affq import InputError, records
+from affq import plan as planning
 from affq.plan import Choice, left_over, plan
+from affq.provenance import software
 from affq.study import load_study
-
-ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
-MEASURED = {
-    "model": {"compute_dtype": "float32", "chat_template": "none"},
-    "census": [],
-    "memory": {"kind": "rss", "phases": {}},
-    "latency": [],
-    "seconds": {},
-}
 
 
 @pytest.fixture
@@ -39,12 +33,6 @@ def record(study, tmp_path):
     return records.records(tmp_path / "results", study)[0]
 
 
-def complete(record):
-    record.start(ENVIRONMENT)
-    record.append([], {})
-    record.finish(MEASURED)
-
-
 def test_missing_and_partial_runs_are_to_be_done(planned, record):
     record.start(ENVIRONMENT)
     assert planned()["fp32"] == ("partial", "0 of 6 texts kept", True)
@@ -59,7 +47,7 @@ def test_what_is_done_stays_unless_it_is_forced(planned, record):
 
 def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch):
     complete(record)
-    now = records.software()
+    now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
     why = "the generating code changed; kept: affq run --redo-stale does it again"
     assert planned()["fp32"] == ("stale", why, False)
@@ -78,8 +66,8 @@ def test_failed_run_is_tried_again_where_it_may_end_otherwise(planned, record, a
 def test_failed_run_is_tried_again_when_versions_changed(planned, record, monkeypatch):
     record.start(ENVIRONMENT)
     record.fail("unsupported", "no such kernel")
-    now = records.software()
-    monkeypatch.setattr(records, "software", lambda: {**now, "versions": {**now["versions"], "bitsandbytes": "9"}})
+    now = software()
+    monkeypatch.setattr(planning, "software", lambda: {**now, "versions": {**now["versions"], "bitsandbytes": "9"}})
     status, reason, to_run = planned()["fp32"]
     assert to_run and reason.endswith(f"affq run tries it again, since bitsandbytes {now['versions']['bitsandbytes']} → 9")
 
@@ -104,3 +92,21 @@ def test_damaged_run_is_done_again(planned, record):
     (record.folder / "measurements.json").write_text(json.dumps({}))
     why = "damaged: measurements.json was changed after the run had ended; affq run tries it again"
     assert planned()["fp32"] == ("failed", why, True)
+
+
+def test_partial_run_whose_texts_will_not_be_kept_says_so(planned, record, monkeypatch):
+    record.start(ENVIRONMENT)
+    record.append(generations(record.run.study)[:2], {})
+    assert planned()["fp32"] == ("partial", "2 of 6 texts kept", True)
+    now = software()
+    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
+    assert planned()["fp32"] == ("partial", "0 of 6 texts kept: the generating code changed", True)
+
+
+def test_run_of_another_version_stays_unless_it_is_forced(planned, record, monkeypatch):
+    monkeypatch.setattr(records, "FORMAT", 99)
+    complete(record)
+    monkeypatch.undo()
+    status, reason, to_run = planned()["fp32"]
+    assert status == "failed" and "other_version" in reason and not to_run
+    assert planned(force=True)["fp32"][2]

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from conftest import ENVIRONMENT, MEASURED, complete, generations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,43 +12,19 @@ from affq import InputError, files, records
 from affq.provenance import software
 from affq.study import load_study
 
-ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
-MEASURED = {
-    "model": {"compute_dtype": "float32", "chat_template": "none"},
-    "census": [],
-    "memory": {"kind": "rss", "phases": {}},
-    "latency": [],
-    "seconds": {},
-}
-TEXT = {
-    "prompt_id": "note",
-    "kind": "general",
-    "emotion": "joy",
-    "sample": 0,
-    "prompt": "p",
-    "text": "one\u2028two",
-    "new_tokens": 2,
-    "ended": True,
-}
-
 
 @pytest.fixture
 def record(write_study, tmp_path):
     return records.records(tmp_path / "results", load_study(write_study()))[0]
 
 
-def complete(record):
-    record.start(ENVIRONMENT)
-    record.append([TEXT], {})
-    record.finish(MEASURED)
-    return record
-
-
 def test_status_follows_a_run_from_missing_to_ok(record):
     assert record.status() == ("missing", "not run yet")
     record.start(ENVIRONMENT)
-    record.append([TEXT], {})
-    assert record.status() == ("partial", "1 of 6 texts kept")
+    texts = generations(record.run.study)
+    record.append(texts[:2], {})
+    assert record.status() == ("partial", "2 of 6 texts kept")
+    record.append(texts[2:], {})
     record.finish(MEASURED)
     assert record.status() == ("ok", "")
 
@@ -62,7 +39,7 @@ def test_done_holds_the_hashes_of_the_records(record):
 
 
 def test_generations_come_back_as_they_were_even_with_odd_line_separators(record):
-    assert complete(record).generations() == [TEXT]
+    assert complete(record).generations() == generations(record.run.study)
 
 
 def test_failed_run_says_kind_words_and_remedy_and_starting_again_clears_it(record):
@@ -81,44 +58,54 @@ def test_last_words_are_one_line(record):
     assert record.status() == ("failed", "error: first second")
 
 
-def test_generation_that_is_there_twice_is_no_complete_run(record):
+@pytest.mark.parametrize("there", [[0, 1], [0, 1, 2, 1], [0, 1, 2, 0, 1, 2]])
+def test_texts_that_are_not_each_there_once_are_no_complete_run_and_the_next_attempt_mends_it(record, there):
+    """As where a cell of the notebook was stopped, or executed again."""
     record.start(ENVIRONMENT)
-    record.append([TEXT], {})
-    record.append([TEXT], {})
-    with pytest.raises(ValueError, match="holds a generation twice"):
+    batches = in_batches(record)
+    for number in there:
+        record.append(batches[number], {})
+    with pytest.raises(ValueError, match="of 6 texts are there; execute the notebook from its first cell"):
         record.finish(MEASURED)
     assert not record.complete
+    for batch in batches[record.start(ENVIRONMENT) :]:
+        record.append(batch, {})
+    record.finish(MEASURED)
+    assert record.status() == ("ok", "") and record.generations() == generations(record.run.study)
+
+
+def test_complete_run_takes_no_more_texts(record):
+    with pytest.raises(ValueError, match="this run is complete; execute the notebook from its first cell"):
+        complete(record).append([], {})
+    assert record.complete
 
 
 def test_starting_again_sets_a_complete_run_aside_whole(record):
     complete(record).score("judge", {}, lambda generations: [{"n": len(generations)}])
     before = {path.name: path.read_bytes() for path in record.folder.iterdir() if path.is_file()}
     assert record.start(ENVIRONMENT) == 0
-    record.append([TEXT], {})
-    assert len(record.generations()) == 1 and record.scores("judge") == []
+    assert record.batches() == [] and record.scores("judge") == []
     (kept,) = (record.folder / "attempts").iterdir()
     assert {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()} == before
     assert (kept / "scores" / "judge.jsonl").exists()
 
 
-BATCHES = [[{**TEXT, "prompt_id": f"{number}{letter}"} for letter in "ab"] for number in range(3)]
+def in_batches(record):
+    texts = generations(record.run.study)
+    return [texts[start : start + 2] for start in (0, 2, 4)]
 
 
 def begun(record, environment=ENVIRONMENT):
     assert record.start(environment) == 0
-    for number, batch in enumerate(BATCHES):
+    for number, batch in enumerate(in_batches(record)):
         record.append(batch, {"quality_s": number})
-
-
-def ids(record):
-    return [row["prompt_id"] for row in record.generations()]
 
 
 def test_whole_batches_are_kept_with_their_readings(record):
     begun(record)
     assert record.status() == ("partial", "6 of 6 texts kept")
     assert record.start(ENVIRONMENT) == 3
-    assert ids(record) == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    assert record.generations() == generations(record.run.study)
     assert [batch["quality_s"] for batch in record.batches()] == [0, 1, 2]
     assert record.about()["texts_kept"] == 6
 
@@ -133,9 +120,9 @@ def test_wherever_a_file_is_torn_or_changed_only_whole_batches_before_it_are_kep
     place %= len(whole)
     path.write_bytes(whole[:place] if torn else whole[:place] + bytes([byte]) + whole[place + 1 :])
     kept = record.start(ENVIRONMENT)
-    for batch in BATCHES[kept:]:
+    for batch in in_batches(record)[kept:]:
         record.append(batch, {"quality_s": 0})
-    assert ids(record) == ["0a", "0b", "1a", "1b", "2a", "2b"]  # every text once
+    assert record.generations() == generations(record.run.study)  # every text once
     if name == "generations.jsonl":  # what stands before the damage is kept
         end = [batch["end_byte"] for batch in record.batches()]
         unharmed = path.read_bytes() == whole and not torn and whole[place] == byte
@@ -222,7 +209,7 @@ def test_run_of_other_generating_code_is_stale(record, monkeypatch):
 def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_path):
     record = records.records(tmp_path, load_study(write_study(device="cpu")))[0]
     record.start({**ENVIRONMENT, "hardware": {"device": "cuda"}})
-    record.append([TEXT], {})
+    record.append(generations(record.run.study), {})
     record.finish(MEASURED)
     assert record.status() == ("stale", "device cuda → cpu")
 
@@ -237,15 +224,16 @@ def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record,
 
     record.score("judge", {"v": 1}, make)
     record.score("judge", {"v": 1}, make)
-    assert made == [1] and record.scores("judge") == [{"score": 1}]
+    assert made == [6] and record.scores("judge") == [{"score": 1}]
     record.score("judge", {"v": 2}, make)
     assert record.scores("judge") == [{"score": 2}]
-    record.append([TEXT], {})
+    with open(record.folder / "generations.jsonl", "a") as file:
+        file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
-    assert made == [1, 1, 2] and len(record.scores("judge")) == 1
+    assert made == [6, 6, 6] and len(record.scores("judge")) == 1
     monkeypatch.setattr(records, "scoring", lambda: {"code_digest": "other"})
     record.score("judge", {"v": 2}, make)
-    assert made == [1, 1, 2, 2]
+    assert made == [6, 6, 6, 6]
 
 
 def test_scores_without_their_manifest_are_no_scores(record):
@@ -267,7 +255,7 @@ def test_run_of_another_version_is_a_row_that_is_kept(record):
     (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", {name: hashes[name] for name in records.RECORDS})))
     status, note = record.status()
     assert status == "failed" and not record.complete and not record.failure()["again"]
-    assert note.startswith("other_version: its records are of another version of affq (format 99, this one reads 2): affq run")
+    assert note.startswith("other_version: its records are of another version of affq; the version that wrote them reads them")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +286,7 @@ def test_damaged_generation_is_named_with_its_line(record):
     complete(record)
     with open(record.folder / "generations.jsonl", "a") as file:
         file.write('{"prompt_id": "note"}\n')
-    with pytest.raises(InputError, match="generations.jsonl, line 2 is damaged .it has no kind."):
+    with pytest.raises(InputError, match="generations.jsonl, line 7 is damaged .it has no kind."):
         record.generations()
 
 
@@ -322,7 +310,7 @@ def test_last_words_name_no_folder_of_the_user(record):
 def test_progress_follows_the_files_of_this_attempt_alone(record):
     assert record.progress(record.mark()) == ("starting", 0)
     complete(record)
-    assert record.progress(None) == ("ending", 1)
+    assert record.progress(None) == ("ending", 6)
     before = record.mark()
     assert record.progress(before) == ("starting", 0)  # what is there is an earlier attempt's
     begun(record)

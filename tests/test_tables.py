@@ -21,9 +21,9 @@ def generation(prompt_id, emotion, text, ended=False):
     }
 
 
-def write_run(record, judged, peaks, seconds, scale=1):
+def write_run(record, judged, peaks, seconds, scale=1, more=""):
     """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none)."""
-    texts = [generation(p, e, f"{record.run.precision} {p} {e}") for e in ("joy", "sadness", None) for p in ("note", "day")]
+    texts = [generation(p, e, f"{record.run.precision} {p} {e}{more}") for e in ("joy", "sadness", None) for p in ("note", "day")]
     texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
     key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
     record.start(
@@ -152,8 +152,7 @@ def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
 
 
 def test_scores_against_an_earlier_baseline_are_not_shown(runs):
-    write_run(runs[0], ["joy"] * 6, (1, 1, 1), [1.0])
-    runs[0].append([generation("late", "joy", "another text")], {})
+    write_run(runs[0], ["joy"] * 6, (1, 1, 1), [1.0], more=" too")
     assert pd.isna(tables.summary(runs, tables.texts(runs))["rougeL_to_baseline"][1])
 
 
