@@ -82,7 +82,7 @@ def test_asked_to_end_it_says_how_to_go_on_and_leaves_no_process(study, number):
             break
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
-    assert run.returncode == 130 and "affq run toy.yaml goes on from there" in said
+    assert run.returncode == 130 and "the same command goes on from there" in said
     (planned,) = json.loads(affq(folder, "plan", "toy.yaml", "--json").stdout)
     assert planned["status"] == "failed" and planned["reason"].startswith("interrupted") and planned["to_run"]
     assert locks.end_processes(str((folder / "reports" / "toy" / "runs").resolve())) == []

@@ -109,7 +109,7 @@ def test_interruption_ends_cleanly_and_says_how_to_go_on(small):
     process, children = begin_and_interrupt(small, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "affq: stopped. What is done is kept; affq run toy.yaml goes on from there.\n", out + err
+    assert err == "affq: stopped. What is done is kept; the same command goes on from there.\n", out + err
     assert children and not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     plan = subprocess.run([AFFQ, "plan", small.name], cwd=small.parent, capture_output=True, text=True)
     assert plan.stdout.startswith("failed") and "interrupted: stopped by the user" in plan.stdout

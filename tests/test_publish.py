@@ -44,6 +44,9 @@ def publish_hostile(folder, model, canary):
     for name in MODELS:
         shutil.copytree(model, folder / name)
     values = {"models": [str(folder / name) for name in MODELS], "precisions": ["fp32", "bf16"], "emotions": ["joy", "sadness"]}
+    values["prompts"] = "two.csv"
+    rows = (f"{name},event,Tell of {name} with {{emotion}}.,Tell of {name}.\n" for name in ("note", "day"))
+    (folder / "two.csv").write_text("id,kind,text,text_without_emotion\n" + "".join(rows))
     (folder / "hostile.yaml").write_text(yaml.safe_dump(values))
     study = load_study(str(folder / "hostile.yaml"))
     *complete, failed = records.records(folder / "results", study)
