@@ -8,7 +8,10 @@ from contextlib import contextmanager
 import torch
 import transformers
 from safetensors import safe_open
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 
+from affq import experts
 from affq.checkpoints import weight_files
 from affq.precisions import PRECISIONS
 
@@ -54,13 +57,24 @@ def import_for(folder, precision):
     with _explained(folder):
         with torch.device("meta"):
             config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-            empty = transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+            unfused = _unfused(config, precision)
+            empty = unfused(config) if unfused else transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
         asked = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
+        mapping = get_model_conversion_mapping(empty)
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        renamings = [entry for entry in mapping if entry not in converters]
         for file in weight_files(folder):
             with safe_open(file, framework="pt") as opened:
-                for name in sorted(asked.keys() & set(opened.keys())):
-                    if (stored := opened.get_slice(name).get_shape()) != asked[name]:
+                for key in sorted(opened.keys()):
+                    name, converted = rename_source_key(key, renamings, converters, empty.base_model_prefix, asked)
+                    stored = opened.get_slice(key).get_shape()
+                    if not converted and name in asked and stored != asked[name]:
                         raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
+
+
+def _unfused(config, precision):
+    """Give the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
+    return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
 
 
 def load(folder, precision, device):
@@ -69,16 +83,23 @@ def load(folder, precision, device):
     Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
     """
     entry = PRECISIONS[precision]
+    with _explained(folder):
+        unfused = _unfused(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
     options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
     # Weights that stay in the mapped file are as fast as the page cache happens to lie; only the precision that needs no
-    # conversion would stay there. Read into memory, all precisions are alike.
-    options["disable_mmap"] = device == "cpu"
+    # conversion would stay there. Read into memory, all precisions are alike. Experts are too large for that: they are read
+    # weight by weight from the mapped file, so that a model which fits at 8 bits need not fit at 16.
+    options["disable_mmap"] = device == "cpu" and not unfused
     if entry.quantization:
         options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
     with _explained(folder):
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **LOCAL)
+        loader = unfused or transformers.AutoModelForCausalLM
+        model, found = loader.from_pretrained(folder, output_loading_info=True, **options, **LOCAL)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
     _names_fit(folder, model.config.model_type, found)
+    if unfused:
+        for parameter in filter(torch.is_floating_point, model.parameters()):
+            parameter.data = parameter.data.clone()  # out of the mapped file
     # A checkpoint's own settings (suppressed tokens, time limits, penalties) would weigh in otherwise.
     own = model.generation_config
     model.generation_config = transformers.GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)

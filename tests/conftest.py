@@ -63,6 +63,14 @@ def tiny_mixtral(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_moe(tmp_path_factory):
+    """A mixture of experts that affq does not unfuse."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64}
+    config = transformers.Qwen2MoeConfig(vocab_size=512, eos_token_id=0, pad_token_id=0, **experts, **SIZES)
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-moe", config)
+
+
+@pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory):
     return save_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 

@@ -65,8 +65,8 @@ def test_tied_head_is_counted_once(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_mixtral_with_unquantized_experts_fails_its_proof(tiny_mixtral, precision):
-    _, rows = loaded(tiny_mixtral, precision)
+def test_experts_that_stay_unquantized_fail_their_proof(tiny_moe, precision):
+    _, rows = loaded(tiny_moe, precision)
     with pytest.raises(models.PrecisionError, match=rf"{precision} did not take effect: .*experts.gate_up_proj \(bfloat16\)"):
         models.prove(rows, precision)
 

@@ -33,11 +33,11 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_llama, tiny_mixtral):
-    """A folder with a study of a tiny Llama at four precisions and a tiny Mixtral, which cannot be had at int8 and nf4."""
+def folder(tmp_path_factory, tiny_llama, tiny_moe):
+    """A folder with a study of a tiny Llama at four precisions and a tiny Qwen2Moe, which cannot be had at int8 and nf4."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "two.csv").write_text(PROMPTS)
-    study = {"models": [str(tiny_llama), str(tiny_mixtral)], "precisions": ["fp32", "bf16", "int8", "nf4"], **SETTINGS}
+    study = {"models": [str(tiny_llama), str(tiny_moe)], "precisions": ["fp32", "bf16", "int8", "nf4"], **SETTINGS}
     (folder / "toy.yaml").write_text(yaml.safe_dump(study))
     return folder
 
@@ -64,11 +64,26 @@ def test_failed_runs_leave_the_others_going_and_make_the_exit_status_1(folder, r
     assert [line.split()[0] for line in plan] == ["ok"] * 6 + ["failed"] * 2
 
 
-def test_mixtral_is_never_labelled_int8_with_16_bit_experts(folder, ran):
+def test_mixture_of_experts_is_never_labelled_int8_with_16_bit_experts(folder, ran):
     failed = [json.loads((run / "failed.json").read_text()) for run in runs(folder) if (run / "failed.json").exists()]
     assert len(failed) == 2 and {f["kind"] for f in failed} == {"unsupported"}
     assert all("experts.gate_up_proj (bfloat16)" in f["words"] for f in failed)
     assert not any((run / "done.json").exists() for run in runs(folder) if (run / "failed.json").exists())
+
+
+def test_mixtral_runs_at_8_and_4_bits_with_every_expert_counted(tmp_path, tiny_mixtral):
+    (tmp_path / "two.csv").write_text(PROMPTS)
+    study = {"models": [str(tiny_mixtral)], "precisions": ["int8", "nf4"], **SETTINGS}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(study))
+    done = affq(tmp_path, "run", "toy.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run, dtype in zip(runs(tmp_path), ("int8", "uint8"), strict=True):
+        measured = json.loads((run / "measurements.json").read_text())
+        assert measured["model"]["class"] == "UnfusedMixtralForCausalLM"
+        # Two layers of q, o 128·128, k, v 64·128, and three of 256·128 in each of four experts.
+        (weights,) = [part for part in measured["census"] if part["role"] == "weight"]
+        assert weights["dtype"] == dtype and weights["parameters"] == 2 * (4 + 4 * 3)
+        assert weights["elements"] == 2 * (2 * 128 * 128 + 2 * 64 * 128 + 4 * 3 * 256 * 128)
 
 
 def test_records_are_what_the_contract_says(folder, ran):
