@@ -60,19 +60,22 @@ def plan(
     force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one list of JSON objects.")] = False,
 ):
-    """Show a study's runs: the status of each, why, and what affq run with the same options would do."""
+    """Show a study's runs: the status of each, why, the memory it will take, and what affq run with the same options would do."""
     from affq import plan as planning
     from affq.study import load_study
 
     loaded = load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
+    from affq import memory, words
+
+    machine = memory.at_hand(loaded.device)
+    named = ("run_id", "model", "precision", "status", "reason", "to_run")
+    rows = [{n: getattr(p, n) for n in named} | memory.planned(p.run, machine) for p in every]
     if as_json:
-        named = ("run_id", "model", "precision", "status", "reason", "to_run")
-        print(json.dumps([{name: getattr(planned, name) for name in named} for planned in every], indent=1))
+        print(json.dumps(rows, indent=1))
         return
-    for planned in every:
-        name = planned.run_id or f"{planned.model}--{planned.precision}"
-        _say(f"{planned.status:8} {name}" + (f"  {planned.reason}" if planned.reason else ""))
+    for line in words.planned(rows, machine):
+        _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
 

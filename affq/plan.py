@@ -24,11 +24,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Planned:
-    """One chosen run. run_id is None, and record too, for a model that was not fetched yet.
+    """One chosen run of the study. run_id is None, and record too, for a model that was not fetched yet.
 
     keeps_texts: whole batches that are there are kept when the run goes on, rather than set aside.
     """
 
+    run: object
     run_id: str | None
     model: str
     precision: str
@@ -55,7 +56,7 @@ def _chosen(planned, patterns):
 
 
 def _planned(run, results, choice):
-    about = {"model": run.model.name, "precision": run.precision}
+    about = {"run": run, "model": run.model.name, "precision": run.precision}
     try:
         record = Record(results, run)
     except InputError as error:  # a model that is not here yet has no revision

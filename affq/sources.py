@@ -1,7 +1,8 @@
 """Where a model's weights come from: the catalog, a folder, a GGUF file, or a repository of the hub. One interface.
 
 name: as tables show it. revision: what tells these weights from others. stored_dtype, parameters, stored_bytes: of the published
-weights. fetch(say): bring them here, which may reach the network. folder: where to load them from, without any network.
+weights. config: the model's shape, as config.json says it. fetch(say): bring the weights here, which may reach the network.
+folder: where to load them from, without any network.
 """
 
 import re
@@ -34,6 +35,10 @@ class _Examined:
     def stored_bytes(self):
         return self.checkpoint.stored_bytes
 
+    @property
+    def config(self):
+        return checkpoints.check_configuration(self.folder)
+
 
 @dataclass(frozen=True)
 class Catalogued:
@@ -60,6 +65,10 @@ class Catalogued:
     @property
     def stored_bytes(self):
         return self._entry["stored_bytes"]
+
+    @property
+    def config(self):
+        return self._entry["config"]
 
     @property
     def folder(self):
@@ -118,6 +127,10 @@ class Gguf:
         return sum(size for _, size in self._types.values())
 
     @property
+    def config(self):
+        return checkpoints.check_configuration(self.folder)
+
+    @property
     def folder(self):
         if not (found := weights.cached_gguf(self.path)).is_dir():
             raise InputError(f"{self.path} was not converted yet; affq run converts it")
@@ -134,20 +147,55 @@ class Repository(_Examined):
     name: str
     asked: str
 
+    @property
+    def repository(self):
+        return self.name
+
     @cached_property
     def revision(self):
         """Give the repository with its commit."""
-        return f"{self.name}@{self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name}"
+        return f"{self.repository}@{self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name}"
 
     @property
     def folder(self):
-        if not (found := hub.find(self.name, self.asked)):
-            raise InputError(f"{self.name} at {self.asked} is not in the hub's cache; affq run fetches it")
+        if not (found := hub.find(self.repository, self.asked)):
+            raise InputError(f"{self.repository} at {self.asked} is not in the hub's cache; affq run fetches it")
         return found
 
     def fetch(self, say):
-        hub.fetch(self.name, self.asked, say)
+        hub.fetch(self.repository, self.asked, say)
         self.checkpoint  # noqa: B018 - what is wrong with the weights is said before anything runs
+
+
+@dataclass(frozen=True)
+class Published(Repository):
+    """A repository of the hub that the catalog names: its shape is known before anything is fetched."""
+
+    asked: str = "main"
+
+    @property
+    def _entry(self):
+        return weights.catalog()[self.name]
+
+    @property
+    def repository(self):
+        return self._entry["hub"]
+
+    @property
+    def stored_dtype(self):
+        return self._entry["stored_dtype"]
+
+    @property
+    def parameters(self):
+        return self._entry["parameters"]
+
+    @property
+    def stored_bytes(self):
+        return 2 * self.parameters  # all of them are stored as float16 or bfloat16
+
+    @property
+    def config(self):
+        return self._entry["config"]
 
 
 def find(value, beside):
@@ -156,8 +204,8 @@ def find(value, beside):
     value: a name of the catalog, a folder or GGUF file (relative to the folder `beside`), or owner/name of the hub, with
     @revision where it is not main. Raises InputError for files that are there and cannot be loaded.
     """
-    if value in [name for name, entry in weights.catalog().items() if not entry.get("embeds")]:
-        return Catalogued(value)
+    if value in weights.generating():
+        return Published(value) if "hub" in weights.catalog()[value] else Catalogued(value)
     try:
         path = (beside / Path(value).expanduser()).resolve()
         is_folder, is_file = path.is_dir(), path.is_file()

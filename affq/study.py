@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -161,9 +162,10 @@ class _Reader(Settings):
 
     def model(self, index, value):
         if not (found := sources.find(value, self.path.parent)):
-            catalogued = [name for name, entry in weights.catalog().items() if not entry.get("embeds")]
+            near = get_close_matches(value.lower(), known := weights.generating(), n=4, cutoff=0.3) or known[:1]
+            others = f"and {len(known) - len(near)} more in affq's catalog.yaml"
             also = ("or a folder or .gguf file (beside the study)", "or owner/name of the hub (with @revision)")
-            self.refuse("unknown model", value, ("models", index), [*catalogued, *also])
+            self.refuse("unknown model", value, ("models", index), [*near, others, *also])
         return found
 
     def study(self, source):

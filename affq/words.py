@@ -27,6 +27,44 @@ def headline(summary):
     return "\n\n".join(lines)
 
 
+def planned(runs, machine):
+    """Write the lines of affq plan: a table of the runs, what is at hand, and what int8 saves.
+
+    runs: {run_id, model, precision, status, reason} and what memory.planned predicts. machine: memory.at_hand.
+    """
+    names = [run["run_id"] or f"{run['model']}--{run['precision']}" for run in runs]
+    width = max(map(len, names))
+    lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  fits        why"]
+    for name, run in zip(names, runs, strict=True):
+        fits = {True: "yes", False: "no", None: "?"}[run["fits"]]
+        if run["fits"] is False and run["gpus"]:
+            fits = f"no: {run['gpus']} GPUs"
+        amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
+        lines.append(f"{run['status']:8} {name:{width}}  {amounts[0]:>10}  {amounts[1]:>7}  {fits:10}  {run['reason']}".rstrip())
+    one = f"{machine.device_bytes / 1e9:,.1f} GB"
+    lines.append(f"At hand: {one} of memory" if machine.kind == "cpu" else f"At hand: {machine.devices} GPUs of {one} each")
+    if saved := savings(runs):
+        lines += ["Predicted, where the paper says that int8 saves 76 % of GPU memory against 32 bits:", *saved]
+    return lines
+
+
+def savings(runs):
+    """Say for each model what int8 saves of the predicted memory: the paper's claim C1, by arithmetic.
+
+    runs: {model, precision, weights_bytes, peak_bytes}, the bytes None where unknown. Nothing for models without int8 beside
+    fp32 or fp16.
+    """
+    lines, known = [], {(run["model"], run["precision"]): run for run in runs if run["peak_bytes"] is not None}
+    for model in dict.fromkeys(model for model, precision in known if precision == "int8"):
+        low, saved = known[model, "int8"], []
+        for high in (known[model, precision] for precision in ("fp32", "fp16") if (model, precision) in known):
+            weights, peak = (1 - low[key] / high[key] for key in ("weights_bytes", "peak_bytes"))
+            saved.append(f"against {high['precision']} {weights:.1%} of the weights and {peak:.1%} of the peak")
+        if saved:
+            lines.append(f"{model}: int8 saves {'; '.join(saved)}")
+    return lines
+
+
 def shown(summary, column, unit="", scale=1, digits=2):
     """Say a column of the summary, run by run: the alternative text of its chart."""
     named = summary["model"].nunique() > 1

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "sources": {"checkpoints", "hub", "weights"},
     "study": {"precisions", "prompts", "settings", "sources", "weights"},
     "estimate": {"precisions", "prompts"},
+    "memory": {"models", "precisions", "prompts"},
     "progress": {"estimate"},
     "experts": set(),
     "models": {"checkpoints", "experts", "precisions"},
@@ -50,7 +51,8 @@ MAY_IMPORT = {
     "execute": {"endings", "estimate", "judge", "locks", "plan", "progress", "provenance", "records", "weights"},
     "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "measure", "models", "precisions"},
-    "cli": {"doctor", "execute", "judge", "plan", "progress", "publish", "records", "scores", "study", "weights"},
+    "cli": {"doctor", "execute", "judge", "memory", "plan", "progress", "publish", "records", "scores", "study", "weights"}
+    | {"words"},
 }
 
 

@@ -52,7 +52,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
     [
         (
             "models: [gpt-7]\nprecisions: [bf16]\n",
-            "unknown model 'gpt-7' in …/toy.yaml, line 1; known: smollm2-135m, or a folder or .gguf file",
+            "unknown model 'gpt-7' in …/toy.yaml, line 1; known: phi-4, mistral-7b, gemma-3-27b, mixtral-8x7b, and ",
         ),
         (
             "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",
@@ -92,7 +92,7 @@ def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_pat
 
 
 def test_unknown_study_names_those_there_are():
-    with pytest.raises(InputError, match="unknown study 'defualt'; known: default; or give the path of a .yaml file"):
+    with pytest.raises(InputError, match="unknown study 'defualt'; known: default, paper; or give the path of a .yaml file"):
         load_study("defualt")
 
 

@@ -21,14 +21,13 @@ def generation(prompt_id, emotion, text, ended=False):
     }
 
 
-def write_run(record, judged, peaks, seconds, scale=1, more=""):
+def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None):
     """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none)."""
     texts = [generation(p, e, f"{record.run.precision} {p} {e}{more}") for e in ("joy", "sadness", None) for p in ("note", "day")]
     texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
     key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
-    record.start(
-        {"hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}, "weights_sha256": "f00"}
-    )
+    hardware = {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}
+    record.start({"hardware": hardware, "weights_sha256": "f00", "predicted": predicted})
     record.append(texts, {})
     timed = [
         {
@@ -74,11 +73,14 @@ def study(write_study):
     return load_study(write_study(precisions=["fp32", "bf16", "int8", "nf4"]))
 
 
+PREDICTED = {"weights_bytes": 4000, "kv_bytes": 300, "activation_bytes": 200, "peak_bytes": 4500}
+
+
 @pytest.fixture
 def runs(study, tmp_path):
     every = records.records(tmp_path / "results", study)
     fp32, bf16, int8, nf4 = every
-    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0], scale=4)
+    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0], 4, predicted=PREDICTED)
     write_run(bf16, ["joy", "sadness", "none", "sadness", "joy", "joy"], (9000, 2000, 2500), [1.0, 1.0, 4.0], scale=2)
     by = {"baseline": fp32.run.id, "generations_sha256": fp32.generations_sha256()}
     bf16.score(
@@ -118,6 +120,13 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
     assert summary["emotion_f1"][0] == pytest.approx((0.8 + 2 / 3) / 2)
     assert summary["emotion_f1"][1] == pytest.approx((2 / 3 + 1) / 2)
     assert list(summary["texts"][:2]) == [4, 4]
+
+
+def test_memory_has_what_was_predicted_beside_what_was_measured(runs):
+    fp32, bf16 = tables.memory(runs).to_dict("records")
+    assert (fp32["weights_bytes"], fp32["quality_peak_bytes"], fp32["base_bytes"]) == (4000, 5000, 7)
+    assert {name: fp32[f"predicted_{name}"] for name in PREDICTED} == PREDICTED
+    assert pd.isna(bf16["predicted_peak_bytes"])  # its configuration said too little
 
 
 def test_latencies_are_medians_and_a_further_token_is_what_the_first_leaves(summary):

@@ -1,0 +1,145 @@
+"""What is predicted from a configuration is what is loaded, counted and published."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from affq import memory, models, words
+from affq.checkpoints import check_configuration
+from affq.memory import Machine, Sizes, predict
+from affq.precisions import PRECISIONS
+from affq.study import load_study
+from affq.weights import catalog
+
+PUBLISHED = {name: entry for name, entry in catalog().items() if "config" in entry}
+ONE = Sizes(batch=1, prompt_tokens=10, new_tokens=8)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shape_has_the_published_parameters(name):
+    config = transformers.AutoConfig.for_model(**PUBLISHED[name]["config"])
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]["parameters"]
+    assert PUBLISHED[name]["stored_dtype"] in ("float16", "bfloat16", "q4_1")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_those_of_the_census_of_the_loaded_model(tiny_llama, precision):
+    network, _ = models.load(tiny_llama, precision, "cpu")
+    models.compute_once(network, precision)
+    stored = sum(row["bytes"] for row in models.census(network))
+    assert predict(check_configuration(tiny_llama), precision, "cpu", ONE)["weights_bytes"] == stored
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_weights_of_a_mixture_are_those_of_its_census(tiny_mixtral, precision):
+    network, _ = models.load(tiny_mixtral, precision, "cpu")
+    stored = sum(row["bytes"] for row in models.census(network))
+    assert predict(check_configuration(tiny_mixtral), precision, "cpu", ONE)["weights_bytes"] == stored
+
+
+def test_experts_count_as_quantized_with_a_scale_for_each_row(tiny_mixtral):
+    experts = 2 * 4 * (2 * 256 * 128 + 128 * 256)  # layers, experts, gate and up, down
+    scales = 4 * 2 * 4 * (2 * 256 + 128)
+    attention, rows = 2 * (2 * 128 * 128 + 2 * 64 * 128), 2 * (128 + 64 + 64 + 128)
+    stays = 2 * (2 * 512 * 128 + 5 * 128 + 2 * 4 * 128)  # embedding, head, norms, gates at 16 bits
+    found = predict(check_configuration(tiny_mixtral), "int8", "cpu", ONE)["weights_bytes"]
+    assert found == experts + scales + attention + 4 * rows + stays  # worked by hand
+
+
+def test_block_scales_of_nf4_are_float32_where_nothing_packs_them(tiny_llama):
+    network, _ = models.load(tiny_llama, "nf4", "cpu")  # not packed before the first product
+    stored = sum(row["bytes"] for row in models.census(network))
+    assert predict(check_configuration(tiny_llama), "nf4", "cuda", ONE)["weights_bytes"] == stored
+
+
+def test_grouped_heads_share_keys_and_values():
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config |= {"num_hidden_layers": 3, "intermediate_size": 128, "vocab_size": 100}
+    # Worked by hand: keys and values, 3 layers, 2 heads of 8, 5 texts of 10 + 8 - 1 tokens, 2 bytes.
+    assert predict(config, "bf16", "cpu", Sizes(5, 10, 8))["kv_bytes"] == 2 * 3 * 2 * 8 * 5 * 17 * 2
+
+
+def test_sliding_window_caps_keys_and_values():
+    config = {"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 16}
+    config |= {"num_hidden_layers": 6, "sliding_window": 8, "intermediate_size": 128, "vocab_size": 100}
+    # Worked by hand: 5 layers keep 8 - 1 tokens, the sixth all 17 of them.
+    assert predict(config, "fp32", "cpu", ONE)["kv_bytes"] == 2 * 16 * (5 * 7 + 17) * 4
+
+
+@pytest.mark.parametrize("kind", ["grouped", "sliding"])
+def test_keys_and_values_are_those_of_transformers_cache(kind):
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 100}
+    shape |= {"num_key_value_heads": 2, "sliding_window": 8 if kind == "sliding" else None}
+    network = transformers.AutoModelForCausalLM.from_config(transformers.MistralConfig(**shape)).eval()
+    prompt = torch.ones((3, 10), dtype=torch.long)
+    made = network.generate(prompt, max_new_tokens=8, eos_token_id=[-1], pad_token_id=0, return_dict_in_generate=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in made.past_key_values.layers)
+    assert predict({"model_type": "mistral", **shape}, "fp32", "cpu", Sizes(3, 10, 8))["kv_bytes"] == held
+
+
+GB = {  # of the published parameters, at 4, 2 and (about) 1 byte each
+    "llama-2-7b-chat": (26.95, 13.48),
+    "llama-2-13b-chat": (52.06, 26.03),
+    "llama-2-70b-chat": (275.9, 137.95),
+    "mistral-7b-instruct": (28.97, 14.48),
+    "mixtral-8x7b-instruct": (186.8, 93.4),
+}
+
+
+def test_plan_of_the_paper_shows_its_fifteen_runs_with_their_memory(tmp_path):
+    command = [Path(sys.executable).with_name("affq"), "plan", "paper", "--json"]
+    rows = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True).stdout)
+    assert [(row["model"], row["precision"]) for row in rows] == [(m, p) for m in GB for p in ("fp32", "fp16", "int8")]
+    for row in rows:
+        high, half = GB[row["model"]]
+        expected = {"fp32": high, "fp16": half}.get(row["precision"])
+        assert expected is None or row["weights_bytes"] / 1e9 == pytest.approx(expected, rel=0.01)
+        assert row["precision"] != "int8" or half / 2 < row["weights_bytes"] / 1e9 < 1.05 * half / 2
+        parts = row["weights_bytes"] + row["kv_bytes"] + row["activation_bytes"]
+        assert row["peak_bytes"] == parts + memory.LIBRARIES_BYTES
+        assert isinstance(row["fits"], bool) and row["run_id"] is None
+
+
+def test_prediction_of_a_run_takes_its_longest_prompt_and_its_batch(write_study):
+    run = load_study(write_study(batch=2)).run("smollm2-135m", "fp32")
+    # "Write a note full of sadness." and "Tell of a day of sadness." have six words: 1.5 times six, and a template.
+    expected = predict(run.model.config, "fp32", "cpu", Sizes(2, math.ceil(1.5 * 6) + 40, 8))
+    assert memory.of_run(run, "cpu") == expected
+
+
+def test_model_whose_configuration_is_not_known_is_not_predicted(write_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    run = load_study(write_study(models=["owner/nowhere"])).runs()[0]
+    unknown = memory.planned(run, Machine("cpu", 1, 10**10))
+    assert set(unknown.values()) == {None}
+    row = {"run_id": None, "model": "owner/nowhere", "precision": "fp32", "status": "missing", "reason": "not here"}
+    assert words.planned([row | unknown], Machine("cpu", 1, 10**10))[1].split() == (
+        ["missing", "owner/nowhere--fp32", "?", "?", "?", "not", "here"]
+    )
+
+
+def test_gpus_that_a_peak_takes_leave_room_for_the_context():
+    machine = Machine("cuda", 2, 10_800_000_000)  # ten of them for tensors
+    assert [machine.takes(size) for size in (9_999_999_999, 10_000_000_001, 25_000_000_000)] == [1, 2, 3]
+
+
+def test_savings_are_said_for_weights_and_peak_apart():
+    runs = [
+        {"model": "a", "precision": "fp32", "weights_bytes": 400, "peak_bytes": 500},
+        {"model": "a", "precision": "fp16", "weights_bytes": 200, "peak_bytes": 250},
+        {"model": "a", "precision": "int8", "weights_bytes": 100, "peak_bytes": 150},
+        {"model": "b", "precision": "int8", "weights_bytes": 100, "peak_bytes": 150},
+        {"model": "c", "precision": "int8", "weights_bytes": None, "peak_bytes": None},
+    ]
+    assert words.savings(runs) == [
+        "a: int8 saves against fp32 75.0% of the weights and 70.0% of the peak; against fp16 50.0% of the weights and 40.0% of "
+        "the peak"
+    ]
