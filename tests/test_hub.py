@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import COMMIT, put_into_hub_cache
 
-from affq import InputError, hub, sources
+from affq import InputError, hub, sources, weights
 
 AFFQ = Path(sys.executable).with_name("affq")
 TOKEN = "hf_planted_token_never_to_be_seen"
@@ -36,6 +36,19 @@ def test_repository_in_the_cache_needs_no_network(cache, tiny_llama, tmp_path):
     assert hub.fetch("someone/tiny", "main") == model.folder == snapshot
     assert (model.name, model.revision) == ("someone/tiny", f"someone/tiny@{COMMIT}")
     assert model.stored_dtype == "float32"
+
+
+def test_catalog_name_is_a_repository_whose_shape_is_known_before_it_is_here(cache, tiny_llama, tmp_path, monkeypatch):
+    entry = {"hub": "someone/tiny", "stored_dtype": "bfloat16", "parameters": 5, "config": {"model_type": "llama"}}
+    monkeypatch.setattr(weights, "catalog", lambda: {"tiny": entry})
+    found = sources.find("tiny", tmp_path)
+    assert (found.name, found.stored_dtype, found.parameters, found.stored_bytes) == ("tiny", "bfloat16", 5, 10)
+    assert found.config == {"model_type": "llama"}
+    with pytest.raises(InputError, match="someone/tiny at main is not in the hub's cache; affq run fetches it"):
+        found.revision  # noqa: B018
+    snapshot = put_into_hub_cache(cache, "someone/tiny", tiny_llama)
+    assert sources.find("tiny", tmp_path).folder == snapshot
+    assert sources.find("tiny", tmp_path).revision == f"someone/tiny@{COMMIT}"
 
 
 def test_revision_stands_behind_the_repository(cache, tiny_llama, tmp_path):
@@ -160,7 +173,9 @@ def test_refusal_of_the_hub_is_one_sentence(server, tmp_path, refuse, said):
 def test_plan_asks_no_network_and_says_what_is_not_here(server, tmp_path):
     (tmp_path / "study.yaml").write_text("models: [someone/tiny]\nprecisions: [fp32]\n")
     done = affq(tmp_path, server, "plan", "study.yaml")
-    assert done.stdout == "missing  someone/tiny--fp32  someone/tiny at main is not in the hub's cache; affq run fetches it\n"
+    assert done.stdout.splitlines()[1].split(maxsplit=5) == (
+        ["missing", "someone/tiny--fp32", *"???", "someone/tiny at main is not in the hub's cache; affq run fetches it"]
+    )
     assert server.seen == []
 
 

@@ -112,7 +112,7 @@ def test_interruption_ends_cleanly_and_says_how_to_go_on(small):
     assert err == "affq: stopped. What is done is kept; the same command goes on from there.\n", out + err
     assert children and not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     plan = subprocess.run([AFFQ, "plan", small.name], cwd=small.parent, capture_output=True, text=True)
-    assert plan.stdout.startswith("failed") and "interrupted: stopped by the user" in plan.stdout
+    assert plan.stdout.splitlines()[1].startswith("failed") and "interrupted: stopped by the user" in plan.stdout
 
 
 def test_terminal_shows_a_line_a_run_and_the_total(small):
