@@ -78,7 +78,7 @@ def test_asked_to_end_it_says_how_to_go_on_and_leaves_no_process(study, number):
         [AFFQ, "run", study.name, "--json"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in run.stdout:
-        if json.loads(line).get("stage") == "loading":
+        if json.loads(line).get("stage") in ("loading", "generating"):
             break
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
@@ -98,7 +98,7 @@ def test_under_nohup_a_terminal_that_closes_ends_nothing(study):
         text=True,
     )
     for line in run.stdout:
-        if json.loads(line).get("stage") == "loading":
+        if json.loads(line).get("stage") in ("loading", "generating"):
             run.send_signal(signal.SIGHUP)
             break
     run.stdout.read()
@@ -217,5 +217,5 @@ def test_clock_that_is_set_back_changes_nothing(study, tmp_path):
     assert run.wait() == 0 and (tmp_path / "set-back").exists()
     assert all(event["elapsed_s"] > 0 for event in events if "elapsed_s" in event)
     stages = dict.fromkeys(event["stage"] for event in events if "stage" in event)
-    assert list(stages)[:3] == ["starting", "loading", "generating"]
+    assert list(stages)[0] == "starting" and "generating" in stages
     assert texts(tmp_path / "reports") == texts(tmp_path / "undisturbed")
