@@ -40,19 +40,12 @@ class _Examined:
         return checkpoints.check_configuration(self.folder)
 
 
-@dataclass(frozen=True)
-class Catalogued:
-    """Weights that the catalog names: one pinned file, verified by its SHA-256."""
-
-    name: str
+class _Entered:
+    """What the catalog says of a name."""
 
     @property
     def _entry(self):
         return weights.catalog()[self.name]
-
-    @property
-    def revision(self):
-        return f"{self._entry['wheel']} sha256:{self._entry['sha256']}"
 
     @property
     def stored_dtype(self):
@@ -63,12 +56,23 @@ class Catalogued:
         return self._entry["parameters"]
 
     @property
-    def stored_bytes(self):
-        return self._entry["stored_bytes"]
-
-    @property
     def config(self):
         return self._entry["config"]
+
+
+@dataclass(frozen=True)
+class Catalogued(_Entered):
+    """Weights that the catalog names: one pinned file, verified by its SHA-256."""
+
+    name: str
+
+    @property
+    def revision(self):
+        return f"{self._entry['wheel']} sha256:{self._entry['sha256']}"
+
+    @property
+    def stored_bytes(self):
+        return self._entry["stored_bytes"]
 
     @property
     def folder(self):
@@ -168,34 +172,18 @@ class Repository(_Examined):
 
 
 @dataclass(frozen=True)
-class Published(Repository):
+class Published(_Entered, Repository):
     """A repository of the hub that the catalog names: its shape is known before anything is fetched."""
 
     asked: str = "main"
-
-    @property
-    def _entry(self):
-        return weights.catalog()[self.name]
 
     @property
     def repository(self):
         return self._entry["hub"]
 
     @property
-    def stored_dtype(self):
-        return self._entry["stored_dtype"]
-
-    @property
-    def parameters(self):
-        return self._entry["parameters"]
-
-    @property
     def stored_bytes(self):
         return 2 * self.parameters  # all of them are stored as float16 or bfloat16
-
-    @property
-    def config(self):
-        return self._entry["config"]
 
 
 def find(value, beside):

@@ -98,3 +98,12 @@ def test_gpu_peak_follows_memory_up():
     found = probe.read()
     assert found["peak_bytes"] - probe.base_bytes >= 100_000_000
     assert found["device_used_bytes"] > 0 and found["reserved_peak_bytes"] >= found["peak_bytes"]
+
+
+def test_pass_by_batch_sums_its_seconds_and_keeps_the_highest_of_each_reading():
+    readings = [
+        {"texts": 2, "end_byte": 9, "quality_s": 1.5, "peak_bytes": 30, "reserved_peak_bytes": None, "device_used_bytes": 7},
+        {"texts": 2, "end_byte": 20, "quality_s": 2.0, "peak_bytes": 10, "reserved_peak_bytes": 5, "device_used_bytes": 8},
+    ]
+    highest = {"peak_bytes": 30, "reserved_peak_bytes": None, "device_used_bytes": 8}  # unknown once is unknown
+    assert measure.over_batches(readings) == (3.5, highest)
