@@ -155,8 +155,9 @@ def _packs(precision, device):
 def _stored_bytes(parameter, precision, packed):
     """Give the bytes that hold a parameter, as models.census counts them after the first product.
 
-    LLM.int8 keeps a float32 scale for each output row; nf4 one for each block of 64 weights, which packing turns to bfloat16,
-    and a code book of 16.
+    LLM.int8 keeps a float32 scale for each output row; 4 bits keep one for each block of 64 weights, which packing turns to
+    bfloat16, and a code book of 16. Quantized once more, the scales are a byte, with a float32 for 256 of them, a code book of
+    256 and a mean; packing undoes that, and leaves the mean.
     """
     elements, entry = math.prod(parameter.shape), PRECISIONS[precision]
     if not _quantized(parameter, precision):
@@ -164,7 +165,14 @@ def _stored_bytes(parameter, precision, packed):
     if entry.weight_dtype == "int8":
         return elements + 4 * elements // parameter.shape[-1]
     matrices = math.prod(parameter.shape[:-2])  # a mixture's experts are one parameter, and quantized each by itself
-    return elements // 2 + (2 if packed else 4) * math.ceil(elements / 64) + matrices * 16 * 4
+    blocks, double = math.ceil(elements / 64), entry.quantization["bnb_4bit_use_double_quant"]
+    if packed:
+        scales = 2 * blocks + double * matrices * 4
+    elif double:
+        scales = blocks + 4 * math.ceil(blocks / 256) + matrices * (256 * 4 + 4)
+    else:
+        scales = 4 * blocks
+    return elements // 2 + scales + matrices * 16 * 4
 
 
 def _kv_bytes(shape, precision, sizes):

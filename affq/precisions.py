@@ -17,21 +17,21 @@ class Precision:
     quantization: dict = field(default_factory=dict)
 
 
-# From the highest to the lowest: the first that a study names is its baseline. int8 is computed over bf16 on every device,
-# so that one name means one arithmetic.
+def _in_4_bits(kind, double=False):
+    """Give the entry of a 4-bit kind: nf4 (NormalFloat) or fp4. double: its scales are quantized once more, to 8 bits."""
+    names = {"quant_type": kind, "compute_dtype": "bfloat16", "use_double_quant": double}
+    return Precision("uint8", "bfloat16", {"load_in_4bit": True} | {f"bnb_4bit_{name}": value for name, value in names.items()})
+
+
+# From the highest to the lowest: the first that a study names is its baseline. What is quantized is computed over bf16 on
+# every device, so that one name means one arithmetic.
 PRECISIONS = {
     "fp32": Precision("float32", "float32"),
     "bf16": Precision("bfloat16", "bfloat16"),
     "fp16": Precision("float16", "float16"),
     "int8": Precision("int8", "bfloat16", {"load_in_8bit": True, "llm_int8_threshold": 6.0}),
-    "nf4": Precision(
-        "uint8",
-        "bfloat16",
-        {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_compute_dtype": "bfloat16",
-            "bnb_4bit_use_double_quant": False,
-        },
-    ),
+    "nf4": _in_4_bits("nf4"),
+    "nf4-dq": _in_4_bits("nf4", double=True),
+    "fp4": _in_4_bits("fp4"),
+    "fp4-dq": _in_4_bits("fp4", double=True),
 }

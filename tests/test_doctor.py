@@ -47,7 +47,7 @@ def test_real_machine_runs_the_default_study_and_says_so_fast_without_a_secret(t
     assert time.monotonic() - start < 60  # 9 s on two cores
     lines = done.stdout.splitlines()
     assert all(re.match(r"(ok   |lack |note ) \S|\s{19}→ ", line) for line in lines)
-    assert "ok    precisions   cpu: fp32, bf16, fp16, int8, nf4 work" in lines
+    assert "ok    precisions   cpu: fp32, bf16, fp16, int8, nf4, nf4-dq, fp4, fp4-dq work" in lines
     assert re.match(r"ok    verdict      The default study can run here: make report, about \d+ (min|h)\.", lines[-1])
     assert any(line.startswith(f"note  hub          {CLOSED} cannot be reached (ConnectError: ") for line in lines)
     assert "ok    token        HF_TOKEN is set" in lines
@@ -101,10 +101,10 @@ def test_only_a_precision_of_the_default_study_on_the_device_it_runs_on_is_lacki
     monkeypatch.setattr(doctor, "trials", said.get)
     found = list(doctor.precisions(load_study("default"), "cuda"))
     assert [(f.what, f.state, f.words) for f in found] == [
-        ("precisions", "ok", "cuda: fp32, bf16, int8 work"),
+        ("precisions", "ok", "cuda: fp32, bf16, int8, nf4-dq, fp4, fp4-dq work"),
         ("fp16", "note", "does not work on cuda: why"),
         ("nf4", "lack", "does not work on cuda: RuntimeError: no kernel image"),
-        ("precisions", "ok", "cpu: fp32, bf16, fp16, int8 work"),
+        ("precisions", "ok", "cpu: fp32, bf16, fp16, int8, nf4-dq, fp4, fp4-dq work"),
         ("nf4", "note", "does not work on cpu: why"),
     ]
 

@@ -54,10 +54,11 @@ def test_experts_count_as_quantized_with_a_scale_for_each_row(tiny_mixtral):
     assert found == experts + scales + attention + 4 * rows + stays  # worked by hand
 
 
-def test_block_scales_of_nf4_are_float32_where_nothing_packs_them(tiny_llama):
-    network, _ = models.load(tiny_llama, "nf4", "cpu")  # not packed before the first product
+@pytest.mark.parametrize("precision", ["nf4", "nf4-dq", "fp4", "fp4-dq"])
+def test_block_scales_of_4_bits_are_whole_where_nothing_packs_them(tiny_llama, precision):
+    network, _ = models.load(tiny_llama, precision, "cpu")  # not packed before the first product
     stored = sum(row["bytes"] for row in models.census(network))
-    assert predict(check_configuration(tiny_llama), "nf4", "cuda", ONE)["weights_bytes"] == stored
+    assert predict(check_configuration(tiny_llama), precision, "cuda", ONE)["weights_bytes"] == stored
 
 
 def test_grouped_heads_share_keys_and_values():

@@ -45,6 +45,22 @@ def test_nf4_stores_half_a_byte_a_weight_a_float_a_block_of_64_and_its_code_book
     assert gate["bytes"] == 256 * 128 // 2 + 4 * 256 * 128 // 64 + 4 * 16
 
 
+@pytest.mark.parametrize("precision", ["nf4-dq", "fp4-dq"])
+def test_double_quantization_stores_a_byte_a_block_a_float_for_256_blocks_and_their_code_book(tiny_llama, precision):
+    _, rows = loaded(tiny_llama, precision)
+    (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
+    blocks = 256 * 128 // 64
+    assert gate["bytes"] == 256 * 128 // 2 + 4 * 16 + blocks + 4 * blocks // 256 + 4 * 256 + 4  # the last: their mean
+
+
+def test_fp4_and_nf4_are_other_weights(tiny_llama):
+    of = {name: models.load(tiny_llama, name, "cpu")[0] for name in ("fp32", "nf4", "fp4")}
+    with torch.inference_mode():
+        logits = {name: model(torch.arange(20)[None]).logits for name, model in of.items()}
+    off = {name: (found - logits["fp32"]).norm() for name, found in logits.items()}
+    assert 0 < off["nf4"] < off["fp4"]  # NormalFloat is made for normal weights (Dettmers et al. 2023)
+
+
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_census_after_generating_finds_the_same_weights(tiny_llama, precision):
     """int8 moves its scales to the layer's state; nf4 repacks itself for some processors, with scales of half the size."""

@@ -56,7 +56,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",
-            "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4",
+            "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4, nf4-dq, fp4, fp4-dq",
         ),
         (MINIMAL + "emotions: [joy, envy]\n", "unknown emotion 'envy' in …/toy.yaml, line 3; known: anger, disgust, fear"),
         (MINIMAL + "precison: [bf16]\n", "unknown key 'precison' in …/toy.yaml, line 3; known: models, precisions"),
