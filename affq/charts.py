@@ -87,7 +87,7 @@ def _kind(summary):
 
 
 def latency(readings):
-    """Draw each timed text's seconds, and the median, for each run. readings: tables.latency."""
+    """Draw each timed text's seconds, and the median, for each run. readings: resources.latency."""
     timed = readings.assign(run=_runs)
     axes = _axes(timed["run"].nunique())
     sns.stripplot(timed, y="run", x="latency_s", hue="precision", palette=COLOURS, legend=False, alpha=0.7, jitter=0.2, ax=axes)

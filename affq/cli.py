@@ -194,6 +194,8 @@ def score(study: STUDY, results: RESULTS = Path("reports")):
     loaded = load_study(study)
     from affq.execute import score_study
 
+    if not loaded.judged:
+        raise InputError(f"study {loaded.name} has random weights: its texts mean nothing, and none is judged")
     _say(f"Scoring the texts of {loaded.name} …")
     score_study(loaded, results)
 
@@ -208,11 +210,13 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
     from affq.execute import score_study, summarize_study
     from affq.records import study_folder
 
-    _say(f"Scoring the texts of {loaded.name} …")
-    score_study(loaded, results)
+    if loaded.judged:
+        _say(f"Scoring the texts of {loaded.name} …")
+        score_study(loaded, results)
     _say("Summarizing …")
     notebook = summarize_study(loaded, results)
-    index = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
+    title, without = f"affq: study {loaded.name}", None if loaded.judged else "judged"
+    index = publish.report(notebook, study_folder(results, loaded), title, without)
     _say(f"Published {index}")
 
 

@@ -46,8 +46,9 @@ def memory_bytes(run):
     Measured for one file of float32 and for one of bfloat16: up to 6 % less. Long texts in large batches can take more.
     """
     model = run.model
-    # What is stored in fewer than 16 bits a weight (GGUF) is loaded from a float32 copy.
-    file_bytes = model.stored_bytes if model.stored_bytes >= 2 * model.parameters else 4 * model.parameters
+    # What is stored in fewer than 16 bits a weight (GGUF) is loaded from a float32 copy; random weights are in no file.
+    copied = 0 < model.stored_bytes < 2 * model.parameters
+    file_bytes = 4 * model.parameters if copied else model.stored_bytes
     dtype_bytes = 4 if PRECISIONS[run.precision].compute_dtype == "float32" else 2
     return reference()["base_bytes"] + file_bytes + max(file_bytes, dtype_bytes * model.parameters)
 

@@ -148,10 +148,10 @@ def _mark(folder):
     return str(folder.resolve())
 
 
-def execute(name, output, parameters, cell_s=None, mark=""):
+def execute(name, output, parameters, cell_s=None, mark="", skip=None):
     """Execute one notebook template with parameters, of JSON types, to `output`; no cell longer than `cell_s` seconds.
 
-    mark: what locks.end_processes knows the notebook's processes by.
+    mark: what locks.end_processes knows the notebook's processes by. skip: the tag of cells that are left out.
 
     Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
     """
@@ -171,7 +171,12 @@ def execute(name, output, parameters, cell_s=None, mark=""):
             coalesce_streams=True,
             stdout_file=log,
             stderr_file=log,
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # texts pass between the processes
+            config=Config(
+                {
+                    "KernelManager": {"transport_encryption": "auto"},  # texts pass between the processes
+                    "NotebookClient": {"skip_cells_with_tag": skip or "skip-execution"},
+                }
+            ),
         )
 
 
@@ -227,19 +232,22 @@ def score_study(study, results):
 
 
 def summarize_study(study, results):
-    """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook."""
+    """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
+
+    Cells with the tag `judged` are for studies whose texts are.
+    """
     _need_complete(study, results)
-    return _execute_over(study, results, "3_summary")
+    return _execute_over(study, results, "3_summary", skip=None if study.judged else "judged")
 
 
-def _execute_over(study, results, name):
+def _execute_over(study, results, name, skip=None):
     folder = study_folder(results, study) / "runs"
     output, mark = folder / f"{name}.ipynb", f"{_mark(folder)}: scores"
     try:
         with locks.held(folder, "scoring", print):
             locks.end_processes(mark)
             try:
-                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark)
+                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark, skip=skip)
             finally:
                 locks.end_processes(mark)
     except PapermillExecutionError as error:

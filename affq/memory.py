@@ -43,7 +43,7 @@ def predict(config, precision, device, sizes):
     config: a mapping as in config.json. device: cpu or cuda, of this machine. Activations: of prefill, or of a decoding step
     where it needs more. Peak: all three together, and LIBRARIES_BYTES.
     """
-    shape, packed = _shape(json.dumps(config, sort_keys=True)), _packs(precision, device)
+    shape, packed = _shape(json.dumps(config, sort_keys=True), precision), _packs(precision, device)
     found = {
         "weights_bytes": sum(_stored_bytes(parameter, precision, packed) for parameter in shape.parameters),
         "kv_bytes": _kv_bytes(shape, precision, sizes),
@@ -116,11 +116,9 @@ class _Shape:
 
 
 @functools.cache
-def _shape(config):
-    """Build the model on the meta device, where no weight takes memory, and keep what counts of it."""
-    config = transformers.AutoConfig.for_model(**json.loads(config))
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, **models.NO_CODE)
+def _shape(config, precision):
+    """Build the model on the meta device, and keep what counts of it."""
+    model = models.empty_of(transformers.AutoConfig.for_model(**json.loads(config)), precision)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     parameters = tuple(_Parameter(row["role"], shapes[row["name"].lstrip(".")]) for row in models.census(model))
     text = model.config.get_text_config()

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
-from affq import experts
+from affq import architectures, experts
 from affq.checkpoints import weight_files
 from affq.precisions import PRECISIONS
 
@@ -45,20 +45,20 @@ def resolve_device(asked):
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def import_for(folder, precision):
+def import_for(folder, precision, seed=None):
     """Import all that loading and generating will need, by building the model without memory (on the meta device).
 
     Call it before the memory base is read: the base then holds the code, and what comes above it is the model's. Raises
-    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes.
+    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes. seed: as
+    for `load`, and then there are no weights to look at.
     """
     if PRECISIONS[precision].quantization:
         import bitsandbytes  # noqa: F401
 
     with _explained(folder):
-        with torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-            unfused = _unfused(config, precision)
-            empty = unfused(config) if unfused else transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+        empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
+        if seed is not None:
+            return
         asked = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
         mapping = get_model_conversion_mapping(empty)
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -72,19 +72,28 @@ def import_for(folder, precision):
                         raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
 
 
+def empty_of(config, precision):
+    """Build a configuration's model on the meta device, where no weight takes memory, of the class that serves a precision."""
+    unfused = _unfused(config, precision)
+    with torch.device("meta"):
+        return unfused(config) if unfused else transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+
+
 def _unfused(config, precision):
     """Give the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
     return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
 
 
-def load(folder, precision, device):
+def load(folder, precision, device, seed=None):
     """Load (model, tokenizer) from a safetensors folder at a precision of the table, prompts padded on the left.
 
-    Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
+    seed: draw random weights by it, whatever weights there are. Raises LoadError if it cannot be loaded, or if the
+    configuration does not fit the weights.
     """
     entry = PRECISIONS[precision]
     with _explained(folder):
-        unfused = _unfused(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        unfused = _unfused(config, precision)
     options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
     # Weights that stay in the mapped file are as fast as the page cache happens to lie; only the precision that needs no
     # conversion would stay there. Read into memory, all precisions are alike. Experts are too large for that: they are read
@@ -93,8 +102,13 @@ def load(folder, precision, device):
     if entry.quantization:
         options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
     with _explained(folder):
-        loader = unfused or transformers.AutoModelForCausalLM
-        model, found = loader.from_pretrained(folder, output_loading_info=True, **options, **LOCAL)
+        if seed is None:
+            loader, source = unfused or transformers.AutoModelForCausalLM, folder
+        else:
+            empty, source = empty_of(config, precision), None
+            loader, options["config"] = type(empty), config
+            options["state_dict"] = architectures.draw(empty, options["dtype"], device, seed)
+        model, found = loader.from_pretrained(source, output_loading_info=True, **options, **LOCAL)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
     _names_fit(folder, model.config.model_type, found)
     if unfused:

@@ -1,16 +1,18 @@
-"""Where a model's weights come from: the catalog, a folder, a GGUF file, or a repository of the hub. One interface.
+"""Where a model's weights come from: the catalog, a folder, a GGUF file, a repository of the hub; or nowhere. One interface.
 
 name: as tables show it. revision: what tells these weights from others. stored_dtype, parameters, stored_bytes: of the published
 weights. config: the model's shape, as config.json says it. fetch(say): bring the weights here, which may reach the network.
 folder: where to load them from, without any network.
 """
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from affq import InputError, checkpoints, hub, weights
+from affq import InputError, architectures, checkpoints, hub, weights
 
 REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}(?<![.-])", re.ASCII)
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
@@ -186,6 +188,60 @@ class Published(_Entered, Repository):
         return 2 * self.parameters  # all of them are stored as float16 or bfloat16
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """A shape without weights: random ones are drawn while it is loaded, at the precision itself."""
+
+    name: str
+    text: str  # its config.json
+
+    stored_dtype, stored_bytes = None, 0
+
+    @property
+    def config(self):
+        return json.loads(self.text)
+
+    @property
+    def revision(self):
+        return f"random weights in the shape of sha256:{hashlib.sha256(self.text.encode()).hexdigest()}"
+
+    @cached_property
+    def parameters(self):
+        return architectures.parameters(self.config)
+
+    @property
+    def folder(self):
+        if not (found := architectures.folder(self.config)).is_dir():
+            raise InputError(f"the tokenizer that stands in for that of {self.name} was not made yet; affq run makes it")
+        return found
+
+    def fetch(self, say):
+        architectures.make(self.config)
+
+
+def find_architecture(value, beside):
+    """Find the shape that a study's entry under `models` stands for, where weights are random; None for nothing that is known.
+
+    value: a name of the catalog, or a folder with config.json. Raises InputError for a configuration that cannot be used.
+    """
+    if value in weights.generating():
+        config, name = weights.catalog()[value]["config"], value
+    elif (folder := _path(value, beside)) and folder.is_dir():
+        config, name = checkpoints.check_configuration(folder), folder.name
+    else:
+        return None
+    return Architecture(name, json.dumps(config, sort_keys=True))
+
+
+def _path(value, beside):
+    """Resolve a path beside a folder; None for what no path holds, or a home folder that is not there."""
+    try:
+        path = (beside / Path(value).expanduser()).resolve()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def find(value, beside):
     """Find what a study's entry under `models` stands for; None for nothing that is known.
 
@@ -194,19 +250,15 @@ def find(value, beside):
     """
     if value in weights.generating():
         return Published(value) if "hub" in weights.catalog()[value] else Catalogued(value)
-    try:
-        path = (beside / Path(value).expanduser()).resolve()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError):  # no such home folder, a character that no path holds
-        return None
-    if is_folder:
+    path = _path(value, beside)
+    if path and path.is_dir():
         source = Folder(path)
         source.checkpoint  # noqa: B018 - reads the weights' headers: what is wrong is said before anything runs
         return source
-    if is_file and path.suffix == ".gguf":
+    if path and path.suffix == ".gguf":
         weights.gguf_types(path)
         return Gguf(path)
     repository, at, revision = value.partition("@")
-    if is_file or not REPOSITORY.fullmatch(repository) or (at and not REVISION.fullmatch(revision)):
+    if path or not REPOSITORY.fullmatch(repository) or (at and not REVISION.fullmatch(revision)):
         return None
     return Repository(repository, revision or "main")

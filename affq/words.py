@@ -18,10 +18,13 @@ def headline(summary):
         elif len(runs) > 1:
             high, low = runs.iloc[0], runs.iloc[-1]
             saved = 1 - low["weights_bytes"] / high["weights_bytes"]
+            f1 = (
+                f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} (no interval yet), where chance is "
+                f"{low['emotion_f1_chance']:.2f}; "
+            )
             lines.append(
                 f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
-                f"{low['weights_bytes'] / 1e6:,.0f} MB; emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} "
-                f"(no interval yet), where chance is {low['emotion_f1_chance']:.2f}; a text takes "
+                f"{low['weights_bytes'] / 1e6:,.0f} MB; {'' if (runs['weights'] == 'random').all() else f1}a text takes "
                 f"{low['latency_s'] / high['latency_s']:.2f} times as long."
             )
     return "\n\n".join(lines)
@@ -77,7 +80,7 @@ def shown(summary, column, unit="", scale=1, digits=2):
 
 
 def time_spent(spent):
-    """Say what the runs took together. spent: tables.time_spent."""
+    """Say what the runs took together. spent: resources.time_spent."""
     return (
         f"Together {spent['total_s'].sum():.0f} s, of which {spent[['quality_s', 'resource_s']].sum(axis=None):.0f} s generated "
         f"text. Not counted: fetching and converting weights, earlier attempts at a run, the end of each process, the scoring "
@@ -103,6 +106,14 @@ def memory(summary):
 
 def caveats(study, summary, texts, card):
     """List what a reader must know before believing the figures. card: the front matter of the first judge's."""
+    if not study.judged:
+        return (
+            "- The weights are random, in the models' shapes: memory and time are those of the architecture, and the texts mean "
+            "nothing, so that none is judged.\n"
+            "- Prompts are cut into tokens by a tokenizer that stands in for the models' own, and no chat template is added.\n"
+            "- Random weights have no outlier columns, which LLM.int8 computes apart: with trained weights int8 can take longer, "
+            "and how much longer cannot be learnt here."
+        )
     lines = []
     for model, dtypes in summary.dropna(subset="stored_dtype").groupby("model", sort=False)["stored_dtype"]:
         if (dtype := dtypes.iloc[0]) != "float32":

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from affq import charts, records, tables, words
+from affq import charts, records, resources, tables, words
 from affq.judge import read_card
 from affq.study import load_study
 
@@ -123,7 +123,7 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
 
 
 def test_memory_has_what_was_predicted_beside_what_was_measured(runs):
-    fp32, bf16 = tables.memory(runs).to_dict("records")
+    fp32, bf16 = resources.memory(runs).to_dict("records")
     assert (fp32["weights_bytes"], fp32["quality_peak_bytes"], fp32["base_bytes"]) == (4000, 5000, 7)
     assert {name: fp32[f"predicted_{name}"] for name in PREDICTED} == PREDICTED
     assert pd.isna(bf16["predicted_peak_bytes"])  # its configuration said too little
@@ -209,7 +209,7 @@ def test_provenance_says_which_runs_share_a_value(runs):
 
 
 def test_time_spent_adds_up(runs):
-    row = tables.time_spent(runs).iloc[0]
+    row = resources.time_spent(runs).iloc[0]
     assert row["total_s"] == pytest.approx(1 + 2 + 3 + 4 + row["scoring_s"]) and row["scoring_s"] > 0
 
 
@@ -239,7 +239,7 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
         charts.memory(summary).get_xlabel() == "MB"
         and "resident memory" in charts.memory(summary).get_legend().texts[1].get_text()
     )
-    assert "8 tokens" in charts.latency(tables.latency(runs)).get_xlabel()
+    assert "8 tokens" in charts.latency(resources.latency(runs)).get_xlabel()
 
 
 def test_words_are_written_from_the_figures(runs, summary, study):
