@@ -5,10 +5,13 @@ import gc
 import os
 import platform
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import psutil
+
+SAMPLE_S = 0.02  # between two readings of the memory of several GPUs
 
 
 def time_texts(prepare, produce, requests, new_tokens, warmup_tokens, clock=time.perf_counter, synchronize=lambda: None):
@@ -78,32 +81,71 @@ class RssProbe:
 
 
 class CudaProbe:
-    """Reads the CUDA allocator's peaks, and the device's own view of memory in use (all processes)."""
+    """Reads the CUDA allocator's peaks, and the devices' own view of memory in use (all processes).
+
+    cuda: torch.cuda. With several devices the peak is that of their sum in time, since their own peaks need not coincide; it is
+    sampled every SAMPLE_S, so that a shorter peak can be missed.
+    """
 
     kind = "vram_allocated"
 
-    def __init__(self):
-        import torch
-
-        self.cuda = torch.cuda
-        self.base_bytes = self.cuda.memory_allocated()
+    def __init__(self, cuda):
+        self.cuda, self.devices = cuda, range(cuda.device_count())
+        self.base_bytes = self._sum_bytes()
+        self._sampling = None
 
     def start(self):
         """Begin a phase: return cached blocks and reset the peaks."""
         gc.collect()
-        self.cuda.synchronize()
+        self.synchronize()
         self.cuda.empty_cache()
-        self.cuda.reset_peak_memory_stats()
+        for device in self.devices:
+            self.cuda.reset_peak_memory_stats(device)
+        if len(self.devices) > 1:
+            self._sampling = _Highest(self._sum_bytes)
 
     def read(self):
-        """Give {peak_bytes, reserved_peak_bytes, device_used_bytes} since `start`."""
-        self.cuda.synchronize()
-        free, total = self.cuda.mem_get_info()
+        """Give {peak_bytes, reserved_peak_bytes, device_used_bytes} since `start`; of several devices cuda<n>_peak_bytes too.
+
+        Reserved memory only grows within a phase: the sum of its peaks is the peak of its sum.
+        """
+        self.synchronize()
+        peaks = {f"cuda{device}_peak_bytes": self.cuda.max_memory_allocated(device) for device in self.devices}
+        used = [total - free for free, total in map(self.cuda.mem_get_info, self.devices)]
         return {
-            "peak_bytes": self.cuda.max_memory_allocated(),
-            "reserved_peak_bytes": self.cuda.max_memory_reserved(),
-            "device_used_bytes": total - free,
+            "peak_bytes": self._sampling.end() if self._sampling else sum(peaks.values()),
+            "reserved_peak_bytes": sum(map(self.cuda.max_memory_reserved, self.devices)),
+            "device_used_bytes": sum(used),
+            **(peaks if len(peaks) > 1 else {}),
         }
+
+    def synchronize(self):
+        """Wait until every device has done what it was asked for."""
+        for device in self.devices:
+            self.cuda.synchronize(device)
+
+    def _sum_bytes(self):
+        return sum(map(self.cuda.memory_allocated, self.devices))
+
+
+class _Highest:
+    """Samples a reading in a thread of its own, every SAMPLE_S from its making to `end`, which gives the highest."""
+
+    def __init__(self, read):
+        self._read, self._ended = read, threading.Event()
+        self._value = read()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self):
+        while not self._ended.wait(SAMPLE_S):
+            self._value = max(self._value, self._read())
+
+    def end(self):
+        self._ended.set()
+        self._thread.join()
+        self._value = max(self._value, self._read())
+        return self._value
 
 
 def instruments(device):
@@ -112,7 +154,8 @@ def instruments(device):
         return RssProbe(), lambda: None
     import torch
 
-    return CudaProbe(), torch.cuda.synchronize
+    probe = CudaProbe(torch.cuda)
+    return probe, probe.synchronize
 
 
 def hardware(device):
@@ -123,6 +166,7 @@ def hardware(device):
     return {
         "device": device,
         "device_name": _processor() if cpu else torch.cuda.get_device_name(),
+        "devices": None if cpu else torch.cuda.device_count(),
         "cuda": None if cpu else torch.version.cuda,
         "driver": None if cpu else _driver(),
         "processor": _processor(),

@@ -78,28 +78,65 @@ class Machine:
     devices: int
     device_bytes: int
 
-    def takes(self, peak_bytes):
-        """Count the devices of this kind that a peak takes, spread evenly over them."""
-        return math.ceil(peak_bytes / (self.device_bytes - CONTEXT_BYTES[self.kind]))
+    def takes(self, weights_bytes, peak_bytes):
+        """Count the devices of this kind that a run takes, its weights spread over them; None where no number would do.
+
+        Each keeps room for all that generating needs beside the weights, as `room` leaves it.
+        """
+        left = self.device_bytes - CONTEXT_BYTES[self.kind] - (peak_bytes - weights_bytes)
+        return math.ceil(weights_bytes / left) if left > 0 else None
 
 
 def at_hand(device):
-    """Give the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM."""
+    """Give the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM.
+
+    None for cuda where there is none.
+    """
     if device != "cpu" and torch.cuda.is_available():
         sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
         return Machine("cuda", len(sizes), min(sizes))
+    if device == "cuda":
+        return None
     return Machine("cpu", 1, psutil.virtual_memory().total)
 
 
 def planned(run, machine):
     """Predict what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
 
-    A run fits if one device holds it, since that is where it is loaded. Without a GPU at hand it takes an unknown number.
+    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number.
     """
-    if (found := of_run(run, machine.kind)) is None:
-        return dict.fromkeys((*BYTES, "fits", "gpus"))
-    devices = machine.takes(found["peak_bytes"])
-    return {**found, "fits": devices == 1, "gpus": devices if machine.kind == "cuda" else None}
+    unknown = dict.fromkeys((*BYTES, "fits", "gpus"))
+    if (found := of_run(run, machine.kind if machine else "cuda")) is None or machine is None:
+        return unknown | (found or {})
+    devices = machine.takes(found["weights_bytes"], found["peak_bytes"])
+    fits = devices is not None and devices <= machine.devices
+    return {**found, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
+
+
+def room(run, predicted, device):
+    """Give the bytes of weights that each GPU may hold, and with `offload` the RAM: {number or "cpu": bytes}.
+
+    None where all goes to one device, and torch itself says if it does not fit. What generating needs beside the weights stays
+    free on each GPU. Weights that are quantized are never offloaded: bitsandbytes would keep them as float32 there. Raises
+    torch.OutOfMemoryError if the GPUs cannot hold the weights, and may not leave any to the RAM.
+    """
+    offload = run.study.offload and not PRECISIONS[run.precision].quantization
+    free = free_of_gpus() if device == "cuda" else []
+    if len(free) < 2 and not (free and offload):
+        return None
+    beside = predicted["peak_bytes"] - predicted["weights_bytes"] if predicted else max(free) // 10
+    found = {number: max(0, size - beside) for number, size in enumerate(free)}
+    if predicted and not offload and predicted["weights_bytes"] > sum(found.values()):
+        raise torch.OutOfMemoryError(
+            f"the weights need {predicted['weights_bytes'] / 1e9:,.1f} GB, and {len(free)} GPUs hold "
+            f"{sum(found.values()) / 1e9:,.1f} GB beside what generating needs"
+        )
+    return found | {"cpu": psutil.virtual_memory().available if offload else 0}
+
+
+def free_of_gpus():
+    """List the free bytes of each GPU."""
+    return [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
 
 
 @dataclass(frozen=True)

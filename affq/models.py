@@ -84,17 +84,20 @@ def _unfused(config, precision):
     return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
 
 
-def load(folder, precision, device, seed=None):
+def load(folder, precision, device, seed=None, room=None):
     """Load (model, tokenizer) from a safetensors folder at a precision of the table, prompts padded on the left.
 
-    seed: draw random weights by it, whatever weights there are. Raises LoadError if it cannot be loaded, or if the
-    configuration does not fit the weights.
+    seed: draw random weights by it, whatever weights there are. room: bytes that each device may hold, as memory.room gives
+    them; else all goes to one. Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
     """
     entry = PRECISIONS[precision]
     with _explained(folder):
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         unfused = _unfused(config, precision)
     options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
+    if room:
+        # One GPU is filled after the other: a model that fits one is on one, and the fewest wait for each other.
+        options |= {"device_map": "sequential", "max_memory": room}
     # Weights that stay in the mapped file are as fast as the page cache happens to lie; only the precision that needs no
     # conversion would stay there. Read into memory, all precisions are alike. Experts are too large for that: they are read
     # weight by weight from the mapped file, so that a model which fits at 8 bits need not fit at 16.
@@ -111,6 +114,8 @@ def load(folder, precision, device, seed=None):
         model, found = loader.from_pretrained(source, output_loading_info=True, **options, **LOCAL)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
     _names_fit(folder, model.config.model_type, found)
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise torch.OutOfMemoryError("the devices cannot hold the weights, and accelerate would read some from disk at each use")
     if unfused:
         for parameter in filter(torch.is_floating_point, model.parameters()):
             parameter.data = parameter.data.clone()  # out of the mapped file
@@ -282,5 +287,13 @@ def described(model, tokenizer):
         "attention": model.config._attn_implementation,
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "kernels": "bitsandbytes" if quantized else "torch",
+        "placed": _placed(model),
         "chat_template": "the tokenizer's" if tokenizer.chat_template else "none",
     }
+
+
+def _placed(model):
+    """Say where a loaded model is: its device, or how many of its blocks each device holds."""
+    places = getattr(model, "hf_device_map", {"": model.device}).values()  # there is no map for one device
+    blocks = Counter(f"cuda:{place}" if isinstance(place, int) else str(place) for place in places)
+    return ", ".join(f"{device} {count} blocks" for device, count in blocks.items()) if len(blocks) > 1 else next(iter(blocks))

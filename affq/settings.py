@@ -84,6 +84,11 @@ class Settings:
             self.refuse(f"unknown {what}", value, (key, *inner), choices)
         return value
 
+    def yes_or_no(self, key):
+        if not isinstance(value := self.values[key], bool):
+            raise InputError(f"{key} in {self.where(key)} must be true or false; found {SHORT.repr(value)}")
+        return value
+
     def names(self, key, what, choices=None):
         values = self.values[key]
         if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):

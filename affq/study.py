@@ -43,6 +43,7 @@ class Run:
             "weights": study.weights,
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
             "engine": study.engine,
+            "offload": study.offload,
             "prompts_sha256": _sha256(read_prompts(study.prompts)),  # an empty line more is the same prompts
             "emotions": list(study.emotions),
             "samples": study.samples,
@@ -74,6 +75,7 @@ class Study:
     weights: str
     engine: str
     device: str
+    offload: bool
     prompts: Path
     emotions: tuple
     samples: int
@@ -205,6 +207,7 @@ class _Reader(Settings):
             weights=kind,
             engine=self.one_of("engine", ENGINES, "engine"),
             device=self.one_of("device", DEVICES, "device"),
+            offload=self.yes_or_no("offload"),
             prompts=self.file("prompts", ".csv", prompts),
             emotions=self.names("emotions", "emotion", EMOTIONS),
             samples=1,

@@ -97,6 +97,8 @@ def summary(records, texts):
                 notes += _of_texts(record, _baseline(record, records))
             else:
                 notes.append("random weights")
+            if row["device"] == "cuda" and "cpu" in record.measurements()["model"].get("placed", ""):
+                notes.append("weights offloaded to the CPU: latency is not the GPU's")
             if row["peak_bytes"] is None:
                 notes.append("peak unknown: this system reports none that can be reset")
         rows.append(row | {"note": "; ".join(notes)})

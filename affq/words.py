@@ -39,16 +39,20 @@ def planned(runs, machine):
     width = max(map(len, names))
     lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  fits        why"]
     for name, run in zip(names, runs, strict=True):
-        fits = {True: "yes", False: "no", None: "?"}[run["fits"]]
-        if run["fits"] is False and run["gpus"]:
-            fits = f"no: {run['gpus']} GPUs"
+        fits = {True: "yes", False: "no", None: "?"}[run["fits"]] + (f": {n} GPUs" if (n := run["gpus"] or 1) > 1 else "")
         amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
         lines.append(f"{run['status']:8} {name:{width}}  {amounts[0]:>10}  {amounts[1]:>7}  {fits:10}  {run['reason']}".rstrip())
-    one = f"{machine.device_bytes / 1e9:,.1f} GB"
-    lines.append(f"At hand: {one} of memory" if machine.kind == "cpu" else f"At hand: {machine.devices} GPUs of {one} each")
+    lines.append(_at_hand(machine))
     if saved := savings(runs):
         lines += ["Predicted, where the paper says that int8 saves 76 % of GPU memory against 32 bits:", *saved]
     return lines
+
+
+def _at_hand(machine):
+    if machine is None:
+        return "At hand: no GPU, which the study asks for"
+    one = f"{machine.device_bytes / 1e9:,.1f} GB"
+    return f"At hand: {one} of memory" if machine.kind == "cpu" else f"At hand: {machine.devices} GPUs of {one} each"
 
 
 def savings(runs):

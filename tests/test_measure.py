@@ -1,5 +1,7 @@
 import gc
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -86,6 +88,83 @@ def test_hardware_names_the_processor_and_the_threads():
     found = measure.hardware("cpu")
     assert found["device"] == "cpu" and found["device_name"] and found["threads"] == torch.get_num_threads()
     assert found["cuda"] is None
+
+
+class Cuda:
+    """False GPUs: what is allocated on each, its peak, and twice as much reserved; 100 bytes of each are other processes'."""
+
+    def __init__(self, *allocated):
+        self.allocated, self.peaks, self.calls = list(allocated), list(allocated), []
+
+    def set(self, device, size):
+        self.allocated[device] = size
+        self.peaks[device] = max(self.peaks[device], size)
+
+    def device_count(self):
+        return len(self.allocated)
+
+    def memory_allocated(self, device):
+        return self.allocated[device]
+
+    def max_memory_allocated(self, device):
+        return self.peaks[device]
+
+    def max_memory_reserved(self, device):
+        return 2 * self.peaks[device]
+
+    def mem_get_info(self, device):
+        return 1000 - self.allocated[device] - 100, 1000
+
+    def reset_peak_memory_stats(self, device):
+        self.peaks[device] = self.allocated[device]
+
+    def synchronize(self, device):
+        self.calls.append(device)
+
+    def empty_cache(self):
+        self.calls.append("empty")
+
+
+def test_one_gpu_has_the_allocators_exact_peak():
+    cuda = Cuda(10)
+    probe = measure.CudaProbe(cuda)
+    cuda.set(0, 500)
+    cuda.set(0, 10)
+    probe.start()  # the peak before the phase does not count
+    cuda.set(0, 70)
+    cuda.set(0, 30)
+    assert probe.read() == {"peak_bytes": 70, "reserved_peak_bytes": 140, "device_used_bytes": 130}
+
+
+def test_peak_of_several_gpus_is_that_of_their_sum_in_time_and_not_the_sum_of_peaks_that_never_met():
+    cuda = Cuda(10, 20)
+    probe = measure.CudaProbe(cuda)
+    assert probe.base_bytes == 30
+    probe.start()
+    for sizes in ((300, 20), (10, 250), (10, 20)):
+        for device, size in enumerate(sizes):
+            cuda.set(device, size)
+        time.sleep(10 * measure.SAMPLE_S)
+    found = probe.read()
+    # Worked by hand: the sums are 320, 270, 30 (550 if the peaks had met); between two steps the first is set before the second.
+    assert found["peak_bytes"] == 320 and found["cuda0_peak_bytes"] == 300 and found["cuda1_peak_bytes"] == 250
+    assert found["reserved_peak_bytes"] == 1100 and found["device_used_bytes"] == 30 + 200
+
+
+def test_every_gpu_is_waited_for():
+    cuda = Cuda(1, 2, 3)
+    probe = measure.CudaProbe(cuda)
+    probe.synchronize()
+    assert cuda.calls == [0, 1, 2]
+
+
+def test_sampling_ends_with_its_phase():
+    probe = measure.CudaProbe(Cuda(1, 2))
+    before = threading.active_count()
+    probe.start()
+    assert threading.active_count() == before + 1
+    probe.read()
+    assert threading.active_count() == before
 
 
 @pytest.mark.gpu

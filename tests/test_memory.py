@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from accelerate import infer_auto_device_map
 
 from affq import memory, models, words
 from affq.checkpoints import check_configuration
@@ -129,7 +130,82 @@ def test_model_whose_configuration_is_not_known_is_not_predicted(write_study, tm
 
 def test_gpus_that_a_peak_takes_leave_room_for_the_context():
     machine = Machine("cuda", 2, 10_800_000_000)  # ten of them for tensors
-    assert [machine.takes(size) for size in (9_999_999_999, 10_000_000_001, 25_000_000_000)] == [1, 2, 3]
+    assert [machine.takes(size, size) for size in (9_999_999_999, 10_000_000_001, 25_000_000_000)] == [1, 2, 3]
+    # Two billion beside the weights leave eight on each; ten or more leave none.
+    assert [machine.takes(size, size + 2_000_000_000) for size in (8_000_000_000, 8_000_000_001)] == [1, 2]
+    assert machine.takes(1, 10_000_000_001) is None
+
+
+def of(weights, peak):
+    return {"weights_bytes": weights, "kv_bytes": 0, "activation_bytes": 0, "peak_bytes": peak}
+
+
+def test_run_fits_where_the_devices_at_hand_hold_it_together(write_study, monkeypatch):
+    run = load_study(write_study()).runs()[0]
+    two = Machine("cuda", 2, 10_800_000_000)
+    for size, fits, gpus, said in ((5, True, 1, "yes "), (15, True, 2, "yes: 2 GPUs"), (35, False, 4, "no: 4 GPUs")):
+        monkeypatch.setattr(memory, "of_run", lambda *_, size=size: of(size * 10**9, size * 10**9))
+        planned = memory.planned(run, two)
+        assert (planned["fits"], planned["gpus"]) == (fits, gpus)
+        row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+        assert said in words.planned([row], two)[1]
+
+
+def test_no_gpu_where_the_study_asks_for_one_is_said_and_its_runs_fit_nowhere(write_study, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = load_study(write_study(device="cuda")).runs()[0]
+    machine = memory.at_hand("cuda")
+    planned = memory.planned(run, machine)
+    assert machine is None and planned["fits"] is None and planned["weights_bytes"] == 4 * 134_515_008
+    row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+    assert "At hand: no GPU, which the study asks for" in words.planned([row], machine)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Let there be GPUs with so many free bytes."""
+    return lambda *free: monkeypatch.setattr(memory, "free_of_gpus", lambda: list(free))
+
+
+def test_one_gpu_holds_all_or_torch_says_that_it_does_not(write_study, gpus):
+    run = load_study(write_study()).runs()[0]
+    gpus(100)
+    assert memory.room(run, of(1000, 1000), "cuda") is None and memory.room(run, of(1, 1), "cpu") is None
+
+
+def test_room_of_several_gpus_leaves_what_generating_needs(write_study, gpus):
+    run = load_study(write_study()).runs()[0]
+    gpus(1000, 600)
+    assert memory.room(run, of(1200, 1400), "cuda") == {0: 800, 1: 400, "cpu": 0}
+    assert memory.room(run, None, "cuda") == {0: 900, 1: 500, "cpu": 0}  # a tenth of the largest
+    with pytest.raises(torch.OutOfMemoryError, match="2 GPUs hold 0.0 GB beside what generating needs"):
+        memory.room(run, of(1201, 1401), "cuda")
+
+
+def test_only_a_study_that_allows_it_offloads_and_never_what_is_quantized(write_study, gpus):
+    fp32, int8 = load_study(write_study(offload=True)).runs()
+    gpus(1000)
+    found = memory.room(fp32, of(5000, 5100), "cuda")
+    assert found[0] == 900 and found["cpu"] > 10**8
+    assert memory.room(int8, of(5000, 5100), "cuda") is None
+    gpus(1000, 1000)
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.room(int8, of(5000, 5100), "cuda")
+
+
+def test_accelerate_fills_one_gpu_after_the_other():
+    config = transformers.AutoConfig.for_model(**PUBLISHED["llama-2-7b-chat"]["config"])
+    model = models.empty_of(config, "fp16").to(torch.float16)
+
+    def places(room):
+        found = infer_auto_device_map(model, room, no_split_module_classes=["LlamaDecoderLayer"])
+        return [found.get(f"model.layers.{number}", found.get("")) for number in range(32)]
+
+    # A layer has 404,766,720 bytes, the embedding 262,144,000: (8·10⁹ - 262,144,000) / 404,766,720 = 19.1; accelerate keeps room
+    # for the largest layer on the first GPU, where it is to be brought if the others are offloaded.
+    first = places({0: 8 * 10**9, 1: 8 * 10**9, "cpu": 0})
+    assert first == sorted(first) and set(first) == {0, 1} and first.count(0) in (18, 19)
+    assert set(places({0: 14 * 10**9, 1: 8 * 10**9, "cpu": 0})) == {0}
 
 
 def test_savings_are_said_for_weights_and_peak_apart():

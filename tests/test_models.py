@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -74,6 +75,27 @@ def test_census_after_generating_finds_the_same_weights(tiny_llama, precision):
     assert sum(row["bytes"] for row in before) - sum(row["bytes"] for row in after) in (0, scales // 2)
 
 
+def test_room_places_a_model_and_what_it_cannot_hold_is_never_read_from_disk(tiny_llama):
+    """The CPU in the place of a GPU: accelerate would leave on disk what no device has room for."""
+    model, tokenizer = models.load(tiny_llama, "bf16", "cpu", room={"cpu": 10_000_000})
+    assert models.described(model, tokenizer)["placed"] == "cpu"
+    with pytest.raises(torch.OutOfMemoryError, match="cannot hold the weights"):
+        models.load(tiny_llama, "bf16", "cpu", room={"cpu": 500_000})
+
+
+def test_weights_that_are_offloaded_are_counted_as_the_others(tiny_llama):
+    model, rows = loaded(tiny_llama, "bf16")
+    accelerate.cpu_offload(model, execution_device="cpu")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert models.census(model) == rows
+
+
+def test_blocks_on_several_devices_are_counted(tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "bf16", "cpu")
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "lm_head": "cpu"}
+    assert models.described(model, tokenizer)["placed"] == "cuda:0 2 blocks, cuda:1 1 blocks, cpu 1 blocks"
+
+
 def test_tied_head_is_counted_once(tmp_path):
     config = transformers.LlamaConfig(vocab_size=512, tie_word_embeddings=True, **SIZES)
     _, rows = loaded(save_tiny(tmp_path / "tied", config), "bf16")
@@ -124,6 +146,7 @@ def test_described_says_what_serves(tiny_llama):
         "attention": "sdpa",
         "compute_dtype": "bfloat16",
         "kernels": "bitsandbytes",
+        "placed": "cpu",
         "chat_template": "the tokenizer's",
     }
     tokenizer.chat_template = None
