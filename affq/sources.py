@@ -187,6 +187,12 @@ class Published(_Entered, Repository):
     def stored_bytes(self):
         return 2 * self.parameters  # all of them are stored as float16 or bfloat16
 
+    @property
+    def config(self):
+        """Give the repository's own where it is here: what it says counts."""
+        here = hub.find(self.repository, self.asked)
+        return checkpoints.check_configuration(here) if here else self._entry["config"]
+
 
 @dataclass(frozen=True)
 class Architecture:

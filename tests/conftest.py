@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
-def save_tiny(folder, config, chat=CHAT):
+def save_tiny(folder, config, chat=CHAT, **options):
     """Save a model with random weights, and a byte-level BPE tokenizer trained on the packaged references, to a folder."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,7 +43,7 @@ def save_tiny(folder, config, chat=CHAT):
     tokenizer.chat_template = chat
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **options)
     tokenizer.save_pretrained(folder)
     return folder
 
