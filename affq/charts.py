@@ -64,20 +64,70 @@ def f1_by_precision(summary):
     return axes
 
 
-def memory(summary):
-    """Draw stored weights and the peak while generating, MB, for each run. summary: tables.summary."""
-    measured = summary.dropna(subset="weights_bytes").assign(run=_runs)
-    parts = {"weights_bytes": "stored weights", "peak_bytes": f"peak while generating ({_kind(measured) or 'unknown'})"}
-    long = measured.melt(["run", "precision"], list(parts), "part", "bytes").dropna(subset="bytes")
-    long = long.assign(part=long["part"].map(parts), megabytes=long["bytes"].astype(float) / 1e6)
-    axes = _axes(2 * len(measured))
-    sns.barplot(long, y="run", x="megabytes", hue="part", hue_order=list(parts.values()), palette=["0.25", "0.7"], ax=axes)
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt="%.0f", padding=4)
-    axes.legend(title="", loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
-    axes.set(xlabel="MB", ylabel="")
-    axes.set_title("Memory", loc="left")
-    axes.margins(x=0.12)
+def memory(parts, peaks):
+    """Stack what each run's memory is made of at decode, MB, and mark its peaks while loading and at prefill.
+
+    parts: resources.memory_parts; peaks: resources.memory.
+    """
+    names = {"weights_bytes": "stored weights", "cache_bytes": "keys and values", "activations_bytes": "activations, workspace"}
+    names |= {"rest_bytes": "rest"}
+    megabytes = parts.reindex(columns=list(names)).astype(float).fillna(0) / 1e6
+    axes = _stacked(megabytes.rename(columns=names).set_axis(_runs(parts)), "Greys_r")
+    for name, marker, words in (("load_peak_bytes", "|", "peak while loading"), ("prefill_peak_bytes", "x", "peak at prefill")):
+        if name in peaks and (known := peaks.dropna(subset=name)).size:
+            axes.scatter(known[name].astype(float) / 1e6, _runs(known), marker=marker, s=90, color="C3", label=words, zorder=3)
+    for row, total in enumerate(megabytes.sum(axis="columns")):
+        axes.annotate(f"{total:,.0f}", (total, row), xytext=(0, 17), textcoords="offset points", ha="center", size="small")
+    axes.set(xlabel="MB, generating in the study's batch", ylabel="", ylim=(len(parts) - 0.5, -0.7))
+    _legend_below(axes)
+    axes.set_title("Memory at decode", loc="left")
+    return axes
+
+
+def _stacked(frame, palette):
+    """Stack the columns of a frame, one bar a row."""
+    axes = _axes(1.4 * len(frame))
+    colours = sns.color_palette(palette, len(frame.columns))
+    frame.plot.barh(stacked=True, ax=axes, width=0.6, color=colours, edgecolor="0.3", legend=False)
+    axes.invert_yaxis()
+    return axes
+
+
+def _legend_below(axes):
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+
+def throughput(points):
+    """Draw tokens a second, and the peak of memory, over the batch size, a line a run. points: resources.throughput."""
+    drawn = points.assign(run=_runs, megabytes=points["peak_bytes"].astype(float) / 1e6)
+    figure, (speed, room) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
+    for axes, column, label in ((speed, "tokens_per_s", "tokens a second"), (room, "megabytes", "peak, MB")):
+        style = {"hue": "precision", "palette": COLOURS, "marker": "o", "legend": axes is speed, "errorbar": None}
+        sns.lineplot(drawn, x="batch", y=column, units="run", estimator=None, ax=axes, **style | {"hue_order": _present(drawn)})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(drawn["batch"].unique()), [f"{size:g}" for size in sorted(drawn["batch"].unique())])
+        axes.set(xlabel="texts at once", ylabel=label, ylim=(0, None))
+    if drawn["model"].nunique() > 1:  # one colour a precision: the lines are told apart by name
+        for _, line in drawn.groupby("run", sort=False):
+            last = line.iloc[-1]
+            speed.annotate(last["run"], (last["batch"], last["tokens_per_s"]), size="x-small", ha="right", va="bottom")
+    speed.legend(frameon=False, title="")
+    speed.set_title("Throughput over batch size", loc="left")
+    return speed
+
+
+def _present(frame):
+    return [name for name in PRECISIONS if name in set(frame["precision"])]
+
+
+def kernels(found, groups):
+    """Stack the shares of a profiled text's time by what it goes to, a bar a run and phase. found: resources.kernels."""
+    shares = found.assign(bar=_runs(found) + ", " + found["phase"])
+    wide = shares.pivot_table(index="bar", columns="group", values="share", aggfunc="sum", fill_value=0, sort=False)
+    axes = _stacked(100 * wide.reindex(columns=groups, fill_value=0), "Set2")
+    axes.set(xlabel="per cent of the phase's time, profiled", ylabel="", xlim=(0, 100))
+    axes.set_title("Where a text's time goes", loc="left")
+    _legend_below(axes)
     return axes
 
 
@@ -86,17 +136,22 @@ def _kind(summary):
     return ", ".join(words.get(kind, kind) for kind in summary["peak_kind"].dropna().unique())
 
 
-def latency(readings):
-    """Draw each timed text's seconds, and the median, for each run. readings: resources.latency."""
+def latency(readings, summary):
+    """Draw each timed text's seconds, the median and its interval, for each run.
+
+    readings: resources.latency; summary: tables.summary.
+    """
     timed = readings.assign(run=_runs)
     axes = _axes(timed["run"].nunique())
     sns.stripplot(timed, y="run", x="latency_s", hue="precision", palette=COLOURS, legend=False, alpha=0.7, jitter=0.2, ax=axes)
-    medians = timed.groupby("run", sort=False)["latency_s"].median()
-    axes.scatter(medians, medians.index, marker="|", s=500, color="black", label="median", zorder=3)
-    for run, median in medians.items():
+    known = summary.dropna(subset="latency_s").assign(run=_runs)
+    axes.scatter(known["latency_s"], known["run"], marker="|", s=500, color="black", label="median", zorder=3)
+    spread = [known["latency_s"] - known["latency_low_s"], known["latency_high_s"] - known["latency_s"]]
+    axes.errorbar(known["latency_s"], known["run"], xerr=spread, fmt="none", color="black", capsize=5, label="its 95 % interval")
+    for run, median in zip(known["run"], known["latency_s"], strict=True):
         axes.annotate(f"{median:.2f}", (median, run), xytext=(0, 14), textcoords="offset points", ha="center", size="small")
-    axes.set_ylim(len(medians) - 0.5, -0.8)  # room for the first median's figure
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axes.set_ylim(len(known) - 0.5, -0.8)  # room for the first median's figure
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
     tokens = ", ".join(str(n) for n in sorted(timed["new_tokens"].unique()))
     axes.set(xlabel=f"seconds for a text of {tokens} tokens, one prompt at a time", ylabel="", xlim=(0, None))
     axes.set_title("Latency", loc="left")

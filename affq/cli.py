@@ -215,8 +215,7 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
         score_study(loaded, results)
     _say("Summarizing …")
     notebook = summarize_study(loaded, results)
-    title, without = f"affq: study {loaded.name}", None if loaded.judged else "judged"
-    index = publish.report(notebook, study_folder(results, loaded), title, without)
+    index = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
     _say(f"Published {index}")
 
 

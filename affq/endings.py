@@ -3,9 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
-from affq import estimate
+from affq import estimate, probes
 from affq.precisions import PRECISIONS
 
 KINDS = {
@@ -82,38 +80,10 @@ def oom_kills():
 
     Control groups of version 2 count in memory.events, those of version 1 in memory.oom_control; else the whole system counts.
     """
-    counters = [group / name for group in _groups() for name in ("memory.events", "memory.oom_control")]
+    counters = [group / name for group in probes.memory_groups() for name in ("memory.events", "memory.oom_control")]
     for counter in (*counters, Path("/proc/vmstat")):
         try:
             return int(dict(line.split() for line in counter.read_text().splitlines())["oom_kill"])
         except (OSError, KeyError, ValueError):
             continue
     return None
-
-
-def free_bytes():
-    """Give the memory that is available: the machine's, or what this process's control group leaves of its limit."""
-    free = psutil.virtual_memory().available
-    for group in _groups():
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            try:
-                free = min(free, int((group / limit).read_text()) - int((group / used).read_text()))
-            except (OSError, ValueError):  # no such file, or "max": no limit
-                continue
-    return free
-
-
-def _groups():
-    """List the folders of this process's memory control group, as the machine sees it and as a container does."""
-    try:
-        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return []
-    root = Path("/sys/fs/cgroup")
-    found = []
-    for _, controllers, path in groups:
-        if "memory" in controllers.split(","):
-            found += [root / "memory" / path.lstrip("/"), root / "memory"]
-        elif not controllers:
-            found += [root / path.lstrip("/"), root]
-    return found

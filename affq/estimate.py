@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import yaml
 
+from affq.measure import READINGS
 from affq.precisions import PRECISIONS
 from affq.prompts import read_prompts
 
@@ -30,8 +31,12 @@ def seconds(run, device):
     first_s = took["resource_s"] / then["timed_tokens"]
     more_s = (took["quality_s"] / then["max_new_tokens"] - then["batches"] * first_s) / (then["texts"] - then["batches"])
     quality_s = now["max_new_tokens"] * (now["batches"] * first_s + (now["texts"] - now["batches"]) * more_s)
-    work_s = took["load_s"] + quality_s + now["timed_tokens"] * first_s
-    return took["start_s"] + work_s * now["parameters"] / then["parameters"] * reference()["gflops"] / machine_gflops()
+    processes = run.study.measurement["processes"]  # each starts, loads and measures; the first alone generates
+    again_s = (processes - 1) * (took["load_s"] + now["timed_tokens"] * first_s)
+    batches_s = now["batch_steps"] * first_s + now["batch_more"] * more_s
+    work_s = took["load_s"] + quality_s + now["timed_tokens"] * first_s + again_s + batches_s
+    speed = now["parameters"] / then["parameters"] * reference()["gflops"] / machine_gflops()
+    return processes * took["start_s"] + work_s * speed
 
 
 def report_seconds():
@@ -75,12 +80,20 @@ def _sizes(run):
     prompts = len(read_prompts(study.prompts))
     asked, control = prompts * len(study.emotions), prompts  # never in one batch
     timed = study.measurement
+    texts = min(timed["texts"], asked) * timed["rounds"]  # as many rounds as may be
+    sizes = [2**power for power in range(timed["throughput"].bit_length())]
+    steps = READINGS * timed["new_tokens"]
     return {
         "parameters": run.model.parameters,
         "texts": asked + control,
         "batches": math.ceil(asked / study.batch) + math.ceil(control / study.batch),
         "max_new_tokens": study.generation["max_new_tokens"],
-        "timed_tokens": timed["texts"] * (1 + timed["new_tokens"]) + timed["warmup_tokens"],  # one: for time to first token
+        # One token more of each text, for time to first token; and three warm-ups at least.
+        "timed_tokens": texts * (1 + timed["new_tokens"])
+        + timed["token_texts"] * timed["new_tokens"]
+        + 3 * timed["warmup_tokens"],
+        "batch_steps": len(sizes) * steps,
+        "batch_more": sum(size - 1 for size in sizes) * steps,
     }
 
 

@@ -6,13 +6,14 @@ import threading
 import time
 from contextlib import contextmanager
 
+import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, endings, estimate, locks, weights
+from affq import InputError, endings, estimate, locks, probes, weights
 from affq.judge import read_card
 from affq.plan import plan
 from affq.progress import watched
@@ -111,7 +112,7 @@ def _attempt(record, results, last):
     """Execute the generating notebook once; give how it ended early, in the words of `endings`, or None."""
     run, limits = record.run, record.run.study.limits
     parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
-    killed_before, free_bytes, too_long = endings.oom_kills(), endings.free_bytes(), threading.Event()
+    killed_before, free_bytes, too_long = endings.oom_kills(), probes.free_bytes(), threading.Event()
     mark = _mark(record.folder.parent)
 
     def end():
@@ -121,8 +122,12 @@ def _attempt(record, results, last):
     watch = threading.Timer(limits["run_s"], end)
     watch.daemon = True
     watch.start()
+    output = record.folder / "1_generate.ipynb"
     try:
-        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark)
+        # The first process comes last: it has the texts, and completes the run.
+        for process in range(run.study.measurement["processes"], 0, -1):
+            without = ("first process",) if process > 1 else ()
+            execute("1_generate", output, {**parameters, "process": process}, limits["cell_s"], mark, without)
     except KeyboardInterrupt:
         record.fail(**endings.INTERRUPTED)
         raise
@@ -148,15 +153,16 @@ def _mark(folder):
     return str(folder.resolve())
 
 
-def execute(name, output, parameters, cell_s=None, mark="", skip=None):
+def execute(name, output, parameters, cell_s=None, mark="", without=()):
     """Execute one notebook template with parameters, of JSON types, to `output`; no cell longer than `cell_s` seconds.
 
-    mark: what locks.end_processes knows the notebook's processes by. skip: the tag of cells that are left out.
+    mark: what locks.end_processes knows the notebook's processes by. without: tags of cells that are left out.
 
     Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
     """
-    # papermill formats its paths: a brace in a folder's name would be taken for a field.
-    template, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOKS / f"{name}.ipynb", output))
+    template = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    template.cells = [cell for cell in template.cells if not set(without) & set(cell.metadata.get("tags", ()))]
+    target = str(output).replace("{", "{{").replace("}", "}}")  # papermill formats its paths: a brace would be a field
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
     with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, _kernels_environment(mark), _stderr_to(log):
@@ -171,12 +177,7 @@ def execute(name, output, parameters, cell_s=None, mark="", skip=None):
             coalesce_streams=True,
             stdout_file=log,
             stderr_file=log,
-            config=Config(
-                {
-                    "KernelManager": {"transport_encryption": "auto"},  # texts pass between the processes
-                    "NotebookClient": {"skip_cells_with_tag": skip or "skip-execution"},
-                }
-            ),
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # texts pass between the processes
         )
 
 
@@ -234,20 +235,21 @@ def score_study(study, results):
 def summarize_study(study, results):
     """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
 
-    Cells with the tag `judged` are for studies whose texts are.
+    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile.
     """
     _need_complete(study, results)
-    return _execute_over(study, results, "3_summary", skip=None if study.judged else "judged")
+    has = {"judged": study.judged} | {name: study.measurement[name] for name in ("throughput", "profile")}
+    return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])
 
 
-def _execute_over(study, results, name, skip=None):
+def _execute_over(study, results, name, without=()):
     folder = study_folder(results, study) / "runs"
     output, mark = folder / f"{name}.ipynb", f"{_mark(folder)}: scores"
     try:
         with locks.held(folder, "scoring", print):
             locks.end_processes(mark)
             try:
-                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark, skip=skip)
+                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark, without=without)
             finally:
                 locks.end_processes(mark)
     except PapermillExecutionError as error:

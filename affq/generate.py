@@ -39,9 +39,9 @@ def tokenize(model, tokenizer, prompts):
     return batch.to(model.device)
 
 
-def prepare(model, tokenizer, request):
-    """Tokenize one request by itself: the inputs that `exactly` takes."""
-    return tokenize(model, tokenizer, [render(tokenizer, request["request"])])
+def prepare(model, tokenizer, requests):
+    """Render and tokenize requests as one batch: the inputs that `exactly` takes."""
+    return tokenize(model, tokenizer, [render(tokenizer, request["request"]) for request in requests])
 
 
 def need_context(model, tokenizer, requests, new_tokens):
@@ -49,7 +49,7 @@ def need_context(model, tokenizer, requests, new_tokens):
     if (most := getattr(model.config.get_text_config(), "max_position_embeddings", None)) is None:
         return
     for request in requests:
-        tokens = prepare(model, tokenizer, request)["input_ids"].shape[1]
+        tokens = prepare(model, tokenizer, [request])["input_ids"].shape[1]
         if tokens + new_tokens > most:
             raise InputError(
                 f"prompt {request['prompt_id']!r} takes {tokens:,} tokens, and {new_tokens:,} new ones were asked for: the model "
@@ -57,40 +57,77 @@ def need_context(model, tokenizer, requests, new_tokens):
             )
 
 
-def texts(model, tokenizer, batch, max_new_tokens):
-    """Generate greedily for one batch of requests: each with its prompt, text, new_tokens, and whether it ended by itself.
+def texts(model, tokenizer, batch, max_new_tokens, at_token=None):
+    """Generate greedily for one batch of requests: (rows, cache_bytes).
 
-    Padding and batch size change a text, so a text belongs to its batch.
+    rows: each request with its prompt, text, new_tokens, and whether it ended by itself. cache_bytes: of the keys and values of
+    the whole batch at its end. at_token() is called after each step. Padding and batch size change a text, so a text belongs to
+    its batch.
     """
     prompts = [render(tokenizer, request["request"]) for request in batch]
     inputs = tokenize(model, tokenizer, prompts)
+    options = {"max_new_tokens": max_new_tokens, "return_dict_in_generate": True, **_calling(at_token)}
     with torch.inference_mode():
-        output = model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=max_new_tokens)
-    rows, ends = [], _end_ids(model, tokenizer)
-    for request, prompt, ids in zip(batch, prompts, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-        length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text = tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+        output = model.generate(**inputs, **_greedy(tokenizer), **options)
+    rows = []
+    for request, prompt, ids in zip(batch, prompts, output.sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         kept = {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")}
-        rows.append({**kept, "prompt": prompt, "text": text, "new_tokens": length, "ended": length < len(ids)})
+        rows.append({**kept, "prompt": prompt, **up_to_end(model, tokenizer, ids)})
+    return rows, _cache_bytes(output.past_key_values)
+
+
+def up_to_end(model, tokenizer, ids):
+    """Cut a text's new token ids at its end, and decode them: {text, new_tokens, ended: whether there was an end}."""
+    ends = _end_ids(model, tokenizer)
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    text = tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+    return {"text": text, "new_tokens": length, "ended": length < len(ids)}
+
+
+def alone(model, tokenizer, readings, max_new_tokens):
+    """Give what each timed text would be by itself, in a batch of one: [{prompt_id, emotion, sample, text}], once a request.
+
+    readings: as measure.time_texts gives them, end-of-text ignored: cut there, or at max_new_tokens. text is None where fewer
+    tokens were timed and no end is among them: such a text has no counterpart in the quality pass.
+    """
+    rows = []
+    for reading in (reading for reading in readings if reading["round"] == 0):
+        made = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens])
+        whole = made["ended"] or reading["new_tokens"] >= max_new_tokens
+        kept = {key: reading[key] for key in ("prompt_id", "emotion", "sample")}
+        rows.append({**kept, "text": made["text"] if whole else None})
     return rows
 
 
-def exactly(model, tokenizer, inputs, new_tokens):
-    """Generate greedily exactly `new_tokens` tokens for one tokenized prompt, end-of-text ignored; return the output tensor.
+def exactly(model, tokenizer, inputs, new_tokens, at_token=None):
+    """Generate greedily exactly `new_tokens` tokens for each tokenized prompt, end-of-text ignored; return the output tensor.
 
-    End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text.
+    End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text. at_token()
+    is called after each step.
     """
     verbosity = transformers.logging.get_verbosity()
     # It warns, each time, that -1 is no token: that is the point.
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    options = {"max_new_tokens": new_tokens, "eos_token_id": [-1], **_calling(at_token)}
     try:
         with torch.inference_mode():
-            output = model.generate(**inputs, **_greedy(tokenizer), max_new_tokens=new_tokens, eos_token_id=[-1])
+            output = model.generate(**inputs, **_greedy(tokenizer), **options)
     finally:
         transformers.logging.set_verbosity(verbosity)
     if (made := output.shape[1] - inputs["input_ids"].shape[1]) != new_tokens:
         raise RuntimeError(f"{made} tokens were generated where {new_tokens} are to be timed")
     return output
+
+
+def _calling(at_token):
+    """Give the option by which `generate` calls at_token() after each step: as a reason to stop that never holds."""
+    return {"stopping_criteria": [lambda ids, scores, **_: bool(at_token())]} if at_token else {}
+
+
+def _cache_bytes(cache):
+    """Give the bytes of a cache's tensors; 0 for a model that keeps none, or another kind of state."""
+    tensors = (getattr(layer, name, None) for layer in getattr(cache, "layers", ()) for name in ("keys", "values"))
+    return sum(tensor.nbytes for tensor in tensors if torch.is_tensor(tensor))
 
 
 def _greedy(tokenizer):

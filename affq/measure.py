@@ -1,209 +1,180 @@
-"""The resource pass: latency and memory around real prompts. The clock and the memory probe are arguments."""
+"""The resource pass: how long texts take, one at a time and many at once. Clock, probe and interval are arguments.
 
-import ctypes
+produce(inputs, n) generates exactly n tokens for each of the texts that prepare(requests) made inputs of, and returns token ids
+of shape (texts, prompt + n). produce(inputs, n, at_token) calls at_token() after each token.
+"""
+
 import gc
 import os
-import platform
-import subprocess
-import threading
 import time
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 0.02  # between two readings of the memory of several GPUs
+WARM_UPS = 10  # at most
+STEADY = 0.05  # spread of the last three warm-ups, over the fastest of them, at which warming up ends
+READINGS = 3  # of each batch size
+FULL = 0.9  # of the free memory: a batch that is expected to take more is not tried
 
 
-def time_texts(prepare, produce, requests, new_tokens, warmup_tokens, clock=time.perf_counter, synchronize=lambda: None):
-    """Time texts one at a time, in the order given, after one of `warmup_tokens` tokens that is not timed.
+def time_texts(prepare, produce, requests, settings, width, clock=time.perf_counter, synchronize=lambda: None):
+    """Time texts one at a time, in rounds over the requests, until their median is known well enough.
 
-    prepare(request) gives the inputs, outside the clock; produce(inputs, n) generates exactly n tokens and returns token ids
-    of shape (1, prompt + n). Each request is generated twice: one token, which gives ttft_s (prefill and the first token),
-    and all of them, which gives latency_s. No clock is read between tokens, since waiting for each would slow them.
-    Returns raw readings [{prompt_id, emotion, sample, repetition, ttft_s, latency_s, new_tokens, token_ids}], seconds.
+    After warming up, each request is generated twice: one token, which gives ttft_s (prefill and the first token), and all of
+    them, which gives latency_s. No clock is read between tokens, since waiting for each would slow them. Rounds end when
+    width(seconds of all texts, most rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are
+    timed token by token. Inputs are made outside the clock; no garbage is collected inside it.
+
+    settings: new_tokens, warmup_tokens, aim, rounds, token_texts, as a study's measurement has them. Returns raw readings, in
+    seconds: {warmup_s: [], steady, rounds, width, stopped: aim or cap, texts: [{prompt_id, emotion, sample, round, ttft_s,
+    latency_s, new_tokens, token_ids}], tokens: [{prompt_id, emotion, sample, ttft_s, token_s: []}]}. width is None for inf.
     """
-    produce(prepare(requests[0]), warmup_tokens)
-    readings = []
-    for request in requests:
-        inputs = prepare(request)
-        gc.collect()
-        gc.disable()
-        try:
+    inputs = [prepare([request]) for request in requests]
+    found = warm_up(inputs[0], produce, settings["warmup_tokens"], clock, synchronize) | {"texts": []}
+    for number in range(settings["rounds"]):
+        for request, one in zip(requests, inputs, strict=True):
+            reading = time_text(one, produce, settings["new_tokens"], clock, synchronize)
+            found["texts"].append({**_key(request), "round": number, **reading})
+        reached = width([reading["latency_s"] for reading in found["texts"]], settings["rounds"])
+        if reached <= settings["aim"]:
+            break
+    found |= {"rounds": number + 1, "width": reached if reached < float("inf") else None}
+    found["stopped"] = "aim" if reached <= settings["aim"] else "cap"
+    found["tokens"] = [
+        {**_key(request), **time_tokens(one, produce, settings["new_tokens"], clock, synchronize)}
+        for request, one in list(zip(requests, inputs, strict=True))[: settings["token_texts"]]
+    ]
+    return found
+
+
+def _key(request):
+    return {key: request[key] for key in ("prompt_id", "emotion", "sample")}
+
+
+def warm_up(inputs, produce, tokens, clock=time.perf_counter, synchronize=lambda: None):
+    """Generate texts of so many tokens until three in a row take the same time within STEADY, WARM_UPS at most.
+
+    Returns {warmup_s: [seconds], steady: whether they did}.
+    """
+    seconds, steady = [], False
+    while len(seconds) < WARM_UPS and not steady:
+        with _uncollected():
             synchronize()
             start = clock()
-            produce(inputs, 1)
+            produce(inputs, tokens)
             synchronize()
-            between = clock()
-            output = produce(inputs, new_tokens)
-            synchronize()
-            end = clock()
-        finally:
-            gc.enable()
-        kept = {key: request[key] for key in ("prompt_id", "emotion", "sample", "repetition")}
-        token_ids = output[0, -new_tokens:].tolist()
-        times = {"ttft_s": between - start, "latency_s": end - between}
-        readings.append({**kept, **times, "new_tokens": len(token_ids), "token_ids": token_ids})
-    return readings
+            seconds.append(clock() - start)
+        last = seconds[-3:]
+        steady = len(last) == 3 and max(last) <= (1 + STEADY) * min(last)
+    return {"warmup_s": seconds, "steady": steady}
 
 
-class RssProbe:
-    """Reads the peak of this process's resident memory above a base, on Linux; elsewhere its readings are None (unknown).
-
-    Make it after all imports and before the model is loaded: the base is what is resident then.
-    """
-
-    kind = "rss"
-    _status, _reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def __init__(self):
-        self.base_bytes = psutil.Process().memory_info().rss
-
-    def start(self):
-        """Begin a phase: give freed memory back to the system, and set the kernel's peak to what is resident now."""
-        gc.collect()
-        try:
-            # What loading freed would otherwise stay with the allocator and count as resident.
-            ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError, TypeError):
-            pass  # not the GNU C library
-        try:
-            self._reset.write_text("5")
-        except OSError:
-            self._status = Path("/nonexistent")  # a peak that cannot be reset is no reading of a phase
-
-    def read(self):
-        """Give {peak_bytes} since `start`, above the base."""
-        try:
-            lines = dict(line.split(":", 1) for line in self._status.read_text().splitlines())
-        except OSError:
-            return {"peak_bytes": None}
-        return {"peak_bytes": int(lines["VmHWM"].split()[0]) * 1024 - self.base_bytes}
+def time_text(inputs, produce, new_tokens, clock=time.perf_counter, synchronize=lambda: None):
+    """Time one text's first token alone, and then the whole of it: {ttft_s, latency_s, new_tokens, token_ids}, seconds."""
+    with _uncollected():
+        synchronize()
+        start = clock()
+        produce(inputs, 1)
+        synchronize()
+        between = clock()
+        output = produce(inputs, new_tokens)
+        synchronize()
+        end = clock()
+    token_ids = output[0, -new_tokens:].tolist()
+    return {"ttft_s": between - start, "latency_s": end - between, "new_tokens": len(token_ids), "token_ids": token_ids}
 
 
-class CudaProbe:
-    """Reads the CUDA allocator's peaks, and the devices' own view of memory in use (all processes).
+def time_tokens(inputs, produce, new_tokens, clock=time.perf_counter, synchronize=lambda: None):
+    """Time one text token by token, waiting for the device at each: {ttft_s, token_s: [seconds of each further token]}."""
+    moments = []
 
-    cuda: torch.cuda. With several devices the peak is that of their sum in time, since their own peaks need not coincide; it is
-    sampled every SAMPLE_S, so that a shorter peak can be missed.
-    """
+    def at_token():
+        synchronize()
+        moments.append(clock())
 
-    kind = "vram_allocated"
-
-    def __init__(self, cuda):
-        self.cuda, self.devices = cuda, range(cuda.device_count())
-        self.base_bytes = self._sum_bytes()
-        self._sampling = None
-
-    def start(self):
-        """Begin a phase: return cached blocks and reset the peaks."""
-        gc.collect()
-        self.synchronize()
-        self.cuda.empty_cache()
-        for device in self.devices:
-            self.cuda.reset_peak_memory_stats(device)
-        if len(self.devices) > 1:
-            self._sampling = _Highest(self._sum_bytes)
-
-    def read(self):
-        """Give {peak_bytes, reserved_peak_bytes, device_used_bytes} since `start`; of several devices cuda<n>_peak_bytes too.
-
-        Reserved memory only grows within a phase: the sum of its peaks is the peak of its sum.
-        """
-        self.synchronize()
-        peaks = {f"cuda{device}_peak_bytes": self.cuda.max_memory_allocated(device) for device in self.devices}
-        used = [total - free for free, total in map(self.cuda.mem_get_info, self.devices)]
-        return {
-            "peak_bytes": self._sampling.end() if self._sampling else sum(peaks.values()),
-            "reserved_peak_bytes": sum(map(self.cuda.max_memory_reserved, self.devices)),
-            "device_used_bytes": sum(used),
-            **(peaks if len(peaks) > 1 else {}),
-        }
-
-    def synchronize(self):
-        """Wait until every device has done what it was asked for."""
-        for device in self.devices:
-            self.cuda.synchronize(device)
-
-    def _sum_bytes(self):
-        return sum(map(self.cuda.memory_allocated, self.devices))
+    with _uncollected():
+        synchronize()
+        start = clock()
+        produce(inputs, new_tokens, at_token)
+    return {"ttft_s": moments[0] - start, "token_s": [after - before for before, after in pairwise(moments)]}
 
 
-class _Highest:
-    """Samples a reading in a thread of its own, every SAMPLE_S from its making to `end`, which gives the highest."""
-
-    def __init__(self, read):
-        self._read, self._ended = read, threading.Event()
-        self._value = read()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def _sample(self):
-        while not self._ended.wait(SAMPLE_S):
-            self._value = max(self._value, self._read())
-
-    def end(self):
-        self._ended.set()
-        self._thread.join()
-        self._value = max(self._value, self._read())
-        return self._value
-
-
-def instruments(device):
-    """Give (memory probe, synchronize) for a torch device."""
-    if device == "cpu":
-        return RssProbe(), lambda: None
-    import torch
-
-    probe = CudaProbe(torch.cuda)
-    return probe, probe.synchronize
-
-
-def hardware(device):
-    """Describe the device in words and numbers; what cannot be read is None."""
-    import torch
-
-    cpu = device == "cpu"
-    return {
-        "device": device,
-        "device_name": _processor() if cpu else torch.cuda.get_device_name(),
-        "devices": None if cpu else torch.cuda.device_count(),
-        "cuda": None if cpu else torch.version.cuda,
-        "driver": None if cpu else _driver(),
-        "processor": _processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": psutil.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_bytes": psutil.virtual_memory().total if cpu else torch.cuda.get_device_properties(0).total_memory,
-    }
-
-
-def _driver():
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+@contextmanager
+def _uncollected():
+    """Collect garbage now, and none until the end."""
+    gc.collect()
+    gc.disable()
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
+        yield
+    finally:
+        gc.enable()
+
+
+def throughput(prepare, produce, requests, new_tokens, most, probe, clock=time.perf_counter, synchronize=lambda: None):
+    """Time batches of 1, 2, 4 … texts up to `most`, or up to the largest that memory holds, which is found by halving.
+
+    requests: taken in turn until a batch is full. A batch is not tried if its peak, on the line through those before it, would
+    take more than FULL of what the probe says is free; one that runs out of a GPU's memory is given up. Returns {stopped: cap or
+    memory, points: [{batch, seconds: [READINGS of them], new_tokens, and what the probe reads}]}, without points if most is 0.
+    """
+    points, size, too_many = [], min(1, most), most + 1
+    while 0 < size < too_many:
+        point = None
+        if _expected_bytes(points, size) <= FULL * probe.free_bytes():
+            batch = [requests[number % len(requests)] for number in range(size)]
+            point = _time_batch(prepare, produce, batch, new_tokens, probe, clock, synchronize)
+        if point:
+            points.append(point)
+        else:
+            too_many = size
+        fits = points[-1]["batch"] if points else 0
+        size = min(2 * fits, most) if too_many > most else (fits + too_many) // 2
+        if size == fits:
+            break
+    return {"stopped": "cap" if too_many > most else "memory", "points": points}
+
+
+def _expected_bytes(points, size):
+    """Give the bytes that a batch will take beyond what is held, on the line through two smaller ones; 0 if unknown."""
+    if len(points) < 2 or "unknown" in (points[-1]["peak_bytes"], points[-2]["peak_bytes"], points[-1]["held_bytes"]):
+        return 0
+    small, large = points[-2:]
+    slope = max(0, large["peak_bytes"] - small["peak_bytes"]) / (large["batch"] - small["batch"])
+    return large["peak_bytes"] + slope * (size - large["batch"]) - large["held_bytes"]
+
+
+def _time_batch(prepare, produce, batch, new_tokens, probe, clock, synchronize):
+    """Time one batch READINGS times; None where a GPU's memory runs out."""
+    import torch
+
+    probe.start()
+    try:
+        inputs, seconds = prepare(batch), []
+        produce(inputs, 2)
+        for _ in range(READINGS):
+            with _uncollected():
+                synchronize()
+                start = clock()
+                produce(inputs, new_tokens)
+                synchronize()
+                seconds.append(clock() - start)
+    except torch.OutOfMemoryError:
         return None
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return {"batch": len(batch), "seconds": seconds, "new_tokens": new_tokens, **probe.read()}
 
 
 def over_batches(readings):
-    """Sum up the readings of a pass by batch, {quality_s, *_bytes}: its seconds, and the highest of each reading of memory.
+    """Sum up the readings of a pass by batch: (its seconds, its largest cache_bytes, {phase: the highest of each reading}).
 
     What is unknown for one batch is unknown for the pass.
     """
-    names = [name for name in readings[0] if name.endswith("peak_bytes") or name == "device_used_bytes"]
-    highest = {}
-    for name in names:
-        values = [reading[name] for reading in readings]
-        highest[name] = None if None in values else max(values)
-    return sum(reading["quality_s"] for reading in readings), highest
+    phases = {}
+    for phase in readings[0]["phases"]:
+        by_name = {name: [reading["phases"][phase][name] for reading in readings] for name in readings[0]["phases"][phase]}
+        phases[phase] = {name: "unknown" if "unknown" in values else max(values) for name, values in by_name.items()}
+    return sum(r["quality_s"] for r in readings), max(r["cache_bytes"] for r in readings), phases
 
 
 def since_start():

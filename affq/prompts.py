@@ -65,19 +65,15 @@ def cross(prompts, emotions):
 
 
 def to_time(requests, count):
-    """Choose `count` requests for the resource pass: every prompt and every emotion in turn, then again.
-
-    Adds `repetition`: how often the same request was chosen before.
-    """
+    """Choose `count` requests that ask for an emotion, or all if they are fewer, for the resource pass: each prompt in turn."""
     asked = [r for r in requests if r["emotion"]]
     emotions = len({r["emotion"] for r in asked})
     prompts = len(asked) // emotions
     chosen = []
-    for turn in range(count):
+    for turn in range(min(count, len(asked))):
         prompt = turn % prompts
         emotion = (prompt + turn // prompts) % emotions  # one on with each prompt, and one on with each round over them
-        request = asked[prompt * emotions + emotion]
-        chosen.append({**request, "repetition": sum(c["request"] == request["request"] for c in chosen)})
+        chosen.append(asked[prompt * emotions + emotion])
     return chosen
 
 

@@ -86,14 +86,12 @@ def chart(axes, folder, name, alt):
     display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * 100)}})
 
 
-def report(notebook, folder, title, without=None):
+def report(notebook, folder, title):
     """Publish an executed notebook as folder/summary.ipynb and as folder/index.html; return the latter's path.
 
-    without: the tag of cells that are left out. The page has no code cells and no scripts, and loads nothing from elsewhere.
-    Neither names a place of this machine.
+    The page has no code cells and no scripts, and loads nothing from elsewhere. Neither names a place of this machine.
     """
     node = nbformat.read(notebook, as_version=4)
-    node.cells = [cell for cell in node.cells if without not in cell.metadata.get("tags", ())]
     given = node.metadata.get("papermill", {}).get("parameters")
     for cell in node.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):

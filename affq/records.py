@@ -1,35 +1,37 @@
 """The files of a study's results: the contract between the notebooks. No other module knows them.
 
 reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, measurements.json, then done.json; or failed.json
+                                passes/<n>.json: resource passes, one a process, until measurements.json has them
                                 scores/<id>.jsonl with scores/<id>.manifest.json
                                 attempts/<n>/: what an earlier attempt left, and a later one replaced
 """
 
-import hashlib
 import json
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from affq import InputError, files, without_places
-from affq.provenance import changes_since, conditions, scoring, software
+from affq.provenance import changes_since, conditions, software
+from affq.scored import Scored
 from affq.weights import sha256_of
 
-FORMAT = 2  # of the records; it goes up when their fields change
+FORMAT = 3  # of the records; it goes up when their fields change
 TEXTS = ("generations.jsonl", "batches.jsonl")
 RECORDS = ("run.json", *TEXTS, "measurements.json")
 ENDS = ("done.json", "failed.json", "measurements.json", "scores")
+PASSES = "passes"
 FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
 # What must be in each record, as nested keys; what is read back is never trusted to be whole.
 FIELDS = {
     "run.json": (
         *("settings", "software versions torch", "software code_digest", "hardware device"),
-        *("stored_dtype", "weights_sha256", "texts_kept"),
+        *("stored_dtype", "weights_sha256", "texts_kept", "process"),
     ),
     "failed.json": ("kind", "words", "remedy", "again", "software versions", "software code_digest"),
     "measurements.json": (
-        *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "latency", "seconds"),
+        *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "memory cache_bytes"),
+        *("passes", "alone", "throughput points", "kernels", "seconds"),
     ),
     "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
 }
@@ -42,18 +44,21 @@ def study_folder(results, study):
     return Path(results) / study.name
 
 
-class Record:
-    """The records of one run. Files are written whole and renamed into place, but for the texts, appended batch by batch."""
+class Record(Scored):
+    """The records of one run, and its scores.
+
+    Files are written whole and renamed into place, but for the texts, which are appended batch by batch.
+    """
 
     def __init__(self, results, run):
         self.run = run
         self.folder = study_folder(results, run.study) / "runs" / run.id
-        self.scores_folder = self.folder / "scores"
+        super().__init__(self.folder / "scores")
         self._texts = files.Journal(*(self.folder / name for name in TEXTS))
 
     def set_aside(self, texts=False):
         """Move what an earlier attempt ended with to attempts/<n>/, its `texts` too where they are not to be kept."""
-        self._aside(ENDS + FOR_PEOPLE + (TEXTS if texts else ()))
+        self._aside((*ENDS, PASSES, *FOR_PEOPLE, *(TEXTS if texts else ())))
 
     def _aside(self, names):
         if not (there := [name for name in names if (self.folder / name).exists()]):
@@ -66,8 +71,8 @@ class Record:
         for name in there:  # done.json first: no run is complete with a part of its records
             (self.folder / name).replace(folder / name)
 
-    def start(self, environment):
-        """Begin an attempt, and return how many batches of texts are kept from an earlier one.
+    def start(self, environment, process=1):
+        """Begin an attempt, or a further process of it, and return how many batches of texts are kept from an earlier one.
 
         Whole batches are kept if they were made under the same conditions: settings, software, hardware, weights. Other texts
         move to attempts/<n>/. run.json says what is run, on what, by what.
@@ -89,7 +94,7 @@ class Record:
         else:
             self._texts.keep(kept)
         texts_kept = sum(batch["texts"] for batch in kept)
-        files.write_json(self.folder / "run.json", {**about, "texts_kept": texts_kept})
+        files.write_json(self.folder / "run.json", {**about, "texts_kept": texts_kept, "process": process})
         return len(kept)
 
     def _under(self, about):
@@ -112,17 +117,30 @@ class Record:
         """Read what stands beside the texts of each whole batch: {texts, end_byte, …}."""
         return self._texts.batches(lambda row: (row["prompt_id"], row["emotion"], row["sample"]))
 
+    def keep_pass(self, process, readings):
+        """Keep one process's resource pass until `finish`, with the conditions that it was made under."""
+        (self.folder / PASSES).mkdir(exist_ok=True)
+        about = {"conditions": conditions(self.about()), "readings": {"process": process, **readings}}
+        files.write_json(self.folder / PASSES / f"{process}.json", about)
+
+    def _passes(self):
+        """Read the resource passes that were made under this attempt's conditions, in the order of their processes."""
+        paths = sorted((self.folder / PASSES).glob("*.json"), key=lambda path: int(path.stem))
+        kept, now = [files.read_json(path, REMEDY) for path in paths], conditions(self.about())
+        return [one["readings"] for one in kept if one["conditions"] == now]
+
     def finish(self, measurements):
-        """Write the measurements, then done.json with the hashes of the records: the run is complete from here on.
+        """Write the measurements and the resource passes, then done.json with the records' hashes: the run is complete now.
 
         Raises ValueError unless each text is there, and once: cells of a notebook can be left out, or executed again.
         """
         wanted, there = self.run.study.texts_wanted, sum(batch["texts"] for batch in self.batches())
         if not there == wanted == len(self.generations()):
             raise ValueError(f"{there} of {wanted} texts are there; execute the notebook from its first cell")
-        files.write_json(self.folder / "measurements.json", measurements)
+        files.write_json(self.folder / "measurements.json", {**measurements, "passes": self._passes()})
         hashes = {name: sha256_of(self.folder / name) for name in RECORDS}
         files.write_json(self.folder / "done.json", files.sealed(b"", hashes))
+        shutil.rmtree(self.folder / PASSES, ignore_errors=True)
 
     def fail(self, kind, words, remedy=None, again=False):
         """Write failed.json: kind of failure, last words, remedy where one is known, whether affq run is to try `again`.
@@ -171,13 +189,15 @@ class Record:
         try:
             if self.mark() == before:
                 return "starting", 0  # an earlier attempt's
-            kept = self.about()["texts_kept"]
+            kept, process = (self.about()[name] for name in ("texts_kept", "process"))
             texts = self.folder / "generations.jsonl"
             done = texts.read_bytes().count(b"\n") if texts.exists() else 0
         except (FileNotFoundError, InputError):
             return "starting", 0
         if (self.folder / "measurements.json").exists():
             return "ending", done
+        if process > 1:
+            return "timing", done
         wanted = self.run.study.texts_wanted
         return ("loading" if done <= kept else "timing" if done >= wanted else "generating"), done
 
@@ -249,43 +269,16 @@ class Record:
         """Read the raw readings."""
         return self._read("measurements.json")
 
+    def alone(self):
+        """Read the timed texts that have a counterpart in the quality pass: as each is in a batch of one."""
+        return [row for row in self.measurements()["alone"] if row["text"] is not None]
+
     def _read(self, name):
         return files.need(files.read_json(self.folder / name, REMEDY), FIELDS[name], self.folder / name, REMEDY)
 
     def generations_sha256(self):
         """Give the hash of the generations: what a score is a score of."""
         return sha256_of(self.folder / "generations.jsonl")
-
-    def score(self, scorer, by, make):
-        """Write the scores that make(generations) gives, one line a generation, unless they are there.
-
-        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or
-        by other scoring code are made again. The manifest comes last: without it there are no scores.
-        """
-        by, of = {**by, **scoring()}, self.generations_sha256()
-        if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (of, by):
-            return
-        self.scores_folder.mkdir(exist_ok=True)
-        start = time.perf_counter()
-        scores = files.lines(make(self.generations()))
-        files.write(self.scores_folder / f"{scorer}.jsonl", scores)
-        digest = hashlib.sha256(scores.encode()).hexdigest()
-        about = {"of": of, "by": by, "sha256": digest, "seconds": time.perf_counter() - start}
-        files.write_json(self.scores_folder / f"{scorer}.manifest.json", about)
-
-    def manifest(self, scorer):
-        """Read what the scores of `scorer` were made of and by; None where there are none, or not as they were written."""
-        scores = self.scores_folder / f"{scorer}.jsonl"
-        try:
-            manifest = files.read_json(self.scores_folder / f"{scorer}.manifest.json", REMEDY)
-            whole = files.need(manifest, ("of", "by", "seconds", "sha256"), scorer, REMEDY)["sha256"] == sha256_of(scores)
-        except (InputError, FileNotFoundError):
-            return None
-        return manifest if whole else None
-
-    def scores(self, scorer):
-        """Read the scores of `scorer`; an empty list where there are none."""
-        return files.read_jsonl(self.scores_folder / f"{scorer}.jsonl", REMEDY) if self.manifest(scorer) else []
 
 
 def _failure(kind, words, remedy=None, again=False):

@@ -84,9 +84,15 @@ class Settings:
             self.refuse(f"unknown {what}", value, (key, *inner), choices)
         return value
 
-    def yes_or_no(self, key):
-        if not isinstance(value := self.values[key], bool):
-            raise InputError(f"{key} in {self.where(key)} must be true or false; found {SHORT.repr(value)}")
+    def yes_or_no(self, *place):
+        if not isinstance(value := self._at(place), bool):
+            raise InputError(f"{place[-1]} in {self.where(*place)} must be true or false; found {SHORT.repr(value)}")
+        return value
+
+    def _at(self, place):
+        value = self.values
+        for key in place:
+            value = value[key]
         return value
 
     def names(self, key, what, choices=None):
@@ -101,15 +107,19 @@ class Settings:
         return tuple(values)
 
     def integer(self, least, *place, most=None):
-        value = self.values
-        for key in place:
-            value = value[key]
+        value = self._at(place)
         if type(value) is not int or value < least or (most is not None and value > most):
             range_words = f"from {least}" + (f" to {most:,}" if most is not None else "")
             raise InputError(
                 f"{place[-1]} in {self.where(*place)} must be a whole number {range_words}; found {SHORT.repr(value)}"
             )
         return value
+
+    def share(self, *place):
+        value = self._at(place)
+        if type(value) not in (int, float) or not 0 < value < 1:
+            raise InputError(f"{place[-1]} in {self.where(*place)} must be between 0 and 1; found {SHORT.repr(value)}")
+        return float(value)
 
     def file(self, key, suffix, packaged):
         """Resolve a packaged name, or a path beside the study file."""

@@ -23,6 +23,8 @@ DEVICES = ("auto", "cpu", "cuda")
 DECODINGS = ("greedy",)
 WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
+# The counts of `measurement`, and the least that each may be; two tokens are one further token.
+MEASURED = {"texts": 1, "new_tokens": 2, "warmup_tokens": 1, "rounds": 1, "token_texts": 0, "processes": 1, "throughput": 0}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Study:
     def texts_wanted(self):
         """Count the texts of each run, the control's among them."""
         return len(cross(read_prompts(self.prompts), self.emotions)) * self.samples
+
+    @cached_property
+    def texts_asked(self):
+        """Count the texts of each run that are asked for an emotion."""
+        return len(read_prompts(self.prompts)) * len(self.emotions) * self.samples
 
     @property
     def judged(self):
@@ -218,9 +225,9 @@ class _Reader(Settings):
                 "max_new_tokens": self.integer(1, "generation", "max_new_tokens"),
             },
             measurement={
-                "texts": self.integer(1, "measurement", "texts"),
-                "new_tokens": self.integer(2, "measurement", "new_tokens"),
-                "warmup_tokens": self.integer(1, "measurement", "warmup_tokens"),
+                **{name: self.integer(least, "measurement", name) for name, least in MEASURED.items()},
+                "aim": self.share("measurement", "aim"),
+                "profile": self.yes_or_no("measurement", "profile"),
             },
             limits={
                 "cell_s": self.integer(1, "limits", "cell_s", most=YEAR_S),

@@ -9,14 +9,14 @@ from affq.compare import under_shuffled_targets
 
 SUMMARY = (
     "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
-    "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s note"
+    "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s "
+    "latency_high_s note"
 ).split()
 AT_A_GLANCE = (
     "model precision status device emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note"
 ).split()
-TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "f1": "F1", "rougeL to baseline": "ROUGE-L to baseline"} | {
-    f"rouge{n}": f"ROUGE-{n}" for n in "12L"
-}
+TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "rougeL to baseline": "ROUGE-L to baseline"}
+TITLES |= {"f1": "F1", "f1 alone": "F1 alone", "f1 baseline": "F1 of baseline"} | {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
 KEY = ["prompt_id", "emotion", "sample"]
 SHUFFLES = 200
@@ -99,6 +99,8 @@ def summary(records, texts):
                 notes.append("random weights")
             if row["device"] == "cuda" and "cpu" in record.measurements()["model"].get("placed", ""):
                 notes.append("weights offloaded to the CPU: latency is not the GPU's")
+            if disturbed := resources.disturbances(record):
+                notes.append(f"measurement disturbed: {', '.join(disturbed)}")
             if row["peak_bytes"] is None:
                 notes.append("peak unknown: this system reports none that can be reset")
         rows.append(row | {"note": "; ".join(notes)})
@@ -145,6 +147,45 @@ def emotion_f1(texts, emotions):
                 {"model": model, "precision": precision, "emotion": emotion, "texts": len(of), "recall": recall, "f1": f1}
             )
     return pd.DataFrame(rows)
+
+
+def batch_effect(records, texts):
+    """Compare each run's timed texts with the same ones in the study's batch, and the batch's effect with the precision's.
+
+    One row a run, {model, precision, batch, timed, asked, changed, changed_by_precision, f1_alone, f1, f1_baseline}: of `asked`
+    texts so many were `timed`, each in a batch of one; `changed` is the share of these that reads otherwise in the batch, and
+    changed_by_precision the share whose text in the batch is not the baseline's. f1_alone is there where all were timed.
+    """
+    rows = []
+    for record in (r for r in records if r.complete and r.run.study.judged):
+        study, baseline = record.run.study, _baseline(record, records)
+        alone = {tuple(row[name] for name in KEY): row["text"] for row in record.alone()}
+        own, other = (_by_key(texts, r.run.id) for r in (record, baseline))
+        row = {"model": record.run.model.name, "precision": record.run.precision, "batch": study.batch}
+        row |= {"timed": len(alone), "asked": study.texts_asked, "changed": _share_changed(alone, own)}
+        row["changed_by_precision"] = None if baseline is record else _share_changed({key: own[key] for key in alone}, other)
+        judged = _asked(texts, record.run.id)
+        if (scores := record.scores(f"{study.judges[0]}-alone")) and not judged.empty:
+            row["f1_alone"] = _f1_of(pd.DataFrame(scores), study)
+            row |= {"f1": _f1_of(judged, study)}
+            row["f1_baseline"] = None if baseline is record else _f1_of(_asked(texts, baseline.run.id), study)
+        rows.append(row)
+    columns = "model precision batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
+    return pd.DataFrame(rows, columns=columns).astype({name: float for name in columns[5:]})
+
+
+def _by_key(texts, run_id):
+    of = texts[texts["run_id"] == run_id]
+    return dict(zip(of[KEY].itertuples(index=False, name=None), of["text"], strict=True))
+
+
+def _share_changed(texts, others):
+    """Give the share of texts that are others' of the same key, and differ; None where there is nothing to compare."""
+    return float(np.mean([text != others[key] for key, text in texts.items()])) if texts and others else None
+
+
+def _f1_of(judged, study):
+    return None if judged.empty else macro_f1(judged["emotion"], judged["judged_emotion"], study.emotions)
 
 
 def confusion(texts, emotions):
@@ -212,26 +253,29 @@ def provenance(records):
     return shared
 
 
-def for_reading(frame):
-    """Turn a raw frame into text cells with units: bytes in MB (10^6), other figures to two decimals, short seconds to four."""
+def for_reading(frame, empty=""):
+    """Turn a raw frame into text cells with units: bytes in MB (10^6), seconds to three figures, others to two decimals.
+
+    empty: what stands where there is no figure.
+    """
     shown = {}
     for name, column in frame.items():
         title = str(name).replace("_", " ")
         if str(name).endswith("bytes"):
             title = f"{title.removesuffix('bytes').strip() or 'stored'} (MB)"
-            cells = [_cell(v, "{:,.1f}") for v in column / 1e6]
-        elif str(name).endswith("_s"):
-            title, form = f"{title.removesuffix(' s')} (s)", "{:.4f}" if column.median() < 0.5 else "{:.2f}"
-            cells = [_cell(v, form) for v in column]
+            cells = [_cell(v, "{:,.1f}", empty) for v in pd.to_numeric(column) / 1e6]
+        elif str(name).endswith("_s") and not str(name).endswith("_per_s"):
+            title = f"{title.removesuffix(' s')} (s)"
+            cells = [_cell(v, "{:#.3g}" if abs(v) < 99.95 else "{:,.0f}", empty) for v in pd.to_numeric(column)]
         elif pd.api.types.is_float_dtype(column):
-            cells = [_cell(v, "{:.2f}") for v in column]
+            cells = [_cell(v, "{:.2f}", empty) for v in column]
         elif pd.api.types.is_integer_dtype(column):
-            cells = [_cell(v, "{:,}") for v in column]
+            cells = [_cell(v, "{:,}", empty) for v in column]
         else:
-            cells = [_cell(v, "{}") for v in column]
+            cells = [_cell(v, "{}", empty) for v in column]
         shown[TITLES.get(title, title)] = cells
     return pd.DataFrame(shown)
 
 
-def _cell(value, form):
-    return "" if pd.isna(value) else form.format(value)
+def _cell(value, form, empty):
+    return empty if pd.isna(value) else form.format(value)

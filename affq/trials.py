@@ -44,11 +44,11 @@ def describe():
     """Print, as JSON, the processor and what torch sees of CUDA; in a process of its own."""
     import torch
 
-    from affq import measure
+    from affq import probes
 
     with warnings.catch_warnings(record=True) as said:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    hardware = measure.hardware("cuda" if count else "cpu")
+    hardware = probes.hardware("cuda" if count else "cpu")
     about = {key: hardware[key] for key in ("processor", "cores", "threads", "driver")}
     about |= {"cuda": torch.version.cuda, "said": [str(warning.message) for warning in said], "devices": []}
     for index in range(count):

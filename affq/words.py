@@ -7,6 +7,8 @@ import re
 
 from affq import printable
 
+SMALL = 0.5  # an effect of the batch is small beside the precision's up to this share of it
+
 
 def headline(summary):
     """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
@@ -96,22 +98,74 @@ def memory(summary):
     """Say what the peak of each device in the summary is a peak of."""
     kinds = {
         "rss": "On a CPU the peak is that of the process's resident memory above its base, which is what it held after its "
-        "imports, subtracted already. It includes what the allocator keeps and temporaries of quantized products, so that a "
-        "precision with smaller weights can have the higher peak, and differs from one execution to the next. Loading reads a "
-        "whole file before it converts, whatever the precision.",
-        "vram_allocated": "On a GPU the peak is that of memory allocated by torch; reserved memory and the device's own view "
-        "are in the table.",
+        "imports, subtracted already. *Activations, workspace* includes what the allocator keeps and temporaries of quantized "
+        "products, so that a precision with smaller weights can have the higher peak, and differs from one execution to the "
+        "next; *rest* is what stays beside the weights afterwards. Loading reads a whole file before it converts, whatever the "
+        "precision.",
+        "vram_allocated": "On a GPU the peak is that of memory allocated by torch; *rest* is what the device holds beyond it, by "
+        "its own view: context, kernels, cached blocks. Allocated, reserved and in use, before and after, are in the table.",
     }
     said = [kinds[kind] for kind in summary["peak_kind"].dropna().unique()]
     if (summary["peak_bytes"].isna() & summary["weights_bytes"].notna()).any():
-        said.append("Where no peak is given, the system does not report one that can be reset.")
+        said.append("Where a reading is unknown, the system does not tell it: the table's CSV file leaves it empty.")
     return " ".join(said)
 
 
-def caveats(study, summary, texts, card):
-    """List what a reader must know before believing the figures. card: the front matter of the first judge's."""
+def latency(statistics, aim):
+    """Say how the texts were timed, and what the intervals are. statistics: resources.latency_statistics."""
+    whole = statistics[statistics["reading"] == "latency_s"]
+    reached = whole["stopped"].eq("aim").sum()
+    said = [
+        f"Rounds over the timed prompts ended at the aim, an interval of the median no wider than {aim:.0%} of it, in {reached} "
+        f"of {len(whole)} runs, and at the cap in the others."
+    ]
+    kinds = whole["interval"].dropna().unique()
+    if "within-process" in kinds:
+        said.append("Intervals are within-process: another process has another memory layout, and may differ by more.")
+    if "between processes" in kinds:
+        said.append("Intervals have the spread between fresh processes in them; the median is the mean of theirs.")
+    if whole["interval"].isna().any():
+        said.append("Where there is no interval, fewer than six texts were timed.")
+    if not whole["steady"].all():
+        said.append("Not every run was steady after its warm-up.")
+    return " ".join(said)
+
+
+def kernels(found):
+    """Say which share of a profiled text's time goes to what, by run and phase. found: resources.kernels. Plain text."""
+    shares = found.groupby(["model", "precision", "phase", "group"], sort=False)["share"].sum().reset_index()
+    return "; ".join(
+        f"{model} {precision}, {phase}: " + ", ".join(f"{row.group} {row.share:.0%}" for row in of.itertuples())
+        for (model, precision, phase), of in shares.groupby(["model", "precision", "phase"], sort=False)
+    )
+
+
+def throughput(points):
+    """Say the largest batch of each run, its tokens a second, and what set the limit. points: resources.throughput."""
+    said = []
+    for (model, precision), of in points.groupby(["model", "precision"], sort=False):
+        last, first = of.iloc[-1], of.iloc[0]
+        limit = {"cap": "the study's cap", "memory": "the largest that memory holds"}[last["stopped"]]
+        said.append(
+            f"{_data(model)} {precision}: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
+            f"({limit}), {last['tokens_per_s'] / first['tokens_per_s']:.1f} times as many as one by one"
+        )
+    return "; ".join(said) + "."
+
+
+def caveats(study, summary, texts, effect, card):
+    """List what a reader must know before believing the figures.
+
+    effect: tables.batch_effect. card: the front matter of the first judge's.
+    """
+    disturbed = "".join(
+        f"- **The measurement of {_data(row.model)} at {row.precision} was disturbed**, and its times are not to be relied on: "
+        f"{_data(row.note.partition('measurement disturbed: ')[2].partition(';')[0])}.\n"
+        for row in summary.itertuples()
+        if "measurement disturbed: " in row.note
+    )
     if not study.judged:
-        return (
+        return disturbed + (
             "- The weights are random, in the models' shapes: memory and time are those of the architecture, and the texts mean "
             "nothing, so that none is judged.\n"
             "- Prompts are cut into tokens by a tokenizer that stands in for the models' own, and no chat template is added.\n"
@@ -140,8 +194,36 @@ def caveats(study, summary, texts, card):
         f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a "
         f"difference of a few points may be chance.",
         "A text that names its emotion is easily judged: a raw F1 rewards naming the emotion.",
+        *batch(effect),
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    return disturbed + "\n".join(f"- {line}" for line in lines)
+
+
+def batch(effect):
+    """Say how far batch and padding change the texts, and warn where that is not small beside the precision's effect.
+
+    effect: tables.batch_effect. Not small: at least SMALL of it.
+    """
+    known = effect.dropna(subset="changed")
+    if known.empty:
+        return
+    changed = ", ".join(f"{_data(f'{row.model} {row.precision}')} {row.changed:.0%}" for row in known.itertuples())
+    first = known.iloc[0]
+    yield (
+        f"Batch and padding change greedy texts: of the {first['timed']} timed prompts of {first['asked']}, so many read "
+        f"otherwise in the study's batch of {first['batch']} than alone: {changed}."
+    )
+    for row in known.itertuples():
+        run, said = _data(f"{row.model} {row.precision}"), []
+        if row.changed_by_precision >= 0 and row.changed > SMALL * row.changed_by_precision:
+            said.append(f"the batch changes {row.changed:.0%} of these texts, the precision {row.changed_by_precision:.0%}")
+        by_batch, by_precision = abs(row.f1_alone - row.f1), abs(row.f1 - row.f1_baseline)
+        if by_batch > SMALL * by_precision:
+            said.append(
+                f"F1 is {row.f1_alone:.2f} alone and {row.f1:.2f} in the batch, where the baseline's is {row.f1_baseline:.2f}"
+            )
+        if said:
+            yield f"**{run}: the batch weighs beside the precision**: {'; '.join(said)}."
 
 
 def _shares(is_so, run):

@@ -190,8 +190,10 @@ ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
 MEASURED = {
     "model": {"compute_dtype": "float32", "chat_template": "none"},
     "census": [],
-    "memory": {"kind": "rss", "phases": {}},
-    "latency": [],
+    "memory": {"kind": "rss", "phases": {}, "cache_bytes": 0},
+    "alone": [],
+    "throughput": {"stopped": "cap", "points": []},
+    "kernels": [],
     "seconds": {},
 }
 

@@ -48,7 +48,7 @@ def test_random_weights_take_what_is_predicted_and_prove_their_precision(config,
     assert sum(row["elements"] for row in rows) == architectures.parameters(config)
     predicted = memory.predict(config, precision, "cpu", memory.Sizes(1, 8, 8))
     assert sum(row["bytes"] for row in rows) == predicted["weights_bytes"]
-    (text,) = generate.texts(model, tokenizer, [REQUEST], 4)
+    (text,), _ = generate.texts(model, tokenizer, [REQUEST], 4)
     assert text["prompt"] == REQUEST["request"]
 
 

@@ -27,7 +27,8 @@ def test_plan_of_the_default_study_lists_its_runs(tmp_path):
 def test_bad_input_is_one_sentence_and_exit_status_2(command, tmp_path):
     done = affq(command, "defualt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "affq: unknown study 'defualt'; known: default, paper, paper-random; or give the path of a .yaml file\n"
+    known = "default, default-full, paper, paper-random"
+    assert done.stderr == f"affq: unknown study 'defualt'; known: {known}; or give the path of a .yaml file\n"
 
 
 def test_report_without_a_complete_run_leaves_what_was_published(tmp_path):

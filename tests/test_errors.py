@@ -221,7 +221,7 @@ def test_weights_that_give_no_numbers(place, tiny_llama):
 def test_prompt_longer_than_the_model_reads(place, tiny_llama):
     model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
     requests = [{"prompt_id": "short", "request": "word"}, {"prompt_id": "long", "request": 1000 * "word "}]
-    room = model.config.max_position_embeddings - generate.prepare(model, tokenizer, requests[0])["input_ids"].shape[1]
+    room = model.config.max_position_embeddings - generate.prepare(model, tokenizer, requests[:1])["input_ids"].shape[1]
     generate.need_context(model, tokenizer, requests[:1], room)
     with pytest.raises(InputError) as error:
         generate.need_context(model, tokenizer, requests, 64)

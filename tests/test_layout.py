@@ -23,6 +23,9 @@ MAY_IMPORT = {
     "weights": set(),
     "generate": set(),
     "measure": set(),
+    "probes": set(),
+    "interference": {"probes"},
+    "kernels": set(),
     "scores": set(),
     "compare": set(),
     "words": set(),
@@ -32,14 +35,14 @@ MAY_IMPORT = {
     "settings": set(),
     "files": set(),
     "locks": {"files"},
-    "endings": {"estimate", "precisions"},
+    "endings": {"estimate", "precisions", "probes"},
     "provenance": {"study"},
     "plan": {"provenance", "records"},
     "hub": {"checkpoints", "weights"},
     "architectures": {"weights"},
     "sources": {"architectures", "checkpoints", "hub", "weights"},
     "study": {"precisions", "prompts", "settings", "sources", "weights"},
-    "estimate": {"precisions", "prompts"},
+    "estimate": {"measure", "precisions", "prompts"},
     "memory": {"models", "precisions", "prompts"},
     "progress": {"estimate"},
     "experts": set(),
@@ -47,12 +50,13 @@ MAY_IMPORT = {
     "charts": {"precisions"},
     "judge": {"weights"},
     "judge_training": {"judge", "study", "weights"},
-    "records": {"files", "provenance", "weights"},
-    "resources": set(),
+    "scored": {"files", "provenance", "weights"},
+    "records": {"files", "provenance", "scored", "weights"},
+    "resources": {"compare", "interference"},
     "tables": {"compare", "resources"},
-    "execute": {"endings", "estimate", "judge", "locks", "plan", "progress", "provenance", "records", "weights"},
+    "execute": {"endings", "estimate", "judge", "locks", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
     "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
-    "trials": {"generate", "measure", "models", "precisions"},
+    "trials": {"generate", "models", "precisions", "probes"},
     "cli": {"doctor", "execute", "judge", "memory", "plan", "progress", "publish", "records", "scores", "study", "weights"}
     | {"words"},
 }
@@ -95,7 +99,7 @@ def test_notebook_is_a_template(path):
     code = [cell for cell in node.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
-    assert all(isinstance(ast.literal_eval(statement.value), str) for statement in ast.parse(code[0].source).body)
+    assert all(isinstance(ast.literal_eval(statement.value), str | int) for statement in ast.parse(code[0].source).body)
     assert all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(code[1].source).body)
     for cell in code:
         assert not any(isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef) for n in ast.walk(ast.parse(cell.source)))
@@ -104,7 +108,7 @@ def test_notebook_is_a_template(path):
 
 def test_papermill_sees_the_parameters():
     assert {p.stem: set(papermill.inspect_notebook(str(p))) for p in NOTEBOOKS} == {
-        "1_generate": {"study", "model", "precision", "results"},
+        "1_generate": {"study", "model", "precision", "results", "process"},
         "2_score": {"study", "results"},
         "3_summary": {"study", "results"},
     }

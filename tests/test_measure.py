@@ -1,188 +1,227 @@
+"""The resource pass with a false clock: every figure is worked by hand."""
+
 import gc
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 
-from affq import measure
+from affq import compare, measure
+
+SETTINGS = {"new_tokens": 4, "warmup_tokens": 2, "aim": 0.03, "rounds": 1, "token_texts": 0}
 
 
 class Clock:
-    """A false clock: each reading is the next of a list."""
+    """A false clock: it stands still but for what `produce` takes, so many seconds a token: the next of a list, then the last."""
 
-    def __init__(self, *readings):
-        self.readings = iter(readings)
+    def __init__(self, *seconds_a_token):
+        self.now, self.seconds_a_token, self.made = 100.0, list(seconds_a_token), []
 
     def __call__(self):
-        return next(self.readings)
+        return self.now
 
-
-def request(name, repetition=0):
-    return {"prompt_id": name, "emotion": "joy", "sample": 0, "repetition": repetition, "request": name}
-
-
-def test_readings_are_the_differences_of_the_clock():
-    done = []
-
-    def produce(inputs, count):
-        done.append((inputs, count))
+    def produce(self, inputs, count, at_token=None):
+        pace = self.seconds_a_token.pop(0) if len(self.seconds_a_token) > 1 else self.seconds_a_token[0]
+        self.made.append((inputs, count))
+        for _ in range(count):
+            self.now += pace
+            if at_token:
+                at_token()
         return np.array([[1, 2, *range(count)]])
 
-    clock = Clock(10.0, 10.5, 13.5, 20.0, 20.25, 24.25)
-    readings = measure.time_texts(lambda r: r["request"].upper(), produce, [request("a"), request("b")], 4, 3, clock)
-    assert done == [("A", 3), ("A", 1), ("A", 4), ("B", 1), ("B", 4)]  # three tokens of warm-up, then both, timed
-    assert [(r["prompt_id"], r["ttft_s"], r["latency_s"]) for r in readings] == [("a", 0.5, 3.0), ("b", 0.25, 4.0)]
-    assert readings[0]["token_ids"] == [0, 1, 2, 3] and readings[0]["new_tokens"] == 4
+
+def request(name):
+    return {"prompt_id": name, "emotion": "joy", "sample": 0, "request": name}
+
+
+def names(requests):
+    return "".join(request["prompt_id"] for request in requests)
+
+
+def timed(clock, requests, width=compare.relative_width, **settings):
+    return measure.time_texts(names, clock.produce, [request(name) for name in requests], SETTINGS | settings, width, clock)
+
+
+def test_each_text_is_timed_twice_after_a_warm_up_that_is_not():
+    clock = Clock(0.5)
+    found = timed(clock, "ab")
+    warm = 3 * [("a", 2)]
+    assert clock.made == [*warm, ("a", 1), ("a", 4), ("b", 1), ("b", 4)]
+    assert found["warmup_s"] == [1.0, 1.0, 1.0] and found["steady"]
+    assert [(r["prompt_id"], r["ttft_s"], r["latency_s"], r["round"]) for r in found["texts"]] == [
+        ("a", 0.5, 2.0, 0),
+        ("b", 0.5, 2.0, 0),
+    ]
+    assert found["texts"][0]["token_ids"] == [0, 1, 2, 3] and found["texts"][0]["new_tokens"] == 4
+
+
+def test_warming_up_ends_when_three_in_a_row_agree_within_5_percent():
+    # Two tokens each: 2.0, 1.2, 1.1, 1.08, 1.06 s. The last three: 1.10 / 1.06 is 1.038; the three before: 1.2 / 1.08 is 1.11.
+    found = measure.warm_up("a", (clock := Clock(1.0, 0.6, 0.55, 0.54, 0.53, 9.0)).produce, 2, clock)
+    assert found == {"warmup_s": pytest.approx([2.0, 1.2, 1.1, 1.08, 1.06]), "steady": True}
+
+
+def test_warming_up_has_an_end_where_nothing_agrees():
+    clock = Clock(*(1.0 + i % 2 for i in range(50)))
+    found = measure.warm_up("a", clock.produce, 1, clock)
+    assert len(found["warmup_s"]) == measure.WARM_UPS and not found["steady"]
+
+
+def test_rounds_end_at_the_aim():
+    # Three warm-ups of 1 s a token; then six texts, each its first token and its four: 4.0 to 4.4 s, and 4.2 from then on.
+    # The median's interval at 97 %, by the binomial distribution of 1/2: of six none (from the least to the greatest is 96.9 %);
+    # of twelve from the 2nd to the 11th (99.4 %; one further in is 96.1 %), 4.1 to 4.3, 4.8 % of 4.2; of eighteen from the 4th
+    # to the 15th (99.2 %; one further in is 96.9 %), 4.2 to 4.2.
+    first = [4.0, 4.1, 4.2, 4.2, 4.3, 4.4]
+    clock = Clock(1.0, 1.0, 1.0, *(pace for seconds in first for pace in (1.0, seconds / 4)), 1.05)
+    found = timed(clock, "abcdef", rounds=5)
+    assert found["rounds"] == 3 and found["stopped"] == "aim" and found["width"] == pytest.approx(0.0)
+    assert [r["round"] for r in found["texts"]] == 6 * [0] + 6 * [1] + 6 * [2]
+
+
+def test_rounds_end_at_the_cap_which_is_said():
+    # Texts of 4 s and 5 s in turn: the interval stays (5 - 4) / 4.5 = 22 %.
+    clock = Clock(1.0, 1.0, 1.0, *(pace for _ in range(50) for pace in (1.0, 1.0, 1.0, 1.25)))
+    found = timed(clock, "abcdef", rounds=3)
+    assert found["rounds"] == 3 and found["stopped"] == "cap" and found["width"] == pytest.approx(1 / 4.5)
+
+
+def test_width_of_exactly_the_aim_is_enough_and_more_is_not():
+    clock = Clock(1.0)
+    assert timed(clock, "a", width=lambda seconds, rounds: 0.03, rounds=4)["stopped"] == "aim"
+    assert timed(clock, "a", width=lambda seconds, rounds: 0.0301, rounds=4)["rounds"] == 4
+
+
+def test_too_few_texts_for_an_interval_end_at_the_cap_without_a_width():
+    found = timed(Clock(1.0), "ab", rounds=2)
+    assert found["stopped"] == "cap" and found["width"] is None and len(found["texts"]) == 4
+
+
+def test_tokens_are_timed_one_by_one_in_a_pass_of_its_own():
+    found = timed(clock := Clock(0.25), "abc", token_texts=2)
+    assert clock.made[-2:] == [("a", 4), ("b", 4)] and [t["prompt_id"] for t in found["tokens"]] == ["a", "b"]
+    assert found["tokens"][0]["ttft_s"] == 0.25 and found["tokens"][0]["token_s"] == [0.25, 0.25, 0.25]
 
 
 def test_the_device_is_waited_for_before_every_reading():
     events = []
     clock = lambda: events.append("clock") or 0.0  # noqa: E731
-    produce = lambda _, count: events.append(f"produce {count}") or np.zeros((1, 5))  # noqa: E731
-    measure.time_texts(str, produce, [request("a")], 2, 1, clock, lambda: events.append("wait"))
-    assert events == ["produce 1", "wait", "clock", "produce 1", "wait", "clock", "produce 2", "wait", "clock"]
+
+    def produce(_, count, at_token=None):
+        events.append(f"produce {count}")
+        for _ in range(count) if at_token else ():
+            at_token()
+        return np.zeros((1, 5))
+
+    wait = lambda: events.append("wait")  # noqa: E731
+    measure.time_text("a", produce, 2, clock, wait)
+    assert events == ["wait", "clock", "produce 1", "wait", "clock", "produce 2", "wait", "clock"]
+    events.clear()
+    measure.time_tokens("a", produce, 2, clock, wait)
+    assert events == ["wait", "clock", "produce 2", "wait", "clock", "wait", "clock"]
+    events.clear()
+    measure.warm_up("a", produce, 2, clock, wait)
+    assert events == 3 * ["wait", "clock", "produce 2", "wait", "clock"]
+
+
+def test_no_clock_is_read_between_the_tokens_of_a_total():
+    asked = []
+
+    def produce(_, count, at_token=None):
+        asked.append(at_token)
+        return np.zeros((1, count))
+
+    measure.time_text("a", produce, 2)
+    assert asked == [None, None]
 
 
 def test_garbage_is_not_collected_inside_timed_code_and_is_again_afterwards():
     inside = []
 
-    def produce(_, count):
+    def produce(_, count, at_token=None):
         inside.append(gc.isenabled())
         return np.zeros((1, count))
 
-    measure.time_texts(str, produce, [request("a")], 2, 1)
-    assert inside == [True, False, False] and gc.isenabled()
+    measure.time_text("a", produce, 2)
+    assert inside == [False, False] and gc.isenabled()
 
 
 def test_garbage_is_collected_again_after_an_error():
     with pytest.raises(ZeroDivisionError):
-        measure.time_texts(str, lambda _, count: 1 / (count - 2), [request("a")], 2, 1)
+        measure.time_text("a", lambda _, count: 1 / (count - 2), 2)
     assert gc.isenabled()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident peaks are reset through /proc")
-def test_resident_peak_follows_memory_up_and_is_reset_by_the_next_phase():
-    probe = measure.RssProbe()
-    probe.start()
-    quiet = probe.read()["peak_bytes"]
-    block = np.ones(200_000_000, dtype=np.uint8)
-    peak = probe.read()["peak_bytes"]
-    assert 190_000_000 < peak - quiet < 230_000_000
-    del block
-    assert probe.read()["peak_bytes"] > peak - 5_000_000  # a peak stays
-    probe.start()
-    assert probe.read()["peak_bytes"] < peak - 150_000_000
+class Probe:
+    """A false probe of a machine whose texts take 10 bytes each beside 100, of which `free` more may be taken."""
+
+    def __init__(self, free=10**9, known=True):
+        self.free, self.known, self.batch = free, known, 0
+
+    def start(self):
+        self.batch = 0
+
+    def read(self):
+        return {"peak_bytes": 100 + 10 * self.batch if self.known else "unknown", "held_bytes": 100}
+
+    def free_bytes(self):
+        return self.free
 
 
-def test_peak_that_cannot_be_reset_is_unknown_and_not_zero(tmp_path):
-    probe = measure.RssProbe()
-    probe._reset = tmp_path / "missing" / "clear_refs"
-    probe.start()
-    assert probe.read() == {"peak_bytes": None}
+def measured(most, probe, capacity=10**9):
+    """Measure throughput on a false clock: a batch takes 1 s, and 0.1 s more a text; `capacity` texts fit a GPU's memory."""
+    tried, clock = [], Clock(1.0)
+
+    def produce(inputs, count, at_token=None):
+        probe.batch = len(inputs)
+        if len(inputs) > capacity:
+            raise torch.OutOfMemoryError("no room")
+        clock.now += 1 + 0.1 * len(inputs) if count == 4 else 0
+
+    def prepare(requests):
+        tried.append(names(requests))
+        return tried[-1]
+
+    requests = [request(name) for name in "abc"]
+    return measure.throughput(prepare, produce, requests, 4, most, probe, clock), [len(batch) for batch in tried], tried
 
 
-def test_hardware_names_the_processor_and_the_threads():
-    found = measure.hardware("cpu")
-    assert found["device"] == "cpu" and found["device_name"] and found["threads"] == torch.get_num_threads()
-    assert found["cuda"] is None
+def test_batches_double_up_to_the_cap_and_are_timed_three_times():
+    found, sizes, tried = measured(6, Probe())
+    assert sizes == [1, 2, 4, 6] and tried[2] == "abca" and found["stopped"] == "cap"
+    assert found["points"][2]["seconds"] == pytest.approx([1.4, 1.4, 1.4]) and found["points"][2]["peak_bytes"] == 140
 
 
-class Cuda:
-    """False GPUs: what is allocated on each, its peak, and twice as much reserved; 100 bytes of each are other processes'."""
-
-    def __init__(self, *allocated):
-        self.allocated, self.peaks, self.calls = list(allocated), list(allocated), []
-
-    def set(self, device, size):
-        self.allocated[device] = size
-        self.peaks[device] = max(self.peaks[device], size)
-
-    def device_count(self):
-        return len(self.allocated)
-
-    def memory_allocated(self, device):
-        return self.allocated[device]
-
-    def max_memory_allocated(self, device):
-        return self.peaks[device]
-
-    def max_memory_reserved(self, device):
-        return 2 * self.peaks[device]
-
-    def mem_get_info(self, device):
-        return 1000 - self.allocated[device] - 100, 1000
-
-    def reset_peak_memory_stats(self, device):
-        self.peaks[device] = self.allocated[device]
-
-    def synchronize(self, device):
-        self.calls.append(device)
-
-    def empty_cache(self):
-        self.calls.append("empty")
+def test_largest_batch_is_found_by_halving_where_a_gpu_runs_out_of_memory():
+    found, sizes, _ = measured(64, Probe(), capacity=11)
+    assert sizes == [1, 2, 4, 8, 16, 12, 10, 11] and found["stopped"] == "memory"
+    assert [point["batch"] for point in found["points"]] == [1, 2, 4, 8, 10, 11]
 
 
-def test_one_gpu_has_the_allocators_exact_peak():
-    cuda = Cuda(10)
-    probe = measure.CudaProbe(cuda)
-    cuda.set(0, 500)
-    cuda.set(0, 10)
-    probe.start()  # the peak before the phase does not count
-    cuda.set(0, 70)
-    cuda.set(0, 30)
-    assert probe.read() == {"peak_bytes": 70, "reserved_peak_bytes": 140, "device_used_bytes": 130}
+def test_batch_that_would_take_more_than_is_free_is_never_tried():
+    # Batches take 10 bytes a text beyond the 100 that are held: of 120 free ones, 108 may be taken. 8 take 80; 16 would take
+    # 160, 12 would 120, 10 take 100, 11 would 110.
+    found, sizes, _ = measured(64, Probe(free=120))
+    assert sizes == [1, 2, 4, 8, 10] and found["stopped"] == "memory"
 
 
-def test_peak_of_several_gpus_is_that_of_their_sum_in_time_and_not_the_sum_of_peaks_that_never_met():
-    cuda = Cuda(10, 20)
-    probe = measure.CudaProbe(cuda)
-    assert probe.base_bytes == 30
-    probe.start()
-    for sizes in ((300, 20), (10, 250), (10, 20)):
-        for device, size in enumerate(sizes):
-            cuda.set(device, size)
-        time.sleep(10 * measure.SAMPLE_S)
-    found = probe.read()
-    # Worked by hand: the sums are 320, 270, 30 (550 if the peaks had met); between two steps the first is set before the second.
-    assert found["peak_bytes"] == 320 and found["cuda0_peak_bytes"] == 300 and found["cuda1_peak_bytes"] == 250
-    assert found["reserved_peak_bytes"] == 1100 and found["device_used_bytes"] == 30 + 200
-
-
-def test_every_gpu_is_waited_for():
-    cuda = Cuda(1, 2, 3)
-    probe = measure.CudaProbe(cuda)
-    probe.synchronize()
-    assert cuda.calls == [0, 1, 2]
-
-
-def test_sampling_ends_with_its_phase():
-    probe = measure.CudaProbe(Cuda(1, 2))
-    before = threading.active_count()
-    probe.start()
-    assert threading.active_count() == before + 1
-    probe.read()
-    assert threading.active_count() == before
-
-
-@pytest.mark.gpu
-def test_gpu_peak_follows_memory_up():
-    probe, synchronize = measure.instruments("cuda")
-    probe.start()
-    block = torch.ones(100_000_000, dtype=torch.uint8, device="cuda")
-    synchronize()
-    del block
-    found = probe.read()
-    assert found["peak_bytes"] - probe.base_bytes >= 100_000_000
-    assert found["device_used_bytes"] > 0 and found["reserved_peak_bytes"] >= found["peak_bytes"]
+def test_no_throughput_where_none_is_asked_for_and_no_guess_where_memory_cannot_be_read():
+    assert measured(0, Probe())[0] == {"stopped": "cap", "points": []}
+    assert measured(4, Probe(free=0, known=False))[1] == [1, 2, 4]
 
 
 def test_pass_by_batch_sums_its_seconds_and_keeps_the_highest_of_each_reading():
     readings = [
-        {"texts": 2, "end_byte": 9, "quality_s": 1.5, "peak_bytes": 30, "reserved_peak_bytes": None, "device_used_bytes": 7},
-        {"texts": 2, "end_byte": 20, "quality_s": 2.0, "peak_bytes": 10, "reserved_peak_bytes": 5, "device_used_bytes": 8},
+        {
+            "quality_s": 1.5,
+            "cache_bytes": 9,
+            "phases": {"prefill": {"peak_bytes": 30, "held_bytes": 1}, "decode": {"peak_bytes": "unknown"}},
+        },
+        {
+            "quality_s": 2.0,
+            "cache_bytes": 8,
+            "phases": {"prefill": {"peak_bytes": 10, "held_bytes": 4}, "decode": {"peak_bytes": 5}},
+        },
     ]
-    highest = {"peak_bytes": 30, "reserved_peak_bytes": None, "device_used_bytes": 8}  # unknown once is unknown
-    assert measure.over_batches(readings) == (3.5, highest)
+    highest = {"prefill": {"peak_bytes": 30, "held_bytes": 4}, "decode": {"peak_bytes": "unknown"}}  # unknown once is unknown
+    assert measure.over_batches(readings) == (3.5, 9, highest)

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from test_tables import write_run
+from test_tables import PEAKS, write_run
 
 from affq import execute, files, publish, records
 from affq.study import load_study
@@ -19,6 +19,10 @@ HOSTILE = "<script>alert(1)</script>"
 MODELS = ("<b onclick=x>$\\frac$ [a](javascript:x) =1", "=_*$x$* `c` | ~~y~~ \\(z\\) \x1b[1m")
 PROMPT = "<u>$p$</u> [q](javascript:y)"
 NOTE = '<script>document.title="noted"</script> $\\frac$ ![n](http://127.0.0.1/)'
+
+
+POINTS = [{"batch": 1, "seconds": [2.0, 2.5, 1.0], "new_tokens": 8, "peak_bytes": 100, "held_bytes": 50}]
+KERNELS = [{"phase": "decode", "group": "rest", "kernel": "void f<g>(<b>)", "calls": 1, "seconds": 3.0}]
 
 
 def hostile_texts(canary):
@@ -44,7 +48,7 @@ def publish_hostile(folder, model, canary):
     for name in MODELS:
         shutil.copytree(model, folder / name)
     values = {"models": [str(folder / name) for name in MODELS], "precisions": ["fp32", "bf16"], "emotions": ["joy", "sadness"]}
-    values["prompts"] = "two.csv"
+    values |= {"prompts": "two.csv", "measurement": {"throughput": 1, "profile": True}}
     rows = (f"{name},event,Tell of {name} with {{emotion}}.,Tell of {name}.\n" for name in ("note", "day"))
     (folder / "two.csv").write_text("id,kind,text,text_without_emotion\n" + "".join(rows))
     (folder / "hostile.yaml").write_text(yaml.safe_dump(values))
@@ -52,7 +56,9 @@ def publish_hostile(folder, model, canary):
     *complete, failed = records.records(folder / "results", study)
     texts = iter(hostile_texts(canary))
     for record in complete:
-        write_run(record, ["joy", "sadness", "joy", "none", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0])
+        write_run(
+            record, ["joy", "sadness", "joy", "none", "joy", "none"], PEAKS, [3.0, 1.0, 2.0], points=POINTS, kernels=KERNELS
+        )
         rows = [{**row, "text": next(texts) if row["emotion"] else "control"} for row in record.generations()]
         (record.folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for path in record.folder.rglob("*.json*"):
@@ -190,7 +196,7 @@ def test_every_hostile_name_and_text_is_text_on_the_page(hostile):
     page = Page((hostile / "index.html").read_text(encoding="utf-8"))
     assert page.active() == []
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("h1") == 1 and tags.count("img") == 6 and tags.count("main") == 1
+    assert tags.count("h1") == 1 and tags.count("img") == 8 and tags.count("main") == 1
     for text in [*hostile_texts("http://127.0.0.1:9"), *MODELS, PROMPT, NOTE, "on enisear.jsonl ("]:
         assert visible(text) in page.text
     alt = next(attrs["alt"] for tag, attrs in page.elements if tag == "img")
@@ -227,7 +233,7 @@ def test_no_table_holds_a_formula_and_every_text_is_whole(hostile):
 
 def test_hostile_names_are_text_in_every_chart(hostile):
     charts = sorted((hostile / "charts").glob("*.svg"))
-    assert len(charts) == 6
+    assert len(charts) == 8
     for path in charts:
         elements = list(ElementTree.parse(path).iter())  # a control character would be no XML
         assert not any(element.tag.endswith(("}script", "}b", "}a")) for element in elements)

@@ -8,7 +8,7 @@ from conftest import ENVIRONMENT, MEASURED, complete, generations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from affq import InputError, files, records
+from affq import InputError, files, records, scored
 from affq.provenance import software
 from affq.study import load_study
 
@@ -231,7 +231,7 @@ def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record,
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6] and len(record.scores("judge")) == 1
-    monkeypatch.setattr(records, "scoring", lambda: {"code_digest": "other"})
+    monkeypatch.setattr(scored, "scoring", lambda: {"code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 

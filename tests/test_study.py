@@ -92,7 +92,9 @@ def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_pat
 
 
 def test_unknown_study_names_those_there_are():
-    with pytest.raises(InputError, match="unknown study 'defualt'; known: default, paper, paper-random; or give the path"):
+    with pytest.raises(
+        InputError, match="unknown study 'defualt'; known: default, default-full, paper, paper-random; or give the path"
+    ):
         load_study("defualt")
 
 

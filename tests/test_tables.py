@@ -21,38 +21,43 @@ def generation(prompt_id, emotion, text, ended=False):
     }
 
 
-def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None):
-    """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none)."""
+LOAD = {"seconds": 1.0, "other_processors": 0.01, "stolen_processors": 0.0, "throttled_s": "unknown", "hot": "unknown"}
+LOAD |= {"swapped_bytes": 0, "gpus": []}
+
+
+def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, processes=1, **measured):
+    """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none).
+
+    measured: texts `alone` {(prompt, emotion): text}, `points` of throughput, `kernels`.
+    """
     texts = [generation(p, e, f"{record.run.precision} {p} {e}{more}") for e in ("joy", "sadness", None) for p in ("note", "day")]
     texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
     key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
     hardware = {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}
     record.start({"hardware": hardware, "weights_sha256": "f00", "predicted": predicted})
     record.append(texts, {})
-    timed = [
-        {
-            "prompt_id": "note",
-            "emotion": "joy",
-            "sample": 0,
-            "repetition": i,
-            "ttft_s": 0.1 * s,
-            "latency_s": s,
-            "new_tokens": 8,
-            "token_ids": [1] * 8,
-        }
+    texts = [
+        {"prompt_id": "note", "emotion": "joy", "sample": 0, "round": i, "ttft_s": 0.1 * s, "latency_s": s, "new_tokens": 8}
         for i, s in enumerate(seconds)
     ]
+    tokens = [{"prompt_id": "note", "emotion": "joy", "sample": 0, "ttft_s": 0.2, "token_s": [0.1, 0.3]}]
+    load = {"before": LOAD, "during": LOAD}
+    one = {"warmup_s": [1.0], "steady": True, "rounds": len(seconds), "width": None, "stopped": "cap", "load": load}
+    for process in range(1, processes + 1):
+        record.keep_pass(process, {**one, "texts": [text | {"token_ids": [1] * 8} for text in texts], "tokens": tokens})
+    names = ("load", "prefill", "decode", "resource")
+    phases = {n: {"peak_bytes": b, "held_bytes": 1100 * scale} for n, b in zip(names, peaks, strict=True)}
     record.finish(
         {
             "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch", "chat_template": "x"},
             "census": [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
-            "memory": {
-                "kind": "rss",
-                "base_bytes": 7,
-                "phases": {n: {"peak_bytes": b} for n, b in zip(("load", "quality", "resource"), peaks, strict=True)},
-            },
-            "latency": timed,
+            "memory": {"kind": "rss", "base_bytes": 7, "cache_bytes": 100, "phases": phases},
             "seconds": {"start_s": 1.0, "load_s": 2.0, "quality_s": 3.0, "resource_s": 4.0},
+            "alone": [
+                {"prompt_id": p, "emotion": e, "sample": 0, "text": text} for (p, e), text in measured.get("alone", {}).items()
+            ],
+            "throughput": {"stopped": "memory", "points": measured.get("points", [])},
+            "kernels": measured.get("kernels", []),
         }
     )
     record.score(
@@ -73,6 +78,7 @@ def study(write_study):
     return load_study(write_study(precisions=["fp32", "bf16", "int8", "nf4"]))
 
 
+PEAKS = (9000, 4500, 5000, 4000)  # loading, prefill, decode, single prompts
 PREDICTED = {"weights_bytes": 4000, "kv_bytes": 300, "activation_bytes": 200, "peak_bytes": 4500}
 
 
@@ -80,8 +86,9 @@ PREDICTED = {"weights_bytes": 4000, "kv_bytes": 300, "activation_bytes": 200, "p
 def runs(study, tmp_path):
     every = records.records(tmp_path / "results", study)
     fp32, bf16, int8, nf4 = every
-    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9000, 5000, 4000), [3.0, 1.0, 2.0], 4, predicted=PREDICTED)
-    write_run(bf16, ["joy", "sadness", "none", "sadness", "joy", "joy"], (9000, 2000, 2500), [1.0, 1.0, 4.0], scale=2)
+    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], PEAKS, [3.0, 1.0, 2.0], 4, predicted=PREDICTED)
+    peaks = (9000, 2000, 2400, 2500)
+    write_run(bf16, ["joy", "sadness", "none", "sadness", "joy", "joy"], peaks, [1.0, 1.0, 4.0], scale=2)
     by = {"baseline": fp32.run.id, "generations_sha256": fp32.generations_sha256()}
     bf16.score(
         "rouge-baseline",
@@ -103,7 +110,8 @@ def summary(runs):
 def test_summary_has_the_published_columns(summary):
     assert ",".join(summary.columns) == (
         "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1,emotion_f1_chance,rouge1,rouge2,"
-        "rougeL,rougeL_to_baseline,weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,note"
+        "rougeL,rougeL_to_baseline,weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,"
+        "latency_low_s,latency_high_s,note"
     )
 
 
@@ -124,7 +132,7 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
 
 def test_memory_has_what_was_predicted_beside_what_was_measured(runs):
     fp32, bf16 = resources.memory(runs).to_dict("records")
-    assert (fp32["weights_bytes"], fp32["quality_peak_bytes"], fp32["base_bytes"]) == (4000, 5000, 7)
+    assert (fp32["weights_bytes"], fp32["decode_peak_bytes"], fp32["base_bytes"]) == (4000, 5000, 7)
     assert {name: fp32[f"predicted_{name}"] for name in PREDICTED} == PREDICTED
     assert pd.isna(bf16["predicted_peak_bytes"])  # its configuration said too little
 
@@ -161,18 +169,22 @@ def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
 
 
 def test_scores_against_an_earlier_baseline_are_not_shown(runs):
-    write_run(runs[0], ["joy"] * 6, (1, 1, 1), [1.0], more=" too")
+    write_run(runs[0], ["joy"] * 6, (1, 1, 1, 1), [1.0], more=" too")
     assert pd.isna(tables.summary(runs, tables.texts(runs))["rougeL_to_baseline"][1])
 
 
 def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     for record in runs[:2]:
-        write_run(record, ["joy"] * 6, (None, None, None), [1.0])
+        write_run(record, ["joy"] * 6, 4 * ("unknown",), [1.0], scale=4)
     summary = tables.summary(runs, tables.texts(runs))
     assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
     assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
     assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
-    assert "(unknown)" in charts.memory(summary).get_legend().texts[1].get_text() and "does not report" in words.memory(summary)
+    memory, parts = resources.memory(runs), resources.memory_parts(runs)
+    assert memory["decode_peak_bytes"].isna().all() and "unknown" in tables.for_reading(memory, empty="unknown").iloc[0].tolist()
+    # What is known is drawn: weights and cache.
+    assert [bars[0].get_width() for bars in charts.memory(parts, memory).containers[:2]] == pytest.approx([0.004, 0.0001])
+    assert "does not tell it" in words.memory(summary)
 
 
 def test_texts_carry_prompt_judged_emotion_and_scores(runs):
@@ -218,7 +230,11 @@ def test_for_reading_gives_units_and_leaves_the_empty_empty():
         {"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]}
     )
     shown = tables.for_reading(frame)
-    assert shown.values.tolist() == [["1.5", "0.1235", "0.46", ""], ["", "", "", "x"]]
+    assert shown.values.tolist() == [["1.5", "0.123", "0.46", ""], ["", "", "", "x"]]
+    assert tables.for_reading(frame, empty="unknown").iloc[1].tolist() == ["unknown", "unknown", "unknown", "x"]
+    seconds = pd.DataFrame({"latency_s": [2.0, 0.00123, 123.4], "tokens_per_s": [1.0, 22.25, 3.0]})
+    assert tables.for_reading(seconds)["latency (s)"].tolist() == ["2.00", "0.00123", "123"]
+    assert tables.for_reading(seconds)["tokens per s"].tolist() == ["1.00", "22.25", "3.00"]
     assert list(shown.columns) == ["peak (MB)", "latency (s)", "emotion F1", "note"]
 
 
@@ -235,11 +251,10 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
         "1.00",
     ]
     assert [t.get_text() for t in charts.judged_control(texts, study.emotions).texts] == ["50%", "0%", "50%", "100%", "0%", "0%"]
-    assert (
-        charts.memory(summary).get_xlabel() == "MB"
-        and "resident memory" in charts.memory(summary).get_legend().texts[1].get_text()
-    )
-    assert "8 tokens" in charts.latency(resources.latency(runs)).get_xlabel()
+    bars = charts.memory(resources.memory_parts(runs), resources.memory(runs))
+    assert "MB" in bars.get_xlabel() and [t.get_text() for t in bars.texts] == ["0", "0"]  # of kilobytes
+    assert [bar.get_width() for bar in bars.containers[0]] == pytest.approx([0.004, 0.002])
+    assert "8 tokens" in charts.latency(resources.latency(runs), summary).get_xlabel()
 
 
 def test_words_are_written_from_the_figures(runs, summary, study):
@@ -250,7 +265,8 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     said = words.headline(summary[:2])
     assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said and "shrink by 50%" in said
     assert words.shown(summary, "latency_s", " s") == "latency: fp32 2.00 s, bf16 1.00 s"
-    caveats = words.caveats(study, summary, tables.texts(runs), read_card("minilm-linear")[0])
+    texts = tables.texts(runs)
+    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts), read_card("minilm-linear")[0])
     assert (
         "were published as q4_1, 4 bits a weight" in caveats
         and "cut at 8 tokens are judged as they stand: smollm2-135m fp32 100%" in caveats

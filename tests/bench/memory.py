@@ -39,14 +39,14 @@ def save(name, folder):
 
 def measure(name, folder, precision):
     """Load and generate as a run's notebook does; print {predicted, measured, seconds} as JSON."""
-    from affq import generate, measure, memory, models
+    from affq import generate, memory, models, probes
     from affq.weights import catalog
 
     models.import_for(folder, precision)
-    probe = measure.RssProbe()
+    probe = probes.RssProbe()
     network, tokenizer = models.load(folder, precision, "cpu")
     models.compute_once(network, precision)
-    inputs = generate.prepare(network, tokenizer, {"request": PROMPT})
+    inputs = generate.prepare(network, tokenizer, [{"request": PROMPT}])
     probe.start()
     generate.exactly(network, tokenizer, inputs, NEW_TOKENS)
     peak_bytes = probe.read()["peak_bytes"]

@@ -1,0 +1,60 @@
+"""Where does a text's time go? The kernels of one profiled text, by what they do, at prefill and at decode."""
+
+from collections import defaultdict
+
+import torch
+
+FIRST_TOKEN = "affq: first token"
+WARM_TOKENS = 2
+# What an operation is there for: the first of these that begins its name, or that of an operation which it serves.
+ACTIVATIONS, QUANTIZED, PLAIN = "quantizing activations", "quantized products", "plain products"
+ATTENTION, REST = "attention", "rest"
+GROUPS = (
+    ("bitsandbytes::int8_vectorwise_quant", ACTIVATIONS),
+    ("bitsandbytes::int8_double_quant", ACTIVATIONS),
+    *((start, QUANTIZED) for start in ("bitsandbytes::", "MatMul8bitLt", "MatMul4Bit")),
+    *((start, ATTENTION) for start in ("aten::_scaled_dot_product", "aten::scaled_dot_product")),
+    *((f"aten::{name}", PLAIN) for name in ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm")),
+)
+EVERY = (ACTIVATIONS, QUANTIZED, PLAIN, ATTENTION, REST)
+
+
+def profile(produce, inputs, new_tokens):
+    """Profile one text of `new_tokens` tokens: [{phase, group, kernel, calls, seconds}], untimed otherwise.
+
+    produce(inputs, n, at_token) generates n tokens and calls at_token() after each. phase: prefill, up to the first token, or
+    decode. group: one of EVERY. seconds: on a CPU those of an operation without the operations it calls; on a GPU those of the
+    kernels that it launched. Profiling takes time itself: the shares are to be read, not the sum.
+    """
+    produce(inputs, WARM_TOKENS)
+    on_gpu = inputs["input_ids"].device.type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU] + on_gpu * [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiled:
+        produce(inputs, new_tokens, _mark)
+    events = profiled.events()
+    first = min(event.time_range.start for event in events if event.name == FIRST_TOKEN)
+    calls, seconds = defaultdict(int), defaultdict(float)
+    for event in events:
+        if event.device_type != torch.autograd.DeviceType.CPU or event.name == FIRST_TOKEN:
+            continue
+        phase, group = "prefill" if event.time_range.start < first else "decode", _group(event)
+        ran = [(k.name, k.duration) for k in event.kernels] if on_gpu else [(event.name, event.self_cpu_time_total)]
+        for kernel, microseconds in ran:
+            calls[phase, group, kernel] += 1
+            seconds[phase, group, kernel] += microseconds / 1e6
+    order = sorted(seconds, key=lambda key: (key[0] == "decode", EVERY.index(key[1]), -seconds[key]))
+    return [dict(zip(("phase", "group", "kernel"), key, strict=True), calls=calls[key], seconds=seconds[key]) for key in order]
+
+
+def _mark():
+    with torch.profiler.record_function(FIRST_TOKEN):
+        pass
+
+
+def _group(event):
+    """Give the group of an operation, by its own name and those of the operations that called it."""
+    names = []
+    while event is not None:
+        names.append(event.name)
+        event = event.cpu_parent
+    return next((group for start, group in GROUPS if any(name.startswith(start) for name in names)), REST)

@@ -1,0 +1,175 @@
+"""Hold affq's latencies against a plain loop, against themselves in other processes, and against a machine that is busy.
+
+python tests/bench/latency.py needs a quiet machine, takes about half an hour on two cores, and writes latency.md beside itself.
+The default model's texts are timed by affq and by a plain `generate` loop in turn; repetitions of a study with `processes: 5`
+are compared with each other; a run on a quiet machine and one beside two busy processes say whether they were disturbed.
+"""
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from affq import compare, generate, measure, models, probes, prompts, resources, tables
+from affq.records import records
+from affq.study import load_study
+
+AFFQ = Path(sys.executable).with_name("affq")
+PRECISIONS = ("fp32", "bf16", "int8", "nf4")
+NEW_TOKENS, TEXTS = 64, 20  # of the ratio
+REPETITIONS, PROCESSES = 4, 5
+READINGS = ("ttft_s", "token_s", "latency_s")
+SPIN = "while True: pass"
+
+
+def plain_loop_s(model, tokenizer, request):
+    """Time one text as a person would by hand: tokenize, start the clock, generate, stop it."""
+    chat = [{"role": "user", "content": request["request"]}]
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    start = time.perf_counter()
+    model.generate(**inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    return time.perf_counter() - start
+
+
+def ratio(precision):
+    """Print the seconds of each text by affq and by the plain loop, in turn, in random order within a pair: JSON."""
+    run = load_study("default").run("smollm2-135m", precision)
+    models.import_for(run.model.folder, precision)
+    model, tokenizer = models.load(run.model.folder, precision, "cpu")
+    probes.settle()
+    produce = partial(generate.exactly, model, tokenizer)
+    timed = prompts.to_time(prompts.cross(prompts.read_prompts(run.study.prompts), run.study.emotions), TEXTS)
+    measure.warm_up(generate.prepare(model, tokenizer, timed[:1]), produce, 8)
+    order, pairs = random.Random(0), []
+    for request in timed:
+        inputs, pair = generate.prepare(model, tokenizer, [request]), {}
+        for who in order.sample(["affq", "plain"], 2):
+            if who == "affq":
+                pair[who] = measure.time_text(inputs, produce, NEW_TOKENS)["latency_s"]
+            else:
+                pair[who] = plain_loop_s(model, tokenizer, request)
+        pairs.append(pair)
+    print(json.dumps(pairs))
+
+
+def ratios():
+    """Give the table of paired ratios, one row a precision, each measured in a process of its own."""
+    yield "| precision | texts | affq, median s | plain loop, median s | median ratio | its 95 % interval | within 0.95 to 1.05 |"
+    yield "|---|---|---|---|---|---|---|"
+    for precision in PRECISIONS:
+        done = subprocess.run([sys.executable, __file__, precision], capture_output=True, text=True, check=True)
+        pairs = json.loads(done.stdout.splitlines()[-1])
+        affq, plain = (np.array([pair[who] for pair in pairs]) for who in ("affq", "plain"))
+        low, high = compare.median_interval(affq / plain)
+        yield (
+            f"| {precision} | {len(pairs)} | {np.median(affq):.3f} | {np.median(plain):.3f} | {np.median(affq / plain):.3f} | "
+            f"{low:.3f} to {high:.3f} | {'yes' if 0.95 <= low and high <= 1.05 else 'no'} |"
+        )
+
+
+def write_study(folder, name, precisions=PRECISIONS, **measurement):
+    """Write a study of the default model: few texts to judge, and this to measure."""
+    rows = ["id,kind,text,text_without_emotion", "note,general,Write a note full of {emotion}.,Write a note."]
+    (folder / "one.csv").write_text("\n".join(rows) + "\n")
+    study = {"models": ["smollm2-135m"], "precisions": list(precisions), "prompts": "one.csv", "device": "cpu"}
+    study |= {"generation": {"max_new_tokens": 8}, "measurement": {"texts": 7, "new_tokens": 16, "token_texts": 1, **measurement}}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+    return folder / f"{name}.yaml"
+
+
+def run(study, results):
+    subprocess.run([AFFQ, "run", study, "--results", results, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    return records(results, load_study(study))
+
+
+def medians(record, reading):
+    """Give the median of a reading in each process of a run."""
+    return [float(np.median(resources.readings(one, reading))) for one in record.measurements()["passes"]]
+
+
+def processes(folder):
+    """Give, by reading, how many pairs of repetitions differ by no more than their intervals: repetitions are whole studies."""
+    study = write_study(folder, "processes", processes=PROCESSES)
+    repetitions = [run(study, folder / f"results{number}") for number in range(REPETITIONS)]
+    yield "| precision | reading | repetitions, ms | interval within a process, of its middle | between | pairs that cover zero |"
+    yield "|---|---|---|---|---|---|"
+    covered, pairs = 0, 0
+    for number, precision in enumerate(PRECISIONS):
+        for reading in READINGS:
+            by_repetition = [medians(repetition[number], reading) for repetition in repetitions]
+            hits = [covers_zero(one, other) for one, other in itertools.combinations(by_repetition, 2)]
+            covered, pairs = covered + sum(hits), pairs + len(hits)
+            first = repetitions[0][number].measurements()["passes"][0]
+            low, high = compare.median_interval(resources.readings(first, reading))
+            t_low, t_high = compare.between_processes(by_repetition[0])
+            middle = np.mean(by_repetition[0])
+            shown = ", ".join(f"{1e3 * np.mean(found):.1f}" for found in by_repetition)
+            yield (
+                f"| {precision} | {reading} | {shown} | {(high - low) / middle:.1%} | {(t_high - t_low) / middle:.1%} | "
+                f"{sum(hits)} of {len(hits)} |"
+            )
+    yield f"\nTogether {covered} of {pairs}, {covered / pairs:.0%} (aim: at least 90 %)."
+
+
+def covers_zero(one, other):
+    """Say whether the 95 % interval of the difference of two repetitions' means covers zero, by Welch's t."""
+    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(compare.LEVEL)
+    return bool(interval.low <= 0 <= interval.high)
+
+
+def load(folder):
+    """Give what a run says of itself on a quiet machine, and beside two busy processes."""
+    yield "| machine | precision | note | latency, median s |"
+    yield "|---|---|---|---|"
+    for name, busy in (("quiet", 0), ("two busy processes", 2)):
+        others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(busy)]
+        try:
+            found = run(write_study(folder, f"load{busy}", ["fp32", "int8"]), folder / "load")
+        finally:
+            for other in others:
+                other.kill()
+        for row in tables.summary(found, tables.texts(found)).itertuples():
+            note = "; ".join(part for part in row.note.split("; ") if part != "not scored") or "not flagged"
+            yield f"| {name} | {row.precision} | {note} | {row.latency_s:.2f} |"
+
+
+PARTS = {
+    "The same texts timed by affq and by a plain `generate` loop": (
+        f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens each, in turn, in random order; the ratio is taken text by text.",
+        lambda folder: ratios(),
+    ),
+    f"Repetitions of a study with `processes: {PROCESSES}`": (
+        f"{REPETITIONS} repetitions of seven texts of 16 tokens; intervals of the first (within: of its first process).",
+        processes,
+    ),
+    "A quiet machine, and a busy one": ("Seven texts of 16 tokens, in one process.", load),
+}
+
+
+def main():
+    """Measure, part by part, and write latency.md."""
+    hardware = probes.hardware("cpu")
+    lines = ["# Latency, held against a plain loop, other processes and other load", ""]
+    lines += [
+        f"{hardware['device_name']}, {hardware['cores']} processors, {hardware['threads']} threads; by tests/bench/latency.py."
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        for title, (about, rows) in PARTS.items():
+            lines += ["", f"## {title}", "", about, ""]
+            for row in rows(Path(scratch)):
+                print(row, flush=True)
+                lines.append(row)
+    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    ratio(sys.argv[1]) if sys.argv[1:] else main()

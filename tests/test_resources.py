@@ -1,0 +1,175 @@
+"""Frames of what runs cost, from records written by hand: every expected figure is worked out beside it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_tables import LOAD, PEAKS, write_run
+
+from affq import charts, kernels, records, resources, tables, words
+from affq.study import load_study
+
+JUDGED = ["joy", "sadness", "joy", "joy", "joy", "none"]
+
+
+@pytest.fixture
+def study(write_study):
+    return load_study(write_study(precisions=["fp32", "int8"]))
+
+
+@pytest.fixture
+def runs(study, tmp_path):
+    return records.records(tmp_path / "results", study)
+
+
+def test_statistics_of_one_process_by_hand(runs):
+    # Ten texts of 1 to 10 s: median 5.5, interval from the 2nd to the 9th, 10th percentile 1.9 and 90th 9.1, too few for a 99th.
+    write_run(runs[0], JUDGED, PEAKS, [float(s) for s in range(1, 11)])
+    found = resources.latency_statistics(runs).set_index("reading")
+    row = found.loc["latency_s"]
+    assert (row["n"], row["median_s"], row["low_s"], row["high_s"]) == (10, 5.5, 2.0, 9.0)
+    assert (row["p10_s"], row["p90_s"]) == pytest.approx((1.9, 9.1)) and pd.isna(row["p99_s"])
+    assert (row["interval"], row["stopped"], row["processes"]) == ("within-process", "cap", 1)
+    assert found.loc["ttft_s", "median_s"] == pytest.approx(0.55)
+    # Two tokens behind the first, 0.1 and 0.3 s: no interval, since tokens of one text are not independent.
+    assert found.loc["single_token_s", "median_s"] == pytest.approx(0.2) and pd.isna(found.loc["single_token_s", "low_s"])
+
+
+def test_several_processes_give_the_mean_of_their_medians_and_an_interval_between_them(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0, 2.0, 3.0], processes=3)
+    row = resources.latency_statistics(runs).set_index("reading").loc["latency_s"]
+    assert (row["n"], row["median_s"], row["interval"]) == (9, 2.0, "between processes")
+    assert (row["low_s"], row["high_s"]) == (2.0, 2.0)  # three processes that agree to the last digit
+    summary = tables.summary(runs, tables.texts(runs))
+    assert (summary["latency_low_s"][0], summary["latency_high_s"][0]) == (2.0, 2.0)
+
+
+def test_too_few_texts_have_a_median_and_no_interval(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0, 2.0])
+    row = resources.latency_statistics(runs).set_index("reading").loc["latency_s"]
+    assert row["median_s"] == 1.5 and np.isnan(row["low_s"]) and row["interval"] is None
+    assert "fewer than six texts" in words.latency(resources.latency_statistics(runs), 0.03)
+
+
+def test_memory_at_decode_is_split_by_hand(runs):
+    # Peak 5000: 4000 of weights, 100 of cache; 4400 stay afterwards, so 400 are the rest, and 500 were activations.
+    write_run(runs[0], JUDGED, PEAKS, [1.0], scale=4)
+    (row,) = resources.memory_parts(runs).to_dict("records")
+    assert {name: value for name, value in row.items() if name.endswith("bytes")} == {
+        "weights_bytes": 4000, "cache_bytes": 100, "activations_bytes": 500, "rest_bytes": 400, "peak_bytes": 5000
+    }  # fmt: skip
+
+
+def test_rest_of_a_gpu_is_what_the_device_holds_beyond_the_allocators_peak(runs, monkeypatch):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], scale=4)
+    found = runs[0].measurements()
+    found["memory"]["base_device_used_bytes"] = 1000
+    found["memory"]["phases"]["decode"] |= {"held_bytes": 4000, "device_used_bytes": 7500}
+    monkeypatch.setattr(runs[0], "measurements", lambda: found)
+    (row,) = resources.memory_parts(runs[:1]).to_dict("records")
+    # The device holds 6500 more than before, 1500 beyond the peak of 5000; of that 4000 are weights, 100 cache.
+    assert (row["activations_bytes"], row["rest_bytes"]) == (900, 1500)
+
+
+POINTS = [
+    {"batch": 1, "seconds": [2.0, 2.5, 1.0], "new_tokens": 8, "peak_bytes": 100, "held_bytes": 50},
+    {"batch": 4, "seconds": [4.0, 4.0, 4.0], "new_tokens": 8, "peak_bytes": "unknown", "held_bytes": 50},
+]
+
+
+def test_throughput_by_hand(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], points=POINTS)
+    one, four = resources.throughput(runs).to_dict("records")
+    assert (one["texts_per_s"], one["tokens_per_s"], one["slowest_s"], one["fastest_s"]) == (0.5, 4.0, 2.5, 1.0)
+    assert (four["texts_per_s"], four["tokens_per_s"]) == (1.0, 8.0) and pd.isna(four["peak_bytes"])
+    said = words.throughput(resources.throughput(runs))
+    assert "8 tokens a second at 4 texts at once (the largest that memory holds), 2.0 times as many as one by one" in said
+    assert [list(line.get_ydata()) for line in charts.throughput(resources.throughput(runs)).lines[:1]] == [[4.0, 8.0]]
+
+
+def test_study_without_throughput_or_profile_has_empty_frames(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0])
+    assert resources.throughput(runs).empty
+
+
+def test_kernels_have_their_share_of_their_phase(runs):
+    profiled = [
+        {"phase": "prefill", "group": kernels.PLAIN, "kernel": "a", "calls": 1, "seconds": 3.0},
+        {"phase": "decode", "group": kernels.QUANTIZED, "kernel": "b", "calls": 7, "seconds": 1.5},
+        {"phase": "decode", "group": kernels.ACTIVATIONS, "kernel": "c", "calls": 7, "seconds": 0.5},
+    ]
+    write_run(runs[0], JUDGED, PEAKS, [1.0], kernels=profiled)
+    found = resources.kernels(runs)
+    assert list(found["share"]) == [1.0, 0.75, 0.25]
+    assert words.kernels(found).endswith("decode: quantized products 75%, quantizing activations 25%")
+    assert list(resources.largest_kernels(found, 1)["kernel"]) == ["a", "b"]
+    bars = charts.kernels(found, kernels.EVERY)
+    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in bars.containers}
+    assert widths[kernels.QUANTIZED] == [0.0, 75.0] and widths[kernels.PLAIN] == [100.0, 0.0]
+
+
+ALONE = {
+    ("note", "joy"): "fp32 note joy",
+    ("note", "sadness"): "other",
+    ("day", "joy"): "fp32 day joy",
+    ("day", "sadness"): "else",
+}
+
+
+def test_batch_effect_by_hand_beside_the_precisions(runs):
+    fp32, int8 = runs
+    write_run(fp32, JUDGED, PEAKS, [1.0], alone=ALONE)
+    write_run(int8, JUDGED, PEAKS, [1.0], alone={("note", "joy"): "int8 note joy", ("day", "joy"): None})
+    texts = tables.texts(runs)
+    rows = tables.batch_effect(runs, texts).to_dict("records")
+    # fp32: two of four read otherwise. int8: one text was whole, the same as in the batch, and is not the baseline's.
+    assert (rows[0]["timed"], rows[0]["asked"], rows[0]["changed"]) == (4, 4, 0.5) and np.isnan(rows[0]["changed_by_precision"])
+    assert (rows[1]["timed"], rows[1]["changed"], rows[1]["changed_by_precision"]) == (1, 0.0, 1.0)
+    assert np.isnan(rows[1]["f1_alone"])  # not all were timed
+
+
+def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warned_of(runs):
+    fp32, int8 = runs
+    write_run(fp32, JUDGED, PEAKS, [1.0])
+    write_run(int8, ["joy", "sadness", "joy", "sadness", "joy", "joy"], PEAKS, [1.0], alone=ALONE)
+    alone = [
+        {"prompt_id": p, "emotion": e, "sample": 0, "judged_emotion": judged, "probabilities": {}}
+        for (p, e), judged in zip(ALONE, ["joy", "joy", "joy", "joy"], strict=True)
+    ]
+    int8.score("minilm-linear-alone", {}, lambda rows: alone, int8.alone())
+    effect = tables.batch_effect(runs, tables.texts(runs))
+    row = effect.to_dict("records")[1]
+    # Alone, all judged joy: F1 of joy 2/3, of sadness 0. In the batch all are right. The baseline's: (0.8 + 2/3) / 2.
+    assert (row["f1_alone"], row["f1"], row["f1_baseline"]) == pytest.approx((1 / 3, 1.0, (0.8 + 2 / 3) / 2))
+    # All four texts read otherwise alone, and all four differ from the baseline's: 100 % beside 100 %; F1 0.67 beside 0.27.
+    said = list(words.batch(effect))
+    assert "int8 100%" in said[0] and "of the 4 timed prompts of 4" in said[0]
+    assert (
+        "the batch weighs beside the precision" in said[1]
+        and "the batch changes 100% of these texts, the precision 100%" in said[1]
+    )
+    assert "F1 is 0.33 alone and 1.00 in the batch, where the baseline's is 0.73" in said[1]
+
+
+def test_batch_that_changes_little_is_not_warned_of(runs):
+    fp32, int8 = runs
+    write_run(fp32, JUDGED, PEAKS, [1.0])
+    same = {(p, e): f"int8 {p} {e}" for p, e in ALONE}
+    write_run(int8, JUDGED, PEAKS, [1.0], alone=same)
+    said = list(words.batch(tables.batch_effect(runs, tables.texts(runs))))
+    assert len(said) == 1 and "int8 0%" in said[0]
+
+
+def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs, study, monkeypatch):
+    write_run(runs[0], JUDGED, PEAKS, [1.0])
+    quiet = runs[0].measurements()
+    assert resources.disturbances(runs[0]) == []
+    quiet["passes"][0]["load"] = {"before": LOAD, "during": LOAD | {"other_processors": 0.8}}
+    monkeypatch.setattr(runs[0], "measurements", lambda: quiet)
+    texts = tables.texts(runs)
+    summary = tables.summary(runs, texts)
+    assert summary["note"][0] == "measurement disturbed: other processes took 0.8 processors during"
+    card = {"test": {"macro_f1": 0.5, "file": "x", "texts": 1}}
+    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts), card)
+    assert caveats.startswith("- **The measurement of smollm2-135m at fp32 was disturbed**")
+    assert "other processes took 0" in caveats.splitlines()[0]
+    assert resources.load(runs)["other_processors"].tolist() == [0.01, 0.8]
