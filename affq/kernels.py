@@ -2,8 +2,6 @@
 
 from collections import defaultdict
 
-import torch
-
 FIRST_TOKEN = "affq: first token"
 WARM_TOKENS = 2
 # What an operation is there for: the first of these that begins its name, or that of an operation which it serves.
@@ -26,11 +24,17 @@ def profile(produce, inputs, new_tokens):
     decode. group: one of EVERY. seconds: on a CPU those of an operation without the operations it calls; on a GPU those of the
     kernels that it launched. Profiling takes time itself: the shares are to be read, not the sum.
     """
+    import torch
+
+    def mark():
+        with torch.profiler.record_function(FIRST_TOKEN):
+            pass
+
     produce(inputs, WARM_TOKENS)
     on_gpu = inputs["input_ids"].device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU] + on_gpu * [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities, acc_events=True) as profiled:
-        produce(inputs, new_tokens, _mark)
+        produce(inputs, new_tokens, mark)
     events = profiled.events()
     first = min(event.time_range.start for event in events if event.name == FIRST_TOKEN)
     calls, seconds = defaultdict(int), defaultdict(float)
@@ -44,11 +48,6 @@ def profile(produce, inputs, new_tokens):
             seconds[phase, group, kernel] += microseconds / 1e6
     order = sorted(seconds, key=lambda key: (key[0] == "decode", EVERY.index(key[1]), -seconds[key]))
     return [dict(zip(("phase", "group", "kernel"), key, strict=True), calls=calls[key], seconds=seconds[key]) for key in order]
-
-
-def _mark():
-    with torch.profiler.record_function(FIRST_TOKEN):
-        pass
 
 
 def _group(event):

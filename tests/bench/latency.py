@@ -1,6 +1,6 @@
 """Hold affq's latencies against a plain loop, against themselves in other processes, and against a machine that is busy.
 
-python tests/bench/latency.py needs a quiet machine, takes about half an hour on two cores, and writes latency.md beside itself.
+python tests/bench/latency.py needs a quiet machine, takes a quarter of an hour on two cores, and writes latency.md beside itself.
 The default model's texts are timed by affq and by a plain `generate` loop in turn; repetitions of a study with `processes: 5`
 are compared with each other; a run on a quiet machine and one beside two busy processes say whether they were disturbed.
 """
@@ -25,8 +25,8 @@ from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
-NEW_TOKENS, TEXTS = 64, 20  # of the ratio
-REPETITIONS, PROCESSES = 4, 5
+NEW_TOKENS, TEXTS = 64, 12  # of the ratio
+REPETITIONS, PROCESSES, REPEATED = 4, 5, ("fp32", "int8")
 READINGS = ("ttft_s", "token_s", "latency_s")
 SPIN = "while True: pass"
 
@@ -98,12 +98,12 @@ def medians(record, reading):
 
 def processes(folder):
     """Give, by reading, how many pairs of repetitions differ by no more than their intervals: repetitions are whole studies."""
-    study = write_study(folder, "processes", processes=PROCESSES)
+    study = write_study(folder, "processes", REPEATED, processes=PROCESSES)
     repetitions = [run(study, folder / f"results{number}") for number in range(REPETITIONS)]
     yield "| precision | reading | repetitions, ms | interval within a process, of its middle | between | pairs that cover zero |"
     yield "|---|---|---|---|---|---|"
     covered, pairs = 0, 0
-    for number, precision in enumerate(PRECISIONS):
+    for number, precision in enumerate(REPEATED):
         for reading in READINGS:
             by_repetition = [medians(repetition[number], reading) for repetition in repetitions]
             hits = [covers_zero(one, other) for one, other in itertools.combinations(by_repetition, 2)]
@@ -133,7 +133,7 @@ def load(folder):
     for name, busy in (("quiet", 0), ("two busy processes", 2)):
         others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(busy)]
         try:
-            found = run(write_study(folder, f"load{busy}", ["fp32", "int8"]), folder / "load")
+            found = run(write_study(folder, f"load{busy}", REPEATED), folder / "load")
         finally:
             for other in others:
                 other.kill()
@@ -144,7 +144,7 @@ def load(folder):
 
 PARTS = {
     "The same texts timed by affq and by a plain `generate` loop": (
-        f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens each, in turn, in random order; the ratio is taken text by text.",
+        f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens each, in random order; the ratio is taken text by text.",
         lambda folder: ratios(),
     ),
     f"Repetitions of a study with `processes: {PROCESSES}`": (
