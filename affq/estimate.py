@@ -11,7 +11,6 @@ import yaml
 
 from affq.measure import READINGS
 from affq.precisions import PRECISIONS
-from affq.prompts import read_prompts
 
 PROBE_S = 0.2
 USEFUL_CORES = 8  # behind more of them, reading the weights from memory sets the pace; not measured
@@ -77,10 +76,8 @@ def reference():
 def _sizes(run):
     """Give the sizes of a run, under the keys of the reference's `sizes`."""
     study = run.study
-    prompts = len(read_prompts(study.prompts))
-    asked, control = prompts * len(study.emotions), prompts  # never in one batch
+    asked, control = study.texts_asked, study.texts_wanted - study.texts_asked  # never in one batch
     timed = study.measurement
-    texts = min(timed["texts"], asked) * timed["rounds"]  # as many rounds as may be
     sizes = [2**power for power in range(timed["throughput"].bit_length())]
     steps = READINGS * timed["new_tokens"]
     return {
@@ -88,13 +85,20 @@ def _sizes(run):
         "texts": asked + control,
         "batches": math.ceil(asked / study.batch) + math.ceil(control / study.batch),
         "max_new_tokens": study.generation["max_new_tokens"],
-        # One token more of each text, for time to first token; and three warm-ups at least.
-        "timed_tokens": texts * (1 + timed["new_tokens"])
-        + timed["token_texts"] * timed["new_tokens"]
-        + 3 * timed["warmup_tokens"],
+        "timed_tokens": timed_tokens(study),
         "batch_steps": len(sizes) * steps,
         "batch_more": sum(size - 1 for size in sizes) * steps,
     }
+
+
+def timed_tokens(study):
+    """Count the tokens of a resource pass that makes all its rounds: one more of each text, for time to first token.
+
+    Of the warm-ups three are counted, the fewest that there may be.
+    """
+    timed = study.measurement
+    texts = min(timed["texts"], study.texts_asked) * timed["rounds"]
+    return texts + (texts + timed["token_texts"]) * timed["new_tokens"] + 3 * timed["warmup_tokens"]
 
 
 @cache

@@ -51,10 +51,12 @@ def _run_all(study, every, results, tell, fail_fast):
     known_s = None if None in guesses.values() else sum(guesses.values())
     tell({"event": "study_begins", "study": study.name, "runs": len(every), "to_run": len(to_run), "estimate_s": known_s})
     failed, ok = [], 0
+    spread = study.measurement["processes"] > 1
+    if spread:
+        _time_again(study, every, results, tell)
     for number, planned in enumerate(every, 1):
         record, status, note, start_s = planned.record, planned.status, planned.reason, time.monotonic()
-        about = {"number": number, "runs": len(every), "run_id": planned.run_id}
-        about |= {"model": planned.model, "precision": planned.precision}
+        about = _about(number, every)
         if planned.to_run:
             guess_s, known_s = guesses[planned.run_id], known_s and known_s - guesses[planned.run_id]
 
@@ -63,8 +65,9 @@ def _run_all(study, every, results, tell, fail_fast):
                 later = {"study_left_s": None if None in (left_s, later_s) else left_s + later_s}
                 tell({"event": "run", **about, **event, **later})
 
-            with watched(record, guess_s, look):
-                execute_run(record, results, planned.keeps_texts)
+            if not spread or record.failure() is None:
+                with watched(record, guess_s, look):
+                    execute_run(record, results, planned.keeps_texts)
             status, note = record.status()
         took = {"executed": planned.to_run, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
         tell({"event": "run_ended", **about, "status": status, "note": note, **took})
@@ -76,6 +79,25 @@ def _run_all(study, every, results, tell, fail_fast):
     elapsed_s = time.monotonic() - began_s
     tell({"event": "study_ended", "study": study.name, "ok": ok, "runs": len(every), "elapsed_s": elapsed_s})
     return failed
+
+
+def _about(number, every):
+    planned = every[number - 1]
+    about = {"number": number, "runs": len(every), "run_id": planned.run_id}
+    return about | {"model": planned.model, "precision": planned.precision}
+
+
+def _time_again(study, every, results, tell):
+    """Execute the further processes of all runs, the first processes coming later: each process over all runs in turn.
+
+    So the processes of a run are spread over the study, and a machine that is slower for some minutes is so for all runs.
+    """
+    for process in range(study.measurement["processes"], 1, -1):
+        for number, planned in enumerate(every, 1):
+            about = {"event": "run", **_about(number, every), "study_left_s": None}
+            if planned.to_run and (process == study.measurement["processes"] or planned.record.failure() is None):
+                with watched(planned.record, None, lambda event, about=about: tell({**event, **about})):
+                    execute_run(planned.record, results, planned.keeps_texts, process)
 
 
 def _guess_s(study, to_run):
@@ -90,16 +112,17 @@ def _guess_s(study, to_run):
     return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
 
 
-def execute_run(record, results, texts_kept=True):
+def execute_run(record, results, texts_kept=True, process=1):
     """Execute the generating notebook for one run; whatever ends it early is recorded as its failure.
 
-    texts_kept: go on from the whole batches that an earlier attempt left. A kernel that dies is begun again, up to
-    KERNEL_ATTEMPTS in all.
+    texts_kept: go on from the whole batches that an earlier attempt left. process: the highest comes first, and times texts
+    alone; the first comes last. A kernel that dies is begun again, up to KERNEL_ATTEMPTS in all.
     """
     record.folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, KERNEL_ATTEMPTS + 1):
-        record.set_aside(texts=not texts_kept)
-        ending = _attempt(record, results, last=attempt == KERNEL_ATTEMPTS)
+        if attempt > 1 or process == record.run.study.measurement["processes"]:
+            record.set_aside(texts=not texts_kept)
+        ending = _attempt(record, results, process, last=attempt == KERNEL_ATTEMPTS)
         if ending is None or record.complete:  # killed behind its last record, it has ended well
             return
         record.fail(**ending)
@@ -108,10 +131,11 @@ def execute_run(record, results, texts_kept=True):
         texts_kept = True
 
 
-def _attempt(record, results, last):
-    """Execute the generating notebook once; give how it ended early, in the words of `endings`, or None."""
+def _attempt(record, results, process, last):
+    """Execute the generating notebook once, for one process; give how it ended early, in the words of `endings`, or None."""
     run, limits = record.run, record.run.study.limits
     parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
+    parameters["process"] = process
     killed_before, free_bytes, too_long = endings.oom_kills(), probes.free_bytes(), threading.Event()
     mark = _mark(record.folder.parent)
 
@@ -122,12 +146,9 @@ def _attempt(record, results, last):
     watch = threading.Timer(limits["run_s"], end)
     watch.daemon = True
     watch.start()
-    output = record.folder / "1_generate.ipynb"
+    without = ("first process",) if process > 1 else ()
     try:
-        # The first process comes last: it has the texts, and completes the run.
-        for process in range(run.study.measurement["processes"], 0, -1):
-            without = ("first process",) if process > 1 else ()
-            execute("1_generate", output, {**parameters, "process": process}, limits["cell_s"], mark, without)
+        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark, without)
     except KeyboardInterrupt:
         record.fail(**endings.INTERRUPTED)
         raise
@@ -144,7 +165,7 @@ def _attempt(record, results, last):
     finally:
         watch.cancel()
         locks.end_processes(mark)  # its children, and itself if it does not listen
-    if not record.complete:  # papermill calls a sys.exit in a cell a success
+    if not (record.complete if process == 1 else record.has_pass(process)):  # papermill calls a sys.exit in a cell a success
         return endings.UNFINISHED
     return None
 

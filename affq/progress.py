@@ -60,7 +60,9 @@ class Pace:
         # Texts that were kept are there while the model still loads.
         if stage != "loading" and texts and (not self.batches or texts > self.batches[-1][1]):
             self.batches.append((elapsed_s, texts))
-        if stage == "timing" and self.timing_since_s is None:
+        if stage != "timing":
+            self.timing_since_s = None  # further processes come first, and time as well
+        elif self.timing_since_s is None:
             self.timing_since_s = elapsed_s
         speed = None
         if len(self.batches) > 1:
@@ -81,9 +83,7 @@ class Pace:
         if speed is None:
             return self.estimate_s and max(self.estimate_s - elapsed_s, 0)
         # A prompt by itself takes at most the time of a batch, token by token.
-        timed = self.study.measurement
-        tokens = timed["texts"] * (timed["new_tokens"] + 1) + timed["warmup_tokens"]
-        timing_s = tokens / self.study.generation["max_new_tokens"] * self.study.batch / speed
+        timing_s = estimate.timed_tokens(self.study) / self.study.generation["max_new_tokens"] * self.study.batch / speed
         if stage == "timing":
             return max(timing_s - (elapsed_s - self.timing_since_s), 0)
         last_s, last = self.batches[-1]

@@ -58,7 +58,7 @@ class Record(Scored):
 
     def set_aside(self, texts=False):
         """Move what an earlier attempt ended with to attempts/<n>/, its `texts` too where they are not to be kept."""
-        self._aside((*ENDS, PASSES, *FOR_PEOPLE, *(TEXTS if texts else ())))
+        self._aside(ENDS + FOR_PEOPLE + (TEXTS if texts else ()))
 
     def _aside(self, names):
         if not (there := [name for name in names if (self.folder / name).exists()]):
@@ -93,6 +93,7 @@ class Record(Scored):
             self._aside(TEXTS)
         else:
             self._texts.keep(kept)
+        self._pass(process).unlink(missing_ok=True)
         texts_kept = sum(batch["texts"] for batch in kept)
         files.write_json(self.folder / "run.json", {**about, "texts_kept": texts_kept, "process": process})
         return len(kept)
@@ -121,7 +122,14 @@ class Record(Scored):
         """Keep one process's resource pass until `finish`, with the conditions that it was made under."""
         (self.folder / PASSES).mkdir(exist_ok=True)
         about = {"conditions": conditions(self.about()), "readings": {"process": process, **readings}}
-        files.write_json(self.folder / PASSES / f"{process}.json", about)
+        files.write_json(self._pass(process), about)
+
+    def has_pass(self, process):
+        """Say whether a process's resource pass is kept."""
+        return self._pass(process).exists()
+
+    def _pass(self, process):
+        return self.folder / PASSES / f"{process}.json"
 
     def _passes(self):
         """Read the resource passes that were made under this attempt's conditions, in the order of their processes."""

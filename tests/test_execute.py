@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import nbformat
 import pytest
-from conftest import complete
+from conftest import ENVIRONMENT, MEASURED, complete, generations
 
 from affq import InputError, endings, execute, locks, records
 from affq.plan import Choice
@@ -23,7 +23,7 @@ def broken(tmp_path, monkeypatch):
         folder = tmp_path / "broken"
         folder.mkdir(exist_ok=True)
         parameters = nbformat.v4.new_code_cell(
-            "study = ''\nmodel = ''\nprecision = ''\nresults = ''", metadata={"tags": ["parameters"]}
+            "study = ''\nmodel = ''\nprecision = ''\nresults = ''\nprocess = 1", metadata={"tags": ["parameters"]}
         )
         node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
         node.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
@@ -231,3 +231,41 @@ def test_fail_fast_gets_past_what_failed_before_and_is_not_tried_again(four, tmp
     executed(four, tmp_path / "results", Choice(only=("fp32",)))
     failed, ran = executed(four, tmp_path / "results", Choice(only=("fp32", "bf16", "int8")), fail_fast=True)
     assert ran == ["bf16"] and len(failed) == 2
+
+
+@pytest.fixture
+def three_processes(write_study, tmp_path, tiny_llama, monkeypatch):
+    """A study of two runs in three processes, records written in the notebook's place; what was executed, in order."""
+    measurement = {"texts": 1, "new_tokens": 2, "processes": 3}
+    study = load_study(write_study(models=[str(tiny_llama)], precisions=["fp32", "bf16"], measurement=measurement))
+    every, done, fails = records.records(tmp_path / "results", study), [], set()
+
+    def in_its_place(name, output, parameters, cell_s, mark, without):
+        key = (parameters["precision"], parameters["process"])
+        done.append((*key, *without))
+        record = next(record for record in every if record.run.precision == key[0])
+        record.start(ENVIRONMENT, key[1])
+        if key in fails:
+            raise RuntimeError("no more")
+        record.keep_pass(key[1], {})
+        if key[1] == 1:
+            record.append(generations(study), {})
+            record.finish(MEASURED)
+
+    monkeypatch.setattr(execute, "execute", in_its_place)
+    return lambda: execute.run_study(study, tmp_path / "results", lambda event: None, Choice()), every, done, fails
+
+
+def test_processes_of_a_run_are_spread_over_the_study_and_the_first_has_the_texts(three_processes):
+    run, every, done, _ = three_processes
+    assert run() == [] and [record.status()[0] for record in every] == ["ok", "ok"]
+    again = [(precision, process, "first process") for process in (3, 2) for precision in ("fp32", "bf16")]
+    assert done == [*again, ("fp32", 1), ("bf16", 1)]
+    assert [[one["process"] for one in record.measurements()["passes"]] for record in every] == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_run_whose_further_process_fails_goes_no_further_and_leaves_the_others_going(three_processes):
+    run, every, done, fails = three_processes
+    fails.add(("fp32", 3))
+    assert run() == [every[0].run.id] and [record.status()[0] for record in every] == ["failed", "ok"]
+    assert [key[:2] for key in done] == [("fp32", 3), ("bf16", 3), ("bf16", 2), ("bf16", 1)]

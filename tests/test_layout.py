@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "architectures": {"weights"},
     "sources": {"architectures", "checkpoints", "hub", "weights"},
     "study": {"precisions", "prompts", "settings", "sources", "weights"},
-    "estimate": {"measure", "precisions", "prompts"},
+    "estimate": {"measure", "precisions"},
     "memory": {"models", "precisions", "prompts"},
     "progress": {"estimate"},
     "experts": set(),

@@ -320,6 +320,47 @@ def test_progress_follows_the_files_of_this_attempt_alone(record):
     os.truncate(record.folder / "batches.jsonl", first)
     record.start(ENVIRONMENT)
     assert record.progress(before) == ("loading", 2)  # texts that were kept
+    before = record.mark()
+    record.start(ENVIRONMENT, process=2)
+    assert record.progress(before) == ("timing", 2)  # a further process does nothing else
+
+
+def test_passes_of_all_processes_are_kept_until_the_run_is_complete(record):
+    record.start(ENVIRONMENT, process=2)
+    record.keep_pass(2, {"texts": ["second"]})
+    record.start(ENVIRONMENT)
+    record.keep_pass(1, {"texts": ["first"]})
+    record.append(generations(record.run.study), {})
+    record.finish(MEASURED)
+    assert record.measurements()["passes"] == [{"process": 1, "texts": ["first"]}, {"process": 2, "texts": ["second"]}]
+    assert not (record.folder / "passes").exists()
+
+
+def test_pass_made_under_other_conditions_is_left_out(record):
+    record.start({**ENVIRONMENT, "weights_sha256": "other"}, process=2)
+    record.keep_pass(2, {"texts": []})
+    record.start(ENVIRONMENT)
+    record.keep_pass(1, {"texts": []})
+    record.append(generations(record.run.study), {})
+    record.finish(MEASURED)
+    assert [one["process"] for one in record.measurements()["passes"]] == [1]
+
+
+def test_process_that_begins_again_drops_its_earlier_pass_and_no_others(record):
+    for process in (3, 2):
+        record.start(ENVIRONMENT, process)
+        record.keep_pass(process, {"texts": []})
+    record.start(ENVIRONMENT, process=2)
+    assert record.has_pass(3) and not record.has_pass(2)
+
+
+def test_timed_texts_without_a_counterpart_are_not_read(record):
+    record.start(ENVIRONMENT)
+    record.append(generations(record.run.study), {})
+    key = {"prompt_id": "note", "sample": 0}
+    rows = [{**key, "emotion": "joy", "text": "whole"}, {**key, "emotion": "sadness", "text": None}]
+    record.finish({**MEASURED, "alone": rows})
+    assert record.alone() == rows[:1]
 
 
 def test_progress_does_not_believe_a_clock(record):

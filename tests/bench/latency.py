@@ -1,6 +1,7 @@
 """Hold affq's latencies against a plain loop, against themselves in other processes, and against a machine that is busy.
 
-python tests/bench/latency.py needs a quiet machine, takes a quarter of an hour on two cores, and writes latency.md beside itself.
+python tests/bench/latency.py needs a quiet machine, takes a quarter of an hour on two cores, and writes latency.md beside itself;
+ratio, processes or load behind it measure that part alone.
 The default model's texts are timed by affq and by a plain `generate` loop in turn; repetitions of a study with `processes: 5`
 are compared with each other; a run on a quiet machine and one beside two busy processes say whether they were disturbed.
 """
@@ -25,7 +26,7 @@ from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
-NEW_TOKENS, TEXTS = 64, 12  # of the ratio
+NEW_TOKENS, TEXTS = 64, 24  # of the ratio
 REPETITIONS, PROCESSES, REPEATED = 4, 5, ("fp32", "int8")
 READINGS = ("ttft_s", "token_s", "latency_s")
 SPIN = "while True: pass"
@@ -143,33 +144,37 @@ def load(folder):
 
 
 PARTS = {
-    "The same texts timed by affq and by a plain `generate` loop": (
+    "ratio": (
+        "The same texts timed by affq and by a plain `generate` loop",
         f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens each, in random order; the ratio is taken text by text.",
         lambda folder: ratios(),
     ),
-    f"Repetitions of a study with `processes: {PROCESSES}`": (
+    "processes": (
+        f"Repetitions of a study with `processes: {PROCESSES}`",
         f"{REPETITIONS} repetitions of seven texts of 16 tokens; intervals of the first (within: of its first process).",
         processes,
     ),
-    "A quiet machine, and a busy one": ("Seven texts of 16 tokens, in one process.", load),
+    "load": ("A quiet machine, and a busy one", "Seven texts of 16 tokens, in one process.", load),
 }
 
 
-def main():
-    """Measure, part by part, and write latency.md."""
-    hardware = probes.hardware("cpu")
-    lines = ["# Latency, held against a plain loop, other processes and other load", ""]
-    lines += [
-        f"{hardware['device_name']}, {hardware['cores']} processors, {hardware['threads']} threads; by tests/bench/latency.py."
-    ]
+def main(parts):
+    """Measure the parts that are named, all if none is, and write them to latency.md; the others stay as they were measured."""
+    target, hardware = Path(__file__).with_suffix(".md"), probes.hardware("cpu")
+    before = target.read_text().split("\n## ")[1:] if target.exists() else []
+    sections = {section.partition("\n")[0]: section.partition("\n")[2].strip() for section in before}
     with tempfile.TemporaryDirectory() as scratch:
-        for title, (about, rows) in PARTS.items():
-            lines += ["", f"## {title}", "", about, ""]
+        for part in parts or PARTS:
+            title, about, rows = PARTS[part]
+            lines = [f"{about} {hardware['device_name']}, {hardware['cores']} processors, {hardware['threads']} threads.", ""]
             for row in rows(Path(scratch)):
                 print(row, flush=True)
                 lines.append(row)
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+            sections[title] = "\n".join(lines)
+    head = "# Latency, held against a plain loop, other processes and other load\n\nMade by tests/bench/latency.py.\n"
+    ordered = [f"\n## {title}\n\n{sections[title]}\n" for title, _, _ in PARTS.values() if title in sections]
+    target.write_text(head + "".join(ordered))
 
 
 if __name__ == "__main__":
-    ratio(sys.argv[1]) if sys.argv[1:] else main()
+    ratio(sys.argv[1]) if sys.argv[1:2] and sys.argv[1] in PRECISIONS else main(sys.argv[1:])
