@@ -48,7 +48,7 @@ def test_further_processes_time_before_the_texts_and_do_not_count_as_the_first_o
     assert pace.at(5, "timing", 0)["left_s"] == 35  # the estimate's
     pace.at(10, "generating", 2)
     pace.at(12, "generating", 4)
-    assert pace.at(20, "timing", 6)["left_s"] == 9.25
+    assert pace.at(14, "timing", 6)["left_s"] == 9.25
 
 
 def test_without_an_estimate_nothing_is_made_up(write_study):
