@@ -225,24 +225,28 @@ def judge(
     out: Annotated[Path, typer.Option("--out", "-o", help="the JSONL file to write")],
     judge: Annotated[str, typer.Option(help="a packaged judge")] = "minilm-linear",
 ):
-    """Judge the emotion of texts: each line comes back with judged_emotion and probabilities added."""
+    """Judge the emotion of texts: each line comes back with judged_emotion and probabilities added.
+
+    A line that cannot be judged comes back with judged_emotion null and the reason as error. Exit status 1 if there is one.
+    """
     from affq import scores, weights
-    from affq.judge import load_judge, read_texts
+    from affq.judge import load_judge, read_lines
 
     if not out.parent.is_dir() or out.is_dir():
         raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
     if out.exists() and out.samefile(texts):
         raise InputError(f"{out} is the file that is read; give --out another name")
-    rows = read_texts(texts)
-    for number, row in enumerate(rows, 1):
-        if taken := {"judged_emotion", "probabilities"} & row.keys():
-            raise InputError(f"{texts}, line {number} already has {' and '.join(sorted(taken))}; remove what was judged before")
+    lines = read_lines(texts)
     loaded = load_judge(judge)
     weights.fetch(loaded.card["encoder"], lambda line: print(line, file=sys.stderr))
-    found = scores.judged([row["text"] for row in rows], loaded.probabilities([row["text"] for row in rows]), loaded.emotions)
-    lines = (json.dumps({**row, **verdict}, ensure_ascii=False) + "\n" for row, verdict in zip(rows, found, strict=True))
-    out.write_text("".join(lines), encoding="utf-8")
-    _say(f"{len(rows)} texts judged by {loaded.name}: {out}")
+    good = [row["text"] for row, wrong in lines if not wrong]
+    verdicts = iter(scores.judged(good, loaded.probabilities(good), loaded.emotions))
+    found = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    _say(f"{len(good)} texts judged by {loaded.name}: {out}")
+    if bad := [number for number, (_, wrong) in enumerate(lines, 1) if wrong]:
+        _say(f"affq: {len(bad)} of {len(lines)} lines not judged, the first line {bad[0]}: {lines[bad[0] - 1][1]}", sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -11,6 +11,8 @@ from affq import InputError, weights
 
 JUDGES = Path(__file__).with_name("judges")
 MAX_TOKENS = 256  # what the encoder was made for; more of a text is not read
+MAX_CHARACTERS = 10_000  # of a text of a user's file: of a longer one the judge would read next to nothing
+VERDICT = ("judged_emotion", "probabilities", "error")  # what judging adds to a line
 
 
 @dataclass(frozen=True)
@@ -98,29 +100,55 @@ def load_judge(name):
     return Judge(name, card, load_file(head))
 
 
-def read_texts(path):
-    """Read a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
+def read_lines(path):
+    """Read a JSONL file of objects with a `text`: for each line (its object or {}, what is wrong with it or None).
+
+    Raises InputError if there is no such file, no line in it, or a line that was judged before.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines(): a text may hold other separators
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line and number == len(lines):
-            break  # the end of the last line
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise InputError(f"{path}, line {number}: a line must be a JSON object with a text")
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{path}, line {number}: half a surrogate pair is no character") from None
-        rows.append(row)
-    if not rows:
+    if not lines[-1]:
+        lines.pop()  # the end of the last line
+    if not lines:
         raise InputError(f"{path} holds no text")
-    return rows
+    found = [_read_line(line) for line in lines]
+    for number, (row, _) in enumerate(found, 1):
+        if taken := [name for name in VERDICT if name in row]:
+            raise InputError(f"{path}, line {number} already has {' and '.join(taken)}; remove what was judged before")
+    return found
+
+
+def _read_line(line):
+    """Read one line: (its object, None), or (what can be written again of it, what is wrong with it)."""
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        # Half a surrogate pair and 1e999 are read, and could not be written.
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        return {}, f"not UTF-8 (byte {error.start} of the line)"
+    except UnicodeEncodeError:
+        return {}, "half a surrogate pair is no character"
+    except json.JSONDecodeError as error:
+        return {}, f"not JSON ({error.msg})"
+    except (ValueError, RecursionError) as error:  # NaN, a number of too many digits, brackets a thousand deep
+        return {}, f"not JSON ({error})"
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        return row if isinstance(row, dict) else {}, "a line must be a JSON object with a text"
+    if (length := len(row["text"])) > MAX_CHARACTERS:
+        return row, f"a text of {length:,} characters; the judge takes {MAX_CHARACTERS:,}, of which it reads {MAX_TOKENS} tokens"
+    return row, None
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is no number")
+
+
+def read_texts(path):
+    """Read a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
+    found = read_lines(path)
+    for number, (_, wrong) in enumerate(found, 1):
+        if wrong:
+            raise InputError(f"{path}, line {number}: {wrong}")
+    return [row for row, _ in found]

@@ -58,14 +58,45 @@ def test_judge_adds_to_each_line_and_changes_nothing_of_it(tmp_path):
         assert len(row["probabilities"]) == 7 and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_bad_lines_come_back_with_their_error_and_the_rest_is_judged(tmp_path):
+    lines = [
+        (b'{"text": "I am so happy today! We won."}', None),
+        (b'{"id": 3, "text": 1}', "a line must be a JSON object with a text"),
+        (b'{"id": 4}', "a line must be a JSON object with a text"),
+        (b'["text"]', "a line must be a JSON object with a text"),
+        (b"{", "not JSON (Expecting property name enclosed in double quotes)"),
+        (b"", "not JSON (Expecting value)"),
+        (b'{"text": "\xff"}', "not UTF-8 (byte 10 of the line)"),
+        (b'{"text": "a b c", "p": NaN}', "not JSON (NaN is no number)"),
+        (b'{"text": "a b c", "p": 1e999}', "not JSON (Out of range float values are not JSON compliant"),
+        (b'{"text": "\\ud83d"}', "half a surrogate pair is no character"),
+        (
+            b'{"text": "' + b"x" * 100_000 + b'"}',
+            "a text of 100,000 characters; the judge takes 10,000, of which it reads 256 tokens",
+        ),
+        (b"[" * 100_000, "not JSON (maximum recursion depth exceeded"),
+        (b'{"text": "I was terrified, alone in the dark."}', None),
+    ]
+    (tmp_path / "texts.jsonl").write_bytes(b"\n".join(line for line, _ in lines))  # no end of the last line
+    done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "2 texts judged by minilm-linear: judged.jsonl\n"
+    assert done.stderr.endswith("affq: 11 of 13 lines not judged, the first line 2: a line must be a JSON object with a text\n")
+    judged = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
+    assert len(judged) == len(lines)
+    for row, (_, wrong) in zip(judged, lines, strict=True):
+        assert (row.get("error") or "").startswith(wrong or "") and ("probabilities" in row) is (wrong is None)
+        assert (row["judged_emotion"] is None) is (wrong is not None) is ("error" in row)
+    assert [row["judged_emotion"] for row in judged if "error" not in row] == ["joy", "fear"]
+    assert judged[1] == {"id": 3, "text": 1, "judged_emotion": None, "error": lines[1][1]}  # what can be kept of a line is kept
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b'{"text": "x"}\n{"text": 1}\n', "line 2: a line must be a JSON object with a text"),
         (b"", "holds no text"),
-        (b'{"text": "\xff"}\n', "is not UTF-8"),
+        (b"\xef\xbb\xbf", "holds no text"),
         (b'{"text": "x", "judged_emotion": "joy"}\n', "line 1 already has judged_emotion"),
-        (b'{"text": "\\ud83d"}\n', "line 1: half a surrogate pair"),
+        (b'{"text": "x"}\n{"error": "y"}\n', "line 2 already has error"),
         (None, "No such file"),
     ],
 )

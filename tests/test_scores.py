@@ -33,6 +33,30 @@ def test_any_text_is_degenerate_or_not(text):
     assert scores.is_degenerate(text) in (True, False)
 
 
+@pytest.mark.parametrize(
+    "text, masked",
+    [
+        ("I was Angry, and angrier than ever.", "I was ..., and ... than ever."),
+        ("enraged outrage; hatred", "... ...; ..."),
+        ("Disgusted by the revolting smell", "... by the ... smell"),
+        ("afraid, scared, terrified: fearful!", "..., ..., ...: ...!"),
+        ("guilty with remorse", "... with ..."),
+        ("Happiness is joyful; unhappiness is not", "... is ...; ... is not"),
+        ("Sadly, my heart-broken grief", "..., my ... ..."),
+        ("ashamed and embarrassingly humiliated", "... and ... ..."),
+        ("The sadistic gladiator made a scarf in Madrid, madam, and a fresh rag", None),  # no word of an emotion in these
+        ("I lost my keys.", None),
+    ],
+)
+def test_emotion_words_are_masked_as_they_are_inflected(text, masked):
+    assert scores.mask_emotion_words(text) == (text if masked is None else masked)
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_every_emotion_is_masked_by_its_own_name(emotion):
+    assert scores.mask_emotion_words(f"{emotion} {emotion.upper()}") == "... ..." and emotion in scores.EMOTION_WORDS
+
+
 def test_judged_takes_the_likeliest_and_none_for_a_degenerate_text():
     probabilities = np.eye(7)[[4, 4]] * 0.9 + 0.1 / 7
     alive, dead = scores.judged(["What a lovely day", ""], probabilities, EMOTIONS)
