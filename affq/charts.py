@@ -186,3 +186,17 @@ def judged_control(texts, emotions):
     axes = _grid(shares, ".0%", "share")
     axes.set(xlabel="judged emotion", ylabel="", title="Texts that were asked for no emotion")
     return axes
+
+
+def reliability(bins):
+    """Draw the share of right answers over their mean probability, against the diagonal. bins: a card's calibration."""
+    axes = _axes(7)
+    axes.axline((0, 0), slope=1, color="0.4", linestyle="--", linewidth=1)
+    confidence, accuracy = ([row[name] for row in bins] for name in ("confidence", "accuracy"))
+    axes.plot(confidence, accuracy, marker="o", color="black")
+    for row in bins:
+        place = {"xytext": (8, -12), "textcoords": "offset points", "size": "small", "color": "0.3"}
+        axes.annotate(row["texts"], (row["confidence"], row["accuracy"]), **place)
+    axes.set(xlabel="probability of the answer (mean of a bin, with its texts)", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title("Is the judge as often right as it says?", loc="left")
+    return axes

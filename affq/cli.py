@@ -223,7 +223,7 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
 def judge(
     texts: Annotated[Path, typer.Argument(help="a JSONL file: a text a line")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the JSONL file to write")],
-    judge: Annotated[str, typer.Option(help="a packaged judge")] = "minilm-linear",
+    judge: Annotated[str, typer.Option(help="a packaged judge")] = "minilm-lora",
 ):
     """Judge the emotion of texts: each line comes back with judged_emotion and probabilities added.
 

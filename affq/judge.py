@@ -1,4 +1,8 @@
-"""Emotion classifiers behind one small interface: texts in, probabilities of emotions out."""
+"""Emotion classifiers behind one small interface: texts in, probabilities of emotions out.
+
+A judge has a `name`, its `emotions`, an `identity` (what its scores record of it) and `probabilities(texts)`; nothing else
+of it is used by what judges texts.
+"""
 
 import json
 from dataclasses import dataclass
@@ -17,14 +21,15 @@ VERDICT = ("judged_emotion", "probabilities", "error")  # what judging adds to a
 
 @dataclass(frozen=True)
 class Judge:
-    """A linear head over frozen sentence embeddings.
+    """A packaged judge: a sentence encoder with low-rank updates and a linear head, and a temperature.
 
-    card: the front matter of its card.md, with `encoder` and `emotions`. head: {weight: (emotions, width), bias: (emotions,)}.
+    card: the front matter of its card.md, with `encoder`, `emotions`, `adapters` and `temperature`. tensors: as Classifier
+    takes them.
     """
 
     name: str
     card: dict
-    head: dict
+    tensors: dict
 
     @property
     def emotions(self):
@@ -33,52 +38,83 @@ class Judge:
     @property
     def identity(self):
         """Give what tells this judge from others, as its scores record it."""
-        return {"judge": self.name, "head_sha256": self.card["head_sha256"], "encoder_sha256": self.card["encoder_sha256"]}
+        return {"judge": self.name} | {key: self.card[key] for key in ("weights_sha256", "encoder_sha256", "temperature")}
 
     @cached_property
-    def encoder(self):
-        return Encoder(weights.folder(self.card["encoder"]))
+    def classifier(self):
+        return Classifier(weights.folder(self.card["encoder"]), self.tensors, self.card["adapters"])
 
-    def probabilities(self, texts):
+    def probabilities(self, texts, batch=64):
         """Give the probability of each emotion for each text: array of shape (texts, emotions)."""
-        return probabilities(self.encoder.embed(texts), self.head)
+        return probabilities(self.classifier.logits(texts, batch), self.card["temperature"])
 
 
-def probabilities(embeddings, head):
-    """Give softmax(embeddings · weightᵀ + bias): (texts, width) to (texts, emotions)."""
+def probabilities(logits, temperature):
+    """Give softmax(logits / temperature), row by row (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
     from scipy.special import softmax
 
-    return softmax(embeddings @ head["weight"].T + head["bias"], axis=1)
+    return softmax(logits / temperature, axis=1)
 
 
-class Encoder:
-    """A sentence encoder: the mean of the last hidden states over a text's tokens, at unit length."""
+class Classifier:
+    """A sentence encoder and a linear head over the mean of its last hidden states.
 
-    def __init__(self, folder):
-        import transformers
+    folder: the encoder's. tensors: {head.weight: (emotions, width), head.bias: (emotions,)} and, for each module that has a
+    low-rank update, {<module>.lora_A.weight: (rank, in), <module>.lora_B.weight: (out, rank)}. adapters: {r, lora_alpha}.
+    """
 
-        transformers.utils.logging.disable_progress_bar()
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self.model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    def __init__(self, folder, tensors, adapters):
+        self.tokenizer, self.encoder = load_encoder(folder)
+        self.weight, self.bias = (tensors[name].float() for name in ("head.weight", "head.bias"))
+        # As peft merges them, without its import: that takes seconds, 200 MB, and a look for kernels on a hub.
+        for name, down in tensors.items():
+            if name.endswith(".lora_A.weight"):
+                up = tensors[name.replace(".lora_A.", ".lora_B.")]
+                module = self.encoder.get_submodule(name.removesuffix(".lora_A.weight"))
+                module.weight.data += adapters["lora_alpha"] / adapters["r"] * (up.float() @ down.float())
 
     def embed(self, texts, batch=64):
-        """Embed texts: float32 array of shape (texts, width)."""
-        import numpy as np
+        """Give the mean of each text's last hidden states: float32 tensor of shape (texts, width)."""
         import torch
 
-        found = np.empty((len(texts), self.model.config.hidden_size), dtype=np.float32)
+        found = torch.empty(len(texts), self.encoder.config.hidden_size)
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
-        for start in range(0, len(texts), batch):
-            where = by_length[start : start + batch]
-            inputs = self.tokenizer(
-                [texts[i] for i in where], return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS
-            )
-            with torch.inference_mode():
-                hidden = self.model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"][:, :, None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            found[where] = torch.nn.functional.normalize(mean, dim=1).numpy()
+        with torch.inference_mode():
+            for start in range(0, len(texts), batch):
+                where = by_length[start : start + batch]
+                found[where] = mean_state(self.encoder, tokens(self.tokenizer, [texts[i] for i in where], MAX_TOKENS))
         return found
+
+    def logits(self, texts, batch=64):
+        """Give each text's logits: float32 array of shape (texts, emotions)."""
+        return (self.embed(texts, batch) @ self.weight.T + self.bias).numpy()
+
+
+def load_encoder(folder):
+    """Load a sentence encoder from its folder, in float32: (tokenizer, model)."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    options = {"use_safetensors": True, "dtype": torch.float32, "add_pooling_layer": False}
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # else it lists the pooler's weights, which the mean has no use for
+    try:
+        return tokenizer, transformers.AutoModel.from_pretrained(folder, **options).eval()
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+
+
+def tokens(tokenizer, texts, most):
+    """Cut texts into `most` tokens each, padded to the longest, in eights: shapes that come again are computed faster."""
+    return tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=most, pad_to_multiple_of=8)
+
+
+def mean_state(encoder, inputs):
+    """Give the mean of the last hidden states over each text's tokens: float32 tensor of shape (texts, width)."""
+    hidden, mask = encoder(**inputs).last_hidden_state.float(), inputs["attention_mask"][:, :, None]
+    return (hidden * mask).sum(1) / mask.sum(1)
 
 
 def read_card(name):
@@ -88,16 +124,16 @@ def read_card(name):
 
 
 def load_judge(name):
-    """Load a packaged judge. Its encoder must be in the cache. Raises InputError for an unknown name or a damaged head."""
-    from safetensors.numpy import load_file
+    """Load a packaged judge. Its encoder must be in the cache. Raises InputError for an unknown name or damaged weights."""
+    from safetensors.torch import load_file
 
     known = sorted(p.parent.name for p in JUDGES.glob("*/card.md"))
     if name not in known:
         raise InputError(f"unknown judge {name!r}; known: {', '.join(known)}")
     card, _ = read_card(name)
-    head = JUDGES / name / "head.safetensors"
-    weights.verify(head, card["head_sha256"])
-    return Judge(name, card, load_file(head))
+    file = JUDGES / name / "weights.safetensors"
+    weights.verify(file, card["weights_sha256"])
+    return Judge(name, card, load_file(file))
 
 
 def read_lines(path):

@@ -79,7 +79,7 @@ def test_bad_lines_come_back_with_their_error_and_the_rest_is_judged(tmp_path):
     ]
     (tmp_path / "texts.jsonl").write_bytes(b"\n".join(line for line, _ in lines))  # no end of the last line
     done = affq("judge", "texts.jsonl", "-o", "judged.jsonl", cwd=tmp_path)
-    assert done.returncode == 1 and done.stdout == "2 texts judged by minilm-linear: judged.jsonl\n"
+    assert done.returncode == 1 and done.stdout == "2 texts judged by minilm-lora: judged.jsonl\n"
     assert done.stderr.endswith("affq: 11 of 13 lines not judged, the first line 2: a line must be a JSON object with a text\n")
     judged = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
     assert len(judged) == len(lines)

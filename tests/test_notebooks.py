@@ -199,13 +199,15 @@ def test_page_stands_alone(report):
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(source.startswith(("data:", "#")) for source in page.sources) and "url(" not in text and "@import" not in text
     assert page.tags.count("h1") == 1 and "did not take effect" in text
-    assert len(page.images) == 8 and all("tiny-llama fp32" in i["alt"] or "table below" in i["alt"] for i in page.images)
+    assert len(page.images) == 9 and all(
+        "tiny-llama fp32" in i["alt"] or "table below" in i["alt"] or "card above" in i["alt"] for i in page.images
+    )
 
 
 def test_published_files_are_there_and_name_no_place_of_this_machine(report, folder):
     assert {p.suffix for p in (report / "charts").iterdir()} == {".svg", ".png"} and len(
         list((report / "charts").iterdir())
-    ) == 16
+    ) == 18
     assert {p.stem for p in (report / "tables").iterdir()} >= {
         "summary",
         "texts",
@@ -238,9 +240,9 @@ def test_deleted_run_is_redone_alone_with_the_same_texts_byte_for_byte(folder, r
 def test_a_run_added_later_is_scored_alone(folder, report):
     run = next(r for r in runs(folder) if "llama--nf4" in r.name)
     others = {
-        r: (r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns for r in runs(folder) if r != run and (r / "scores").exists()
+        r: (r / "scores" / "minilm-lora.jsonl").stat().st_mtime_ns for r in runs(folder) if r != run and (r / "scores").exists()
     }
     shutil.rmtree(run / "scores")
     assert affq(folder, "score", "toy.yaml").returncode == 0
-    assert (run / "scores" / "minilm-linear.jsonl").exists()
-    assert all((r / "scores" / "minilm-linear.jsonl").stat().st_mtime_ns == then for r, then in others.items())
+    assert (run / "scores" / "minilm-lora.jsonl").exists()
+    assert all((r / "scores" / "minilm-lora.jsonl").stat().st_mtime_ns == then for r, then in others.items())

@@ -135,7 +135,7 @@ def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warne
         {"prompt_id": p, "emotion": e, "sample": 0, "judged_emotion": judged, "probabilities": {}}
         for (p, e), judged in zip(ALONE, ["joy", "joy", "joy", "joy"], strict=True)
     ]
-    int8.score("minilm-linear-alone", {}, lambda rows: alone, int8.alone())
+    int8.score("minilm-lora-alone", {}, lambda rows: alone, int8.alone())
     effect = tables.batch_effect(runs, tables.texts(runs))
     row = effect.to_dict("records")[1]
     # Alone, all judged joy: F1 of joy 2/3, of sadness 0. In the batch all are right. The baseline's: (0.8 + 2/3) / 2.
