@@ -49,7 +49,7 @@ def _grid(wide, form, label):
 
 
 def f1_by_precision(summary):
-    """Draw macro-F1 of each run, with what shuffled targets would give. summary: tables.summary."""
+    """Draw macro-F1 of each run, with emotion words masked, and what shuffled targets would give. summary: tables.summary."""
     scored = summary.dropna(subset="emotion_f1").assign(run=_runs)
     axes = _axes(len(scored))
     sns.barplot(scored, y="run", x="emotion_f1", hue="precision", palette=COLOURS, legend=False, ax=axes)
@@ -58,7 +58,9 @@ def f1_by_precision(summary):
     axes.scatter(
         scored["emotion_f1_chance"], scored["run"], marker="|", s=400, color="black", label="shuffled targets (chance)", zorder=3
     )
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    known = scored.dropna(subset="emotion_f1_masked")
+    axes.scatter(known["emotion_f1_masked"], known["run"], s=45, color="white", edgecolor="black", label="words masked", zorder=3)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
     axes.set(xlabel="macro-F1 of the emotion", ylabel="", xlim=(0, 1))
     axes.set_title("Emotion F1 by precision", loc="left")
     return axes

@@ -30,6 +30,16 @@ def mask_emotion_words(text):
     return _ANY_EMOTION_WORD.sub(MASK, text)
 
 
+def masked(generations):
+    """Give generations with the emotion words of their texts masked."""
+    return [{**generation, "text": mask_emotion_words(generation["text"])} for generation in generations]
+
+
+def names_emotion(text, emotion):
+    """Say whether a text has a word that names this emotion, or a near neighbour of it."""
+    return re.search(rf"\b(?:{EMOTION_WORDS[emotion]})\b", text, re.IGNORECASE) is not None
+
+
 def is_degenerate(text):
     """Say whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
     words = re.findall(r"\w+(?:['’-]\w+)*", text.lower())

@@ -6,17 +6,21 @@ from sklearn.metrics import f1_score
 
 from affq import InputError, resources
 from affq.compare import under_shuffled_targets
+from affq.scores import names_emotion
 
 SUMMARY = (
     "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
-    "rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s "
-    "latency_high_s note"
+    "emotion_f1_masked names_target rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s "
+    "latency_s latency_low_s latency_high_s note"
 ).split()
 AT_A_GLANCE = (
-    "model precision status device emotion_f1 emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes latency_s note"
+    "model precision status device emotion_f1 emotion_f1_masked emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes "
+    "latency_s note"
 ).split()
 TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "rougeL to baseline": "ROUGE-L to baseline"}
-TITLES |= {"f1": "F1", "f1 alone": "F1 alone", "f1 baseline": "F1 of baseline"} | {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
+TITLES |= {"emotion f1 masked": "masked", "f1": "F1", "f1 alone": "F1 alone", "f1 baseline": "F1 of baseline"} | {
+    f"rouge{n}": f"ROUGE-{n}" for n in "12L"
+}
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
 KEY = ["prompt_id", "emotion", "sample"]
 SHUFFLES = 200
@@ -38,6 +42,9 @@ def texts(records):
         frame.insert(2, "precision", run.precision)
         judged = _in_line(record.scores(run.study.judges[0]), generations)
         frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
+        masked = _in_line(record.scores(f"{run.study.judges[0]}-masked"), generations)
+        frame["masked_emotion"] = [row.get("judged_emotion") for row in masked]
+        frame["names_target"] = [bool(g["emotion"]) and names_emotion(g["text"], g["emotion"]) for g in generations]
         of_target = [row.get("probabilities", {}).get(g["emotion"]) for row, g in zip(judged, generations, strict=True)]
         frame["target_probability"] = pd.Series(of_target, dtype=float)
         to_references = _in_line(record.scores("rouge-references"), generations)
@@ -124,6 +131,9 @@ def _quality(asked, study, notes):
         lambda t, j: macro_f1(t, j, study.emotions), targets, judged, np.random.default_rng(study.seed), SHUFFLES
     )
     figures = {"texts": len(asked), "emotion_f1": macro_f1(targets, judged, study.emotions), "emotion_f1_chance": chance}
+    masked = asked["masked_emotion"]
+    figures["emotion_f1_masked"] = macro_f1(targets, masked.to_numpy(), study.emotions) if masked.notna().all() else np.nan
+    figures["names_target"] = asked["names_target"].mean()
     return figures | {name: asked[name].mean() for name in ("rouge1", "rouge2", "rougeL", "rougeL_to_baseline")}
 
 

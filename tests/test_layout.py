@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "scored": {"files", "provenance", "weights"},
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
-    "tables": {"compare", "resources"},
+    "tables": {"compare", "resources", "scores"},
     "execute": {"endings", "estimate", "judge", "locks", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
     "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "models", "precisions", "probes"},

@@ -81,3 +81,16 @@ def test_rouge_to_texts_pairs_the_same_prompt_and_emotion():
     ours = [generation("one two", "joy"), generation("three four", "fear"), generation("five six", None)]
     theirs = [generation("three nine", "fear"), generation("five six", None), generation("eight", "joy")]
     assert [row["rouge1"] for row in scores.rouge_to_texts(ours, theirs)] == [0, 0.5, 1]
+
+
+def test_generations_are_masked_and_the_text_alone_changes():
+    rows = [{"prompt_id": "a", "text": "Such joy!"}, {"prompt_id": "b", "text": "The train left."}]
+    assert scores.masked(rows) == [{"prompt_id": "a", "text": "Such ...!"}, {"prompt_id": "b", "text": "The train left."}]
+    assert rows[0]["text"] == "Such joy!"
+
+
+@pytest.mark.parametrize(
+    "text, emotion, names", [("I was furious.", "anger", True), ("I was furious.", "joy", False), ("A madrigal.", "anger", False)]
+)
+def test_text_names_an_emotion_by_its_words_alone(text, emotion, names):
+    assert scores.names_emotion(text, emotion) is names

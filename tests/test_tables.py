@@ -21,6 +21,12 @@ def generation(prompt_id, emotion, text, ended=False):
     }
 
 
+def judged(generation, emotion):
+    """Give the score of a generation that is judged to carry an emotion."""
+    key = {name: generation[name] for name in ("prompt_id", "emotion", "sample")}
+    return {**key, "judged_emotion": emotion, "probabilities": {"joy": 0.75, "sadness": 0.25}}
+
+
 LOAD = {"seconds": 1.0, "other_processors": 0.01, "stolen_processors": 0.0, "throttled_s": "unknown", "hot": "unknown"}
 LOAD |= {"swapped_bytes": 0, "gpus": []}
 
@@ -109,7 +115,8 @@ def summary(runs):
 
 def test_summary_has_the_published_columns(summary):
     assert ",".join(summary.columns) == (
-        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1,emotion_f1_chance,rouge1,rouge2,"
+        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1,emotion_f1_chance,"
+        "emotion_f1_masked,names_target,rouge1,rouge2,"
         "rougeL,rougeL_to_baseline,weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,"
         "latency_low_s,latency_high_s,note"
     )
@@ -128,6 +135,15 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
     assert summary["emotion_f1"][0] == pytest.approx((0.8 + 2 / 3) / 2)
     assert summary["emotion_f1"][1] == pytest.approx((2 / 3 + 1) / 2)
     assert list(summary["texts"][:2]) == [4, 4]
+
+
+def test_f1_with_emotion_words_masked_and_the_share_of_texts_that_name_their_target(runs):
+    emotions = iter(["joy"] * 6)
+    runs[0].score("minilm-lora-masked", {}, lambda rows: [judged(row, next(emotions)) for row in rows], [*runs[0].generations()])
+    summary = tables.summary(runs, tables.texts(runs))
+    # All judged joy once the words are masked: joy 2/3, sadness 0. Every text here has its emotion's own name in it.
+    assert summary["emotion_f1_masked"][0] == pytest.approx(1 / 3) and list(summary["names_target"][:2]) == [1.0, 1.0]
+    assert pd.isna(summary["emotion_f1_masked"][1])  # not scored yet
 
 
 def test_memory_has_what_was_predicted_beside_what_was_measured(runs):
