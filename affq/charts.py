@@ -39,6 +39,14 @@ def f1_by_emotion(f1):
     return axes
 
 
+def f1_by_judge(by_judge):
+    """Draw macro-F1 as a grid, runs by judges, each cell with its figure. by_judge: agreement.by_judge."""
+    wide = by_judge.assign(run=_runs).pivot_table(index="run", columns="judge", values="emotion_f1", sort=False)
+    axes = _grid(wide.rename(columns=printable), ".2f", "macro-F1")
+    axes.set(xlabel="", ylabel="", title="Emotion F1 by judge")
+    return axes
+
+
 def _grid(wide, form, label):
     axes = _axes(len(wide))
     style = {"cmap": "Greys", "linewidths": 1, "cbar_kws": {"label": label}}

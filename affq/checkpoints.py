@@ -12,6 +12,9 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
+# What a model is to do: write texts, or judge them.
+GENERATION, CLASSIFICATION = "generation", "classification"
+
 # Heads that do not write a text from left to right, as the names of architectures end.
 OTHER_TASKS = (
     *("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
@@ -51,13 +54,13 @@ class Checkpoint:
     stored_bytes: int
 
 
-def examine(folder):
+def examine(folder, task=GENERATION):
     """Read a model folder's configuration and the headers of its safetensors files.
 
     Raises InputError, with the file and the remedy, for a folder that cannot be loaded: no readable configuration or weights,
     pickle weights only, shards that are missing or cut, weights that are quantized already, code of its own, no tokenizer.
     """
-    config = check_configuration(folder)
+    config = check_configuration(folder, task)
     bytes_of, parameters, tensors = {}, 0, 0
     for file in weight_files(folder):
         for dtype, elements, size in _tensors(file):
@@ -75,8 +78,8 @@ def examine(folder):
     return Checkpoint(DTYPES.get(most, most.lower()), parameters, sum(bytes_of.values()))
 
 
-def check_configuration(folder):
-    """Read a folder's config.json; raise InputError unless it is that of a model that affq loads."""
+def check_configuration(folder, task=GENERATION):
+    """Read a folder's config.json; raise InputError unless it is that of a model that affq loads for the task."""
     if (folder / "adapter_config.json").exists():
         raise InputError(
             f"{folder} holds an adapter; merge it into its model (PEFT's merge_and_unload), and name what comes of it"
@@ -94,7 +97,7 @@ def check_configuration(folder):
         _refuse_quantized(folder, config["quantization_config"])
     if "auto_map" in config:
         _refuse_code(folder, config["model_type"])
-    _refuse_other_tasks(folder, config)
+    (_refuse_other_tasks if task == GENERATION else _refuse_no_classifier)(folder, config)
     return config
 
 
@@ -187,6 +190,16 @@ def _refuse_other_tasks(folder, config):
         raise InputError(
             f"{folder} holds no model that continues a text ({architecture or kind}); "
             f"choose one whose architecture in config.json ends with ForCausalLM or LMHeadModel"
+        )
+
+
+def _refuse_no_classifier(folder, config):
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else config["model_type"]
+    if not architecture.endswith("ForSequenceClassification"):
+        raise InputError(
+            f"{folder} holds no classifier of texts ({architecture}); "
+            f"choose one whose architecture in config.json ends with ForSequenceClassification"
         )
 
 

@@ -1,8 +1,7 @@
-"""The commands: affq plan | run | score | report | judge | study | doctor."""
+"""The commands: affq plan | run | score | report | judge | annotate | study | doctor."""
 
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -103,20 +102,21 @@ def run(
 
     With --model the study is written to a file first: NAME.yaml in the current folder.
     """
+    from affq import own_study
     from affq import plan as planning
     from affq.study import load_study
 
     if quiet or as_json:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's client is imported
-    asked = {"precisions": precisions, "revision": revision, "prompts": prompts, "emotions": emotions}
-    asked |= {"device": device, "name": name}
+    asked = {"precisions": precisions and [*_listed(precisions)], "emotions": emotions and [*_listed(emotions)]}
+    asked |= {"revision": revision, "prompts": prompts, "device": device, "name": name}
     if (study is None) == (model is None):
         raise InputError("give either a study (affq run default) or a model (affq run --model ./folder)")
     if quiet and as_json:
         raise InputError("--quiet and --json exclude each other: events are for programs")
     fresh = False
     if model is not None:
-        study, fresh = _write_study(model, **asked)
+        study, fresh = own_study.write(model, **asked)
     elif given := [f"--{option}" for option, value in asked.items() if value is not None]:
         raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
@@ -145,35 +145,6 @@ def run(
 def _listed(words):
     """Split what is listed with commas; nothing where nothing was given."""
     return () if words is None else tuple(word.strip() for word in words.split(","))
-
-
-def _write_study(model, precisions, revision, prompts, emotions, device, name):
-    """Write the study of one model to <name>.yaml in the current folder, unless just that is there: (file, whether it is new)."""
-    from affq.study import compose, load_study, packaged, slug
-
-    if revision is not None and Path(model).exists():
-        raise InputError(f"--revision {revision} goes with a hub id, and {model} is a folder or a file here; leave it out")
-    if name is None:
-        name = slug(Path(os.path.expanduser(model.partition("@")[0])).resolve().name.removesuffix(".gguf"))
-    elif name != slug(name):
-        raise InputError(f"--name {name!r} is to name a file and a folder; take {slug(name)} say")
-    if name in packaged():
-        raise InputError(f"{name!r} is the name of a packaged study; give another --name")
-    path = Path(f"{name}.yaml")
-    named = model if revision is None else f"{model}@{revision}"
-    listed = [None if words is None else list(_listed(words)) for words in (precisions, emotions)]
-    text = compose([named], listed[0], prompts, listed[1], device)
-    if (there := path.exists()) and path.read_bytes() != text.encode():
-        raise InputError(f"{path} is there already and is another study: affq run {path} runs it, --name names a new one")
-    path.write_text(text, encoding="utf-8")
-    try:
-        load_study(path)
-    except InputError as error:
-        if there:
-            raise
-        path.unlink()  # a study that was refused leaves nothing, and its lines are no place to look at
-        raise InputError(re.sub(rf" in {re.escape(str(path.resolve()))}, line \d+", "", str(error))) from None
-    return str(path), not there
 
 
 @app.command()
@@ -223,22 +194,32 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
 def judge(
     texts: Annotated[Path, typer.Argument(help="a JSONL file: a text a line")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the JSONL file to write")],
-    judge: Annotated[str, typer.Option(help="a packaged judge")] = "minilm-lora",
+    judge: Annotated[str, typer.Option(help="a packaged judge, or a sequence classifier: a folder, a hub id")] = "minilm-lora",
+    labels: Annotated[str | None, typer.Option(help="emotions that its labels stand for: remorse=guilt,grief=sadness")] = None,
 ):
     """Judge the emotion of texts: each line comes back with judged_emotion and probabilities added.
 
     A line that cannot be judged comes back with judged_emotion null and the reason as error. Exit status 1 if there is one.
     """
-    from affq import scores, weights
-    from affq.judge import load_judge, read_lines
+    from affq import classifiers, scores
+    from affq.judge import packaged, read_lines
+    from affq.study import EMOTIONS
 
     if not out.parent.is_dir() or out.is_dir():
         raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
     if out.exists() and out.samefile(texts):
         raise InputError(f"{out} is the file that is read; give --out another name")
     lines = read_lines(texts)
-    loaded = load_judge(judge)
-    weights.fetch(loaded.card["encoder"], lambda line: print(line, file=sys.stderr))
+    pairs = [word.partition("=") for word in _listed(labels)]
+    if wrong := [label + sign + emotion for label, sign, emotion in pairs if not (label and sign and emotion)]:
+        raise InputError(f"--labels {wrong[0]!r} must be its label, =, and an emotion: remorse=guilt")
+    loaded = classifiers.find(judge, {label: emotion for label, _, emotion in pairs}, Path(), EMOTIONS)
+    if not loaded:
+        choices = ", ".join([*packaged(), "or a folder with a sequence classifier", "or owner/name of the hub"])
+        raise InputError(f"unknown judge {judge!r}; known: {choices}")
+    loaded.fetch(lambda line: print(line, file=sys.stderr))
+    if not set(EMOTIONS) & set(loaded.emotions):
+        loaded.need(EMOTIONS)
     good = [row["text"] for row, wrong in lines if not wrong]
     verdicts = iter(scores.judged(good, loaded.probabilities(good), loaded.emotions))
     found = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
@@ -247,6 +228,41 @@ def judge(
     if bad := [number for number, (_, wrong) in enumerate(lines, 1) if wrong]:
         _say(f"affq: {len(bad)} of {len(lines)} lines not judged, the first line {bad[0]}: {lines[bad[0] - 1][1]}", sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def annotate(
+    study: STUDY,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the CSV file to write, for people to label")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="with --out: how many, as many of each run and emotion as can be")] = 140,
+    labels: Annotated[list[Path] | None, typer.Option(help="a labelled copy, to be read back; one a person, named by it")] = None,
+    results: RESULTS = Path("reports"),
+):
+    """Write a sample of a study's texts for people to label, target and judge hidden; read back what they labelled."""
+    from affq.study import load_study
+
+    loaded = load_study(study)
+    if (out is None) == (not labels):
+        raise InputError("give either --out sample.csv, to write a sample, or --labels anna.csv, to read one back")
+    import numpy as np
+
+    from affq import annotation, publish, tables
+    from affq import labels as given
+    from affq.records import records
+
+    every = tables.texts(records(results, loaded))
+    if out is not None:
+        if out.exists():
+            raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
+        publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
+        _say(
+            f"{len(drawn)} texts to label: {out}. Each person labels a copy; affq annotate {study} --labels COPY.csv reads it back."
+        )
+        return
+    for path in labels:
+        kept = annotation.check(given.read(path), every, loaded.emotions, path)
+        given.keep(results, loaded, path.stem, kept)
+        _say(f"{len(kept)} labels of {path.stem} kept; affq report {study} uses them.")
 
 
 @app.command()

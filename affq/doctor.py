@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 
 from affq import InputError, estimate, weights, without_places
-from affq.judge import read_card
 from affq.provenance import software
 from affq.study import load_study
 from affq.trials import machine, trials
@@ -43,7 +42,7 @@ def examine(results):
     device = "cuda" if about.get("devices") else "cpu"
     took_s = [estimate.seconds(run, device) for run in study.runs()]
     minutes = "" if None in took_s else estimate.words(sum(took_s) + estimate.report_seconds())
-    names = [*(model.name for model in study.models), *(read_card(judge)[0]["encoder"] for judge in study.judges)]
+    names = [*(model.name for model in study.models), *{judge.card["encoder"] for judge in study.judges}]
     missing = [name for name in names if not weights.cached(name).is_dir()]
     lacks = []
     for finding in chain(

@@ -13,8 +13,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, endings, estimate, locks, probes, weights
-from affq.judge import read_card
+from affq import InputError, endings, estimate, labels, locks, probes
 from affq.plan import plan
 from affq.progress import watched
 from affq.provenance import NOTEBOOKS
@@ -249,7 +248,8 @@ def score_study(study, results):
     _need_complete(study, results)
     check_kernel()
     for judge in study.judges:
-        weights.fetch(read_card(judge)[0]["encoder"])
+        judge.fetch(print)
+        judge.need(study.emotions)
     _execute_over(study, results, "2_score")
 
 
@@ -259,7 +259,9 @@ def summarize_study(study, results):
     Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile.
     """
     _need_complete(study, results)
-    has = {"judged": study.judged} | {name: study.measurement[name] for name in ("throughput", "profile")}
+    has = {name: study.measurement[name] for name in ("throughput", "profile")}
+    has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
+    has["labels"] = bool(labels.kept(results, study))
     return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])
 
 

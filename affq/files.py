@@ -1,10 +1,18 @@
-"""Files that are never half there: written whole and renamed into place, appended and flushed, read back with distrust."""
+"""Files that are never half there: written whole, renamed into place, appended, flushed, named safely, read with distrust."""
 
 import hashlib
 import json
 import os
+import re
+import unicodedata
 
 from affq import InputError
+
+
+def slug(name):
+    """Make of any name one that is safe as a file's on every system: 60 letters, digits, dots and dashes at most."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
 
 
 def write(path, text):

@@ -39,26 +39,26 @@ def find(repository, revision):
     return found if COMMIT.fullmatch(found.name) and (found / "config.json").is_file() else None
 
 
-def fetch(repository, revision, say=print):
+def fetch(repository, revision, say=print, task=checkpoints.GENERATION):
     """Bring a hub repository's revision into the hub's cache, unless all of it is there, and return its folder.
 
     A commit that the cache holds is kept, although a branch may have moved since; what it lacks of that commit is fetched. The
-    configuration comes first: a model that cannot be loaded is refused before its weights are fetched. Raises InputError if it
-    cannot be had.
+    configuration comes first: a model that cannot be loaded for the task is refused before its weights are fetched. Raises
+    InputError if it cannot be had.
     """
     there = find(repository, revision)
     try:
         with _explained(repository, revision):
-            return _download(repository, there.name if there else revision, say)
+            return _download(repository, there.name if there else revision, say, task)
     except InputError:
         with contextlib.suppress(InputError):
             if there:
-                checkpoints.examine(there)
+                checkpoints.examine(there, task)
                 return there  # the hub cannot be asked, and nothing that is needed is missing
         raise
 
 
-def _download(repository, revision, say):
+def _download(repository, revision, say, task):
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.utils import disable_progress_bars
@@ -67,7 +67,7 @@ def _download(repository, revision, say):
         disable_progress_bars()
     which = {"revision": revision, "token": token()}
     snapshot_download(repository, **which, allow_patterns=["config.json"], dry_run=True)  # raises where the hub cannot be asked
-    checkpoints.check_configuration(Path(snapshot_download(repository, **which, allow_patterns=["config.json"])))
+    checkpoints.check_configuration(Path(snapshot_download(repository, **which, allow_patterns=["config.json"])), task)
     plan = snapshot_download(repository, **which, **WANTED, dry_run=True)
     if not any(file.filename.endswith(".safetensors") for file in plan):
         raise InputError(

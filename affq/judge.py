@@ -1,9 +1,10 @@
 """Emotion classifiers behind one small interface: texts in, probabilities of emotions out.
 
-A judge has a `name`, its `emotions`, an `identity` (what its scores record of it) and `probabilities(texts)`; nothing else
-of it is used by what judges texts.
+A judge has a `name`, its `emotions` (what it can answer), an `identity` (what its scores record of it), a `card` (figures of how
+good it is; None where nobody knows), `need(emotions)`, `fetch(say)` and `probabilities(texts)`.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,19 +22,34 @@ VERDICT = ("judged_emotion", "probabilities", "error")  # what judging adds to a
 
 @dataclass(frozen=True)
 class Judge:
-    """A packaged judge: a sentence encoder with low-rank updates and a linear head, and a temperature.
-
-    card: the front matter of its card.md, with `encoder`, `emotions`, `adapters` and `temperature`. tensors: as Classifier
-    takes them.
-    """
+    """A packaged judge: a sentence encoder with low-rank updates and a linear head, and a temperature."""
 
     name: str
-    card: dict
-    tensors: dict
+
+    @cached_property
+    def card(self):
+        """Give its card's figures: the front matter of its card.md."""
+        return read_card(self.name)[0]
+
+    @property
+    def about(self):
+        """Give its card's text, Markdown."""
+        return read_card(self.name)[1]
 
     @property
     def emotions(self):
         return tuple(self.card["emotions"])
+
+    def need(self, emotions):
+        """Raise InputError unless each of these emotions is an answer of it."""
+        if lacking := [emotion for emotion in emotions if emotion not in self.emotions]:
+            raise InputError(f"judge {self.name} knows no {', '.join(lacking)}; known: {', '.join(self.emotions)}")
+
+    def fetch(self, say):
+        """Bring its encoder into the cache, which may reach the network."""
+        weights.fetch(self.card["encoder"], say)
+
+    here = True  # its emotions are known without a download
 
     @property
     def identity(self):
@@ -42,7 +58,12 @@ class Judge:
 
     @cached_property
     def classifier(self):
-        return Classifier(weights.folder(self.card["encoder"]), self.tensors, self.card["adapters"])
+        """Load it. Its encoder must be in the cache. Raises InputError for damaged weights."""
+        from safetensors.torch import load_file
+
+        file = JUDGES / self.name / "weights.safetensors"
+        weights.verify(file, self.card["weights_sha256"])
+        return Classifier(weights.folder(self.card["encoder"]), load_file(file), self.card["adapters"])
 
     def probabilities(self, texts, batch=64):
         """Give the probability of each emotion for each text: array of shape (texts, emotions)."""
@@ -98,12 +119,21 @@ def load_encoder(folder):
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     options = {"use_safetensors": True, "dtype": torch.float32, "add_pooling_layer": False}
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # else it lists the pooler's weights, which the mean has no use for
-    try:
+    with saying_little():  # else it lists the pooler's weights, which the mean has no use for
         return tokenizer, transformers.AutoModel.from_pretrained(folder, **options).eval()
+
+
+@contextlib.contextmanager
+def saying_little():
+    """Keep transformers' warnings off for a while."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
-        transformers.utils.logging.set_verbosity(before)
+        logging.set_verbosity(before)
 
 
 def tokens(tokenizer, texts, most):
@@ -123,17 +153,9 @@ def read_card(name):
     return yaml.safe_load(front), text.strip()
 
 
-def load_judge(name):
-    """Load a packaged judge. Its encoder must be in the cache. Raises InputError for an unknown name or damaged weights."""
-    from safetensors.torch import load_file
-
-    known = sorted(p.parent.name for p in JUDGES.glob("*/card.md"))
-    if name not in known:
-        raise InputError(f"unknown judge {name!r}; known: {', '.join(known)}")
-    card, _ = read_card(name)
-    file = JUDGES / name / "weights.safetensors"
-    weights.verify(file, card["weights_sha256"])
-    return Judge(name, card, load_file(file))
+def packaged():
+    """List the names of the packaged judges."""
+    return sorted(path.parent.name for path in JUDGES.glob("*/card.md"))
 
 
 def read_lines(path):

@@ -149,6 +149,13 @@ def describe(name, card):
     worst = min(test["f1"], key=test["f1"].get)
     missed = {(e, a): n for e, row in test["confusion"].items() for a, n in row.items() if a != e}
     (felt, answered), times = max(missed.items(), key=lambda item: item[1])
+    known = held["respondents"] < held["texts"]  # who wrote several of them
+    writers = "respondents" if known else "writers"
+    of_others = f"texts of {held['respondents']} other respondents" if known else "other texts"
+    over_seeds = (
+        f" Over {len(test['seeds'])} seeds the mean is {test['seeds_mean']:.3f} ({_listed(test['seeds'])}); "
+        f"seed 0 is this judge, whichever is best."
+    )
     better = test["seeds_mean"] > linear["test_macro_f1"]
     lines = [
         f"# {name}\n",
@@ -156,16 +163,16 @@ def describe(name, card):
         f"a linear head. It reads English and answers one of {', '.join(card['emotions'])}; it has no answer for a text without "
         "emotion, and gives one all the same.\n",
         f"- **Trained on** {', '.join(entry['file'] for entry in card['train'])}: {card['train_texts']} texts. "
-        f"{held['texts']} texts of {held['respondents']} other respondents were held out.",
+        f"{held['texts']} {of_others} were held out.",
         f"- **Macro-F1** {test['macro_f1']:.2f} ({_range(test['macro_f1_interval'])}) on {test['file']}: {test['texts']} texts, "
-        f"{test['masked']:.0%} of which have `...` in the place of a word; looks at it: {test['looks']}. Over "
-        f"{len(test['seeds'])} seeds the mean is {test['seeds_mean']:.3f} ({_listed(test['seeds'])}); "
-        f"seed 0 is this judge, whichever is best.",
-        f"- **Held-out respondents**: {held['macro_f1']:.2f} on their texts as they stand, {held['macro_f1_masked']:.2f} with "
+        f"{test['masked']:.0%} of which have `...` in the place of a word; looks at it: {test['looks']}."
+        + over_seeds
+        * (len(test["seeds"]) > 1),
+        f"- **Held-out {writers}**: {held['macro_f1']:.2f} on their texts as they stand, {held['macro_f1_masked']:.2f} with "
         f"emotion words masked; {held['names_emotion']:.0%} of the texts have such a word.",
         f"- **Another language**: {other['macro_f1']:.2f} on {other['file']} ({other['texts']} texts); it was not made for it.",
         f"- **A linear head** over the same encoder, unchanged: {linear['test_macro_f1']:.2f} on {test['file']}, "
-        f"{linear['held_out_macro_f1']:.2f} on the held-out respondents, {linear['masked_macro_f1']:.2f} masked. "
+        f"{linear['held_out_macro_f1']:.2f} on the held-out {writers}, {linear['masked_macro_f1']:.2f} masked. "
         + ("This judge is better." if better else "This judge is no better."),
         f"- **Terms**: {card['terms']}.",
         f"- **Weights**: {card['weights_bytes'] / 1e6:.2f} MB, SHA-256 `{card['weights_sha256']}`.\n",
@@ -176,7 +183,7 @@ def describe(name, card):
         ),
         "\n**Confusion**: answers (columns) to the texts of each emotion (rows):\n",
         *_table(["emotion", *test["confusion"]], ([e, *row.values()] for e, row in test["confusion"].items())),
-        f"\n**Calibration**: a temperature of {card['temperature']:.2f}, fitted on the held-out respondents' texts, divides the "
+        f"\n**Calibration**: a temperature of {card['temperature']:.2f}, fitted on the held-out texts, divides the "
         f"logits. Expected calibration error ({BINS} bins of equal width), before and after: "
         f"{_change(card['calibration']['held_out'])} on those same texts, {_change(card['calibration']['test'])} on "
         f"{test['file']}. By the probability of the answer, on {test['file']} (`reliability.png` draws it):\n",
@@ -190,7 +197,7 @@ def describe(name, card):
         f"- Sentences written to mislead it: {_probes(card['probes'])}. A negation counts as right unless the emotion that it "
         f"denies is the answer, which {1 - 1 / len(card['emotions']):.0%} of blind answers fulfil; a mention of an emotion's "
         f"word, or a neutral sentence, counts as right if no emotion has a probability of {CONFIDENT:g} or more.",
-        "- People's reports of events trained it, not generated text. A text that names its emotion is easily judged.",
+        "- What people wrote trained it, not generated text. A text that names its emotion is easily judged.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -23,12 +23,17 @@ def markdown(text):
 
 
 def csv(frame, folder, name):
-    """Write a frame, raw, to folder/tables/<name>.csv.
+    """Write a frame, raw, to folder/tables/<name>.csv."""
+    path = Path(folder) / "tables" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(frame, path)
+
+
+def write_csv(frame, path):
+    """Write a frame, raw, to a CSV file.
 
     A text that begins as a spreadsheet's formula does (= + - @, a tab, a line feed, NUL) has gained an apostrophe before it.
     """
-    path = Path(folder) / "tables" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A bare carriage return would not be quoted, and would break its row.
     lines = frame.replace("\r\n?", "\n", regex=True)
     lines.replace(r"\A(?=[=+\-@\t\n\0])", "'", regex=True).to_csv(path, index=False, lineterminator="\n")

@@ -23,7 +23,7 @@ class _Examined:
 
     @cached_property
     def checkpoint(self):
-        return checkpoints.examine(self.folder)
+        return checkpoints.examine(self.folder, self.task)
 
     @property
     def stored_dtype(self):
@@ -39,7 +39,7 @@ class _Examined:
 
     @property
     def config(self):
-        return checkpoints.check_configuration(self.folder)
+        return checkpoints.check_configuration(self.folder, self.task)
 
 
 class _Entered:
@@ -89,6 +89,7 @@ class Folder(_Examined):
     """A folder with config.json, safetensors weights and a tokenizer."""
 
     folder: Path
+    task: str = checkpoints.GENERATION
 
     @property
     def name(self):
@@ -152,6 +153,7 @@ class Repository(_Examined):
 
     name: str
     asked: str
+    task: str = checkpoints.GENERATION
 
     @property
     def repository(self):
@@ -165,11 +167,17 @@ class Repository(_Examined):
     @property
     def folder(self):
         if not (found := hub.find(self.repository, self.asked)):
-            raise InputError(f"{self.repository} at {self.asked} is not in the hub's cache; affq run fetches it")
+            command = "run" if self.task == checkpoints.GENERATION else "score"
+            raise InputError(f"{self.repository} at {self.asked} is not in the hub's cache; affq {command} fetches it")
         return found
 
+    @property
+    def here(self):
+        """Say whether the hub's cache has it."""
+        return hub.find(self.repository, self.asked) is not None
+
     def fetch(self, say):
-        hub.fetch(self.repository, self.asked, say)
+        hub.fetch(self.repository, self.asked, say, self.task)
         self.checkpoint  # noqa: B018 - what is wrong with the weights is said before anything runs
 
 
@@ -257,14 +265,23 @@ def find(value, beside):
     if value in weights.generating():
         return Published(value) if "hub" in weights.catalog()[value] else Catalogued(value)
     path = _path(value, beside)
-    if path and path.is_dir():
-        source = Folder(path)
-        source.checkpoint  # noqa: B018 - reads the weights' headers: what is wrong is said before anything runs
-        return source
-    if path and path.suffix == ".gguf":
+    if path and path.suffix == ".gguf" and not path.is_dir():
         weights.gguf_types(path)
         return Gguf(path)
+    return _folder_or_repository(value, path, checkpoints.GENERATION)
+
+
+def find_classifier(value, beside):
+    """Find the sequence classifier that names a folder or a repository of the hub, as `find` does; None for neither."""
+    return _folder_or_repository(value, _path(value, beside), checkpoints.CLASSIFICATION)
+
+
+def _folder_or_repository(value, path, task):
+    if path and path.is_dir():
+        source = Folder(path, task)
+        source.checkpoint  # noqa: B018 - reads the weights' headers: what is wrong is said before anything runs
+        return source
     repository, at, revision = value.partition("@")
     if path or not REPOSITORY.fullmatch(repository) or (at and not REVISION.fullmatch(revision)):
         return None
-    return Repository(repository, revision or "main")
+    return Repository(repository, revision or "main", task)

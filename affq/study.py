@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import re
-import unicodedata
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
-from affq import InputError, sources, weights
+from affq import InputError, classifiers, sources, weights
+from affq.files import slug
+from affq.judge import packaged as packaged_judges
 from affq.precisions import PRECISIONS
 from affq.prompts import cross, read_prompts, read_references
-from affq.settings import Settings, read_yaml
+from affq.settings import SHORT, Settings, read_yaml
 
 PACKAGE = Path(__file__).parent
 EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
@@ -111,7 +109,7 @@ class Study:
     @property
     def scorers(self):
         """List the ids of what scores the texts: the judges, and ROUGE."""
-        return (*self.judges, "rouge-references", "rouge-baseline")
+        return (*(judge.name for judge in self.judges), "rouge-references", "rouge-baseline")
 
     def run(self, model, precision):
         """Find one run by the name of its model and its precision."""
@@ -128,12 +126,6 @@ class Study:
 
 def _sha256(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def slug(name):
-    """Make of any name one that is safe as a file's on every system: 60 letters, digits, dots and dashes at most."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
 
 
 def packaged():
@@ -167,16 +159,6 @@ def load_study(source):
     return _Reader(path, values, lines, defaults).study(source)
 
 
-def compose(models, precisions=None, prompts=None, emotions=None, device=None):
-    """Write the text of a study of these models; what is None stays as in study `default`."""
-    given = {"prompts": prompts, "emotions": emotions, "device": device}
-    defaults, _ = read_yaml(packaged()["default"])
-    asked = {key: value for key, value in given.items() if value is not None}
-    study = {"models": models, "precisions": defaults["precisions"] if precisions is None else precisions, **asked}
-    lines = yaml.safe_dump(study, default_flow_style=None, allow_unicode=True, width=1000, sort_keys=False)
-    return f"# What is not here is as in study default: affq study default shows it.\n{lines}"
-
-
 class _Reader(Settings):
     """Makes a Study of the settings of one file."""
 
@@ -197,13 +179,40 @@ class _Reader(Settings):
             self.refuse("unknown model", value, ("models", index), [*near, others, *also])
         return found
 
+    def judges(self):
+        """Find the judges: names, folders, hub ids, or mappings {judge: one of these, labels: {its label: emotion}}."""
+        values = self.values["judges"]
+        if not isinstance(values, list) or not values:
+            raise InputError(f"judges in {self.where('judges')} must be a list, with one at least; found {SHORT.repr(values)}")
+        found = tuple(self.judge(index, value) for index, value in enumerate(values))
+        if len({judge.name for judge in found}) < len(found):
+            raise InputError(f"two judges in {self.where('judges')} have the same name; leave one out, or rename its folder")
+        return found
+
+    def judge(self, index, value):
+        place, given = ("judges", index), {"labels": {}, **value} if isinstance(value, dict) else {"judge": value, "labels": {}}
+        if unknown := [key for key in given if key not in ("judge", "labels")]:
+            self.refuse("unknown key", unknown[0], place, ("judge", "labels"))
+        name, labels = given.get("judge"), given["labels"]
+        texts = isinstance(labels, dict) and all(isinstance(word, str) for pair in labels.items() for word in pair)
+        if not isinstance(name, str) or not texts:
+            raise InputError(
+                f"a judge in {self.where(*place)} must be a name, or {{judge: its name, labels: {{its label: emotion}}}}; "
+                f"found {SHORT.repr(value)}"
+            )
+        if not (found := classifiers.find(name, labels, self.path.parent, EMOTIONS)):
+            others = ("or a folder (beside the study)", "or owner/name of the hub (with @revision)")
+            self.refuse("unknown judge", name, place, (*packaged_judges(), *others))
+        if found.here:
+            found.need(self.values["emotions"])
+        return found
+
     def study(self, source):
         kind = self.one_of("weights", WEIGHTS, "kind of weights")
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))
         if len({model.name for model in models}) < len(models):
             raise InputError(f"two models in {self.where('models')} have the same name; rename one of the folders or files")
         prompts = {p.stem: p for p in (PACKAGE / "prompts").glob("*.csv")}
-        judges = sorted(p.parent.name for p in (PACKAGE / "judges").glob("*/card.md"))
         if self.integer(1, "samples") != 1:
             raise InputError(f"samples in {self.where('samples')} must be 1: greedy decoding gives the same text each time")
         study = Study(
@@ -233,7 +242,7 @@ class _Reader(Settings):
                 "cell_s": self.integer(1, "limits", "cell_s", most=YEAR_S),
                 "run_s": self.integer(1, "limits", "run_s", most=YEAR_S),
             },
-            judges=self.names("judges", "judge", judges),
+            judges=self.judges(),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),
         )
         # Bad lines are said now, not after a night of generating.

@@ -40,9 +40,9 @@ def texts(records):
         frame.insert(0, "run_id", run.id)
         frame.insert(1, "model", run.model.name)
         frame.insert(2, "precision", run.precision)
-        judged = _in_line(record.scores(run.study.judges[0]), generations)
+        judged = _in_line(record.scores(run.study.judges[0].name), generations)
         frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
-        masked = _in_line(record.scores(f"{run.study.judges[0]}-masked"), generations)
+        masked = _in_line(record.scores(f"{run.study.judges[0].name}-masked"), generations)
         frame["masked_emotion"] = [row.get("judged_emotion") for row in masked]
         frame["names_target"] = [bool(g["emotion"]) and names_emotion(g["text"], g["emotion"]) for g in generations]
         of_target = [row.get("probabilities", {}).get(g["emotion"]) for row, g in zip(judged, generations, strict=True)]
@@ -175,7 +175,7 @@ def batch_effect(records, texts):
         row |= {"timed": len(alone), "asked": study.texts_asked, "changed": _share_changed(alone, own)}
         row["changed_by_precision"] = None if baseline is record else _share_changed({key: own[key] for key in alone}, other)
         judged = _asked(texts, record.run.id)
-        if (scores := record.scores(f"{study.judges[0]}-alone")) and not judged.empty:
+        if (scores := record.scores(f"{study.judges[0].name}-alone")) and not judged.empty:
             row["f1_alone"] = _f1_of(pd.DataFrame(scores), study)
             row |= {"f1": _f1_of(judged, study)}
             row["f1_baseline"] = None if baseline is record else _f1_of(_asked(texts, baseline.run.id), study)
@@ -222,9 +222,12 @@ def side_by_side(texts, emotion):
     return wide.rename_axis(columns=None).fillna("").reset_index(names="prompt")
 
 
-def judge_quality(card):
-    """Give a judge's precision, recall and F1 by emotion on its test file, from its card."""
-    return pd.DataFrame({name: card["test"][name] for name in ("precision", "recall", "f1")}).reset_index(names="emotion")
+def judge_quality(judges):
+    """Give precision, recall and F1 by emotion of each judge that has a card, on its test file: {judge, emotion, …}."""
+    kinds = ("precision", "recall", "f1")
+    known = [(judge.name, judge.card["test"]) for judge in judges if judge.card]
+    rows = [{"judge": name, "emotion": e, **{k: test[k][e] for k in kinds}} for name, test in known for e in test["f1"]]
+    return pd.DataFrame(rows, columns=["judge", "emotion", *kinds])
 
 
 def provenance(records):
@@ -248,7 +251,7 @@ def provenance(records):
         for scorer in record.run.study.scorers:
             fields |= {f"{scorer} {name}": value for name, value in (record.manifest(scorer) or {"by": {}})["by"].items()}
         fields |= {
-            "judges": ", ".join(record.run.study.judges) if record.run.study.judged else None,
+            "judges": ", ".join(judge.name for judge in record.run.study.judges) if record.run.study.judged else None,
             "affq": software["affq"],
             "commit": software["commit"] or "",
         }

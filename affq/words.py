@@ -1,6 +1,6 @@
 """Sentences written from figures: the headline, what a chart shows, the caveats. Markdown; no number is typed.
 
-What is data in Markdown, such as a model's name, passes through `_data`; an alternative text is plain.
+What is data in Markdown, such as a model's name, passes through `as_data`; an alternative text is plain.
 """
 
 import re
@@ -14,7 +14,7 @@ def headline(summary):
     """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
     lines = [f"{summary['weights_bytes'].notna().sum()} of {len(summary)} runs are complete."]
     for model, runs in summary.groupby("model", sort=False):
-        model, ends = _data(model), runs.iloc[[0, -1]]
+        model, ends = as_data(model), runs.iloc[[0, -1]]
         if (lost := ends["weights_bytes"].isna()).any():
             lines.append(f"**{model}**: no comparison, since {' and '.join(ends['precision'][lost].unique())} is not complete.")
         elif len(runs) > 1:
@@ -147,20 +147,17 @@ def throughput(points):
         last, first = of.iloc[-1], of.iloc[0]
         limit = {"cap": "the study's cap", "memory": "the largest that memory holds"}[last["stopped"]]
         said.append(
-            f"{_data(model)} {precision}: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
+            f"{as_data(model)} {precision}: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
             f"({limit}), {last['tokens_per_s'] / first['tokens_per_s']:.1f} times as many as one by one"
         )
     return "; ".join(said) + "."
 
 
-def caveats(study, summary, texts, effect, card):
-    """List what a reader must know before believing the figures.
-
-    effect: tables.batch_effect. card: the front matter of the first judge's.
-    """
+def caveats(study, summary, texts, effect):
+    """List what a reader must know before believing the figures. effect: tables.batch_effect."""
     disturbed = "".join(
-        f"- **The measurement of {_data(row.model)} at {row.precision} was disturbed**, and its times are not to be relied on: "
-        f"{_data(row.note.partition('measurement disturbed: ')[2].partition(';')[0])}.\n"
+        f"- **The measurement of {as_data(row.model)} at {row.precision} was disturbed**, and its times are not to be relied on: "
+        f"{as_data(row.note.partition('measurement disturbed: ')[2].partition(';')[0])}.\n"
         for row in summary.itertuples()
         if "measurement disturbed: " in row.note
     )
@@ -177,17 +174,15 @@ def caveats(study, summary, texts, effect, card):
         if (dtype := dtypes.iloc[0]) != "float32":
             bits = f", {found[1]} bits a weight" if (found := re.match(r"q(\d)", dtype)) else ""
             lines.append(
-                f"The weights of {_data(model)} were published as {dtype}{bits}: a higher precision is loaded from these, and is "
-                f"no better than they are."
+                f"The weights of {as_data(model)} were published as {dtype}{bits}: a higher precision is loaded from these, and "
+                f"is no better than they are."
             )
     asked = texts[texts["emotion"].notna()]
     run = asked["model"] + " " + asked["precision"]
     cut = _shares(~asked["ended"], run)
     degenerate = _shares(asked["judged_emotion"] == "none", run)
-    test = card["test"]
     lines += [
-        f"The judge errs: its macro-F1 is {test['macro_f1']:.2f} on {_data(test['file'])} ({test['texts']} texts that people "
-        f"wrote of an emotion), and it was not trained on generated text. F1 here says how well judge and request agree.",
+        _errs(study.judges[0]),
         f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
         f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
         f"Empty or degenerate texts count as wrong: {degenerate}.",
@@ -208,14 +203,14 @@ def batch(effect):
     known = effect.dropna(subset="changed")
     if known.empty:
         return
-    changed = ", ".join(f"{_data(f'{row.model} {row.precision}')} {row.changed:.0%}" for row in known.itertuples())
+    changed = ", ".join(f"{as_data(f'{row.model} {row.precision}')} {row.changed:.0%}" for row in known.itertuples())
     first = known.iloc[0]
     yield (
         f"Batch and padding change greedy texts: of the {first['timed']} timed prompts of {first['asked']}, so many read "
         f"otherwise in the study's batch of {first['batch']} than alone: {changed}."
     )
     for row in known.itertuples():
-        run, said = _data(f"{row.model} {row.precision}"), []
+        run, said = as_data(f"{row.model} {row.precision}"), []
         if row.changed_by_precision >= 0 and row.changed > SMALL * row.changed_by_precision:
             said.append(f"the batch changes {row.changed:.0%} of these texts, the precision {row.changed_by_precision:.0%}")
         by_batch, by_precision = abs(row.f1_alone - row.f1), abs(row.f1 - row.f1_baseline)
@@ -227,18 +222,31 @@ def batch(effect):
             yield f"**{run}: the batch weighs beside the precision**: {'; '.join(said)}."
 
 
+def _errs(judge):
+    if not judge.card:
+        return (
+            f"The judge {as_data(judge.name)} has no card: how often it errs is not known. F1 says how well it and request agree."
+        )
+    test = judge.card["test"]
+    return (
+        f"The judge {as_data(judge.name)} errs: its macro-F1 is {test['macro_f1']:.2f} on {as_data(test['file'])} "
+        f"({test['texts']} texts that people wrote of an emotion), and it was not trained on generated text. F1 here says how "
+        f"well judge and request agree."
+    )
+
+
 def _by_run(summary, column):
     known = summary.dropna(subset=column)
     return (
-        ", ".join(f"{_data(f'{row.model} {row.precision}')} {getattr(row, column):.2f}" for row in known.itertuples())
+        ", ".join(f"{as_data(f'{row.model} {row.precision}')} {getattr(row, column):.2f}" for row in known.itertuples())
         or "unknown"
     )
 
 
 def _shares(is_so, run):
-    return ", ".join(f"{_data(name)} {share:.0%}" for name, share in is_so.groupby(run, sort=False).mean().items())
+    return ", ".join(f"{as_data(name)} {share:.0%}" for name, share in is_so.groupby(run, sort=False).mean().items())
 
 
-def _data(text):
+def as_data(text):
     """Escape text for Markdown: every mark as a character reference, which reads as itself and is never markup or a link."""
     return re.sub(r"[^\w -]|_", lambda mark: f"&#{ord(mark[0])};", printable(text))

@@ -17,8 +17,8 @@ REFERENCES = [json.loads(line) for line in (PACKAGE / "references.jsonl").read_t
 
 @pytest.fixture(scope="module")
 def shipped():
-    loaded = judge.load_judge("minilm-lora")
-    weights.fetch(loaded.card["encoder"])
+    loaded = judge.Judge("minilm-lora")
+    loaded.fetch(print)
     return loaded
 
 
@@ -100,14 +100,16 @@ def test_card_says_what_the_shipped_judge_gets_right_of_the_probes(shipped):
     assert judge_card.probe(probes, chances, EMOTIONS) == shipped.card["probes"]
 
 
-def test_card_text_is_written_from_its_figures():
-    card, text = judge.read_card("minilm-lora")
-    assert text == judge_card.describe("minilm-lora", card).strip()
+@pytest.mark.parametrize("name", judge.packaged())
+def test_card_text_is_written_from_its_figures(name):
+    card, text = judge.read_card(name)
+    assert text == judge_card.describe(name, card).strip()
 
 
-def test_shipped_weights_are_small_and_those_of_the_card():
-    card, _ = judge.read_card("minilm-lora")
-    file = judge.JUDGES / "minilm-lora" / "weights.safetensors"
+@pytest.mark.parametrize("name", judge.packaged())
+def test_shipped_weights_are_small_and_those_of_the_card(name):
+    card, _ = judge.read_card(name)
+    file = judge.JUDGES / name / "weights.safetensors"
     assert file.stat().st_size == card["weights_bytes"] < 5e6 and weights.sha256_of(file) == card["weights_sha256"]
 
 
@@ -117,12 +119,7 @@ def test_damaged_weights_are_not_used(tmp_path, monkeypatch):
         file.write(b"x")
     monkeypatch.setattr(judge, "JUDGES", tmp_path)
     with pytest.raises(InputError, match="weights.safetensors has SHA-256 .*: it is not used"):
-        judge.load_judge("minilm-lora")
-
-
-def test_unknown_judge_names_those_there_are():
-    with pytest.raises(InputError, match="unknown judge 'oracle'; known: minilm-lora"):
-        judge.load_judge("oracle")
+        judge.Judge("minilm-lora").probabilities(["x"])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +160,7 @@ def test_training_is_reproducible_and_its_card_is_what_the_judge_does(labelled_f
     assert written[0] == written[1] == written[2]
     shutil.copy(judge.JUDGES / "probes.jsonl", tmp_path)
     monkeypatch.setattr(judge, "JUDGES", tmp_path)
-    made = judge.load_judge("one")
+    made = judge.Judge("one")
     assert made.card["test"]["looks"] == 2 and judge.read_card("two")[0]["test"]["looks"] == 1
     assert made.card["train_texts"] + made.card["held_out"]["texts"] == len(REFERENCES) + len(REFERENCES[::5])
     chances = made.probabilities([row["text"] for row in REFERENCES[::5]])
@@ -201,8 +198,10 @@ def test_every_text_is_drawn_once_an_epoch():
     assert sorted(map(len, drawn)) == [4, 32, 32, 32]
 
 
-def test_training_line_without_respondent_is_refused(tmp_path):
+def test_training_line_without_respondent_is_its_own_and_one_without_emotion_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text('{"text": "x", "emotion": "joy"}\n')
-    with pytest.raises(InputError, match="a line has no respondent: 'x'"):
-        judge_training.labelled([path], "emotion", "respondent")
+    path.write_text('{"text": "x", "emotion": "joy"}\n{"text": "y", "emotion": "fear"}\n')
+    assert len({row["respondent"] for row in judge_training.labelled([path])}) == 2
+    path.write_text('{"text": "x", "emotion": "joy"}\n{"text": "y"}\n')
+    with pytest.raises(InputError, match="train.jsonl, line 2 has no emotion: 'y'"):
+        judge_training.labelled([path])

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "hub": {"checkpoints", "weights"},
     "architectures": {"weights"},
     "sources": {"architectures", "checkpoints", "hub", "weights"},
-    "study": {"precisions", "prompts", "settings", "sources", "weights"},
+    "study": {"classifiers", "files", "judge", "precisions", "prompts", "settings", "sources", "weights"},
     "estimate": {"measure", "precisions"},
     "memory": {"models", "precisions", "prompts"},
     "progress": {"estimate"},
@@ -49,17 +49,24 @@ MAY_IMPORT = {
     "models": {"architectures", "checkpoints", "experts", "precisions"},
     "charts": {"precisions"},
     "judge": {"weights"},
+    "classifiers": {"files", "judge", "sources"},
     "judge_card": {"judge"},
+    "agreement": {"tables"},
+    "annotation": {"agreement", "correction", "scores", "tables"},
+    "correction": set(),
+    "judge_words": {"words"},
+    "labels": {"files", "records"},
+    "own_study": {"files", "settings", "study"},
     "judge_training": {"charts", "judge", "judge_card", "scores", "study", "weights"},
     "scored": {"files", "provenance", "weights"},
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
     "tables": {"compare", "resources", "scores"},
-    "execute": {"endings", "estimate", "judge", "locks", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
-    "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
+    "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
+    "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {"doctor", "execute", "judge", "memory", "plan", "progress", "publish", "records", "scores", "study", "weights"}
-    | {"words"},
+    "cli": {"annotation", "classifiers", "doctor", "execute", "files", "judge", "labels", "memory", "own_study", "plan"}
+    | {"progress", "publish", "records", "scores", "study", "tables", "words"},
 }
 
 

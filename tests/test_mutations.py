@@ -86,8 +86,8 @@ def means_what_it_says(study, values):
     assert list(study.precisions) == values["precisions"] and [model.name for model in study.models] == values["models"]
     for key in ("engine", "device", "samples", "batch", "seed"):
         assert getattr(study, key) == values.get(key, getattr(study, key))
-    for key in ("emotions", "judges"):
-        assert list(getattr(study, key)) == values.get(key, list(getattr(study, key)))
+    assert list(study.emotions) == values.get("emotions", list(study.emotions))
+    assert [judge.name for judge in study.judges] == values.get("judges", [judge.name for judge in study.judges])
     for key in ("generation", "measurement"):
         assert {**getattr(study, key), **values.get(key, {})} == getattr(study, key)
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from conftest import put_into_hub_cache
+from conftest import put_into_hub_cache, save_classifier
 
 from affq import tables
 from affq.records import records
@@ -28,6 +29,7 @@ def typed(tmp_path_factory, tiny_llama, tiny_gguf):
     folder = tmp_path_factory.mktemp("newcomer")
     shutil.copytree(tiny_llama, folder / "my-model")
     shutil.copy(tiny_gguf, folder / "my-model.gguf")
+    save_classifier(folder / "my-classifier")
     (folder / "mine.csv").write_text(PROMPTS)
     (folder / "texts.jsonl").write_text('{"text": "What a wonderful day this was for all of us!"}\n')
     put_into_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM2-360M-Instruct", tiny_llama)
@@ -36,7 +38,8 @@ def typed(tmp_path_factory, tiny_llama, tiny_gguf):
     printed = {}
     for kind, block in BLOCKS:
         if kind == "yaml":
-            (folder / "mine.yaml").write_text(block.replace("smollm2-135m, ", ""))  # the large one has its own test
+            with open(folder / "mine.yaml", "w" if block.startswith("# mine.yaml") else "a") as file:
+                file.write(block.replace("smollm2-135m, ", ""))  # the large one has its own test
         for line in block.splitlines() if kind == "sh" else ():
             command = line.split("  #")[0].strip()
             done = subprocess.run(
@@ -58,6 +61,23 @@ def test_every_command_works_as_it_stands(typed):
     }  # fmt: skip
     assert "judged_emotion" in (folder / "judged.jsonl").read_text()
     assert (folder / "events.jsonl").read_text().count('"run_ended"') == 2
+    assert set(pd.read_csv(folder / "reports" / "mine" / "tables" / "judges.csv")["judge"]) == {"minilm-lora", "my-classifier"}
+
+
+@pytest.mark.full
+def test_what_people_labelled_is_in_the_next_report(typed):
+    folder, _ = typed
+    sample = pd.read_csv(folder / "sample.csv", dtype=str, keep_default_na=False)
+    assert len(sample) == 4 and list(sample.columns) == ["id", "text", "label"]
+    for person, label in (("anna", "joy"), ("ben", "sadness")):
+        sample.assign(label=label).to_csv(folder / f"{person}.csv", index=False)
+    affq = Path(sys.executable).with_name("affq")
+    for words in (["annotate", "mine.yaml", "--labels", "anna.csv", "--labels", "ben.csv"], ["report", "mine.yaml"]):
+        subprocess.run([affq, *words], cwd=folder, check=True)
+    tables_of = folder / "reports" / "mine" / "tables"
+    people = pd.read_csv(tables_of / "people.csv").set_index(["first", "second"])
+    assert people.loc[("anna", "ben"), "same"] == 0 and people.loc[("anna", "target"), "same"] == 0.5
+    assert pd.read_csv(tables_of / "corrected.csv")["labelled"].tolist() == [2, 2]
 
 
 @pytest.mark.full

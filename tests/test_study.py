@@ -65,7 +65,10 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         (MINIMAL + "batch: true\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found True"),
         (MINIMAL + "samples: 3\n", "samples in …/toy.yaml, line 3 must be 1: greedy decoding gives the same text each time"),
         (MINIMAL + "models: [a]\n", "…/toy.yaml, line 3: 'models' is given twice"),
-        (MINIMAL + "judges: [oracle]\n", "unknown judge 'oracle' in …/toy.yaml, line 3; known: minilm-lora"),
+        (
+            MINIMAL + "judges: [oracle]\n",
+            "unknown judge 'oracle' in …/toy.yaml, line 3; known: minilm-goemotions, minilm-lora, or",
+        ),
         (
             MINIMAL + "prompts: mine.csv\n",
             "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, or a .csv file beside the study",

@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from affq import charts, records, resources, tables, words
-from affq.judge import read_card
 from affq.study import load_study
 
 
@@ -66,14 +65,15 @@ def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, 
             "kernels": measured.get("kernels", []),
         }
     )
-    record.score(
-        "minilm-lora",
-        {},
-        lambda gs: [
-            {**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}}
-            for g, e in zip(gs, judged, strict=True)
-        ],
-    )
+    for judge in record.run.study.judges:
+        record.score(
+            judge.name,
+            {},
+            lambda gs: [
+                {**key(g), "judged_emotion": e, "probabilities": {"joy": 0.75, "sadness": 0.25}}
+                for g, e in zip(gs, judged, strict=True)
+            ],
+        )
     record.score(
         "rouge-references", {}, lambda gs: [{**key(g), "rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3} for g in gs if g["emotion"]]
     )
@@ -231,7 +231,7 @@ def test_side_by_side_puts_precisions_beside_each_other(runs):
 
 def test_provenance_says_which_runs_share_a_value(runs):
     found = tables.provenance(runs).set_index("field")
-    assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-lora"
+    assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-lora, minilm-goemotions"
     assert list(found.loc[["precision"], "runs"]) == ["smollm2-135m fp32", "smollm2-135m bf16"]
     assert found.loc["rouge-references code_digest", "runs"] == "all" and "cuda" not in found.index
 
@@ -282,7 +282,7 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said and "shrink by 50%" in said
     assert words.shown(summary, "latency_s", " s") == "latency: fp32 2.00 s, bf16 1.00 s"
     texts = tables.texts(runs)
-    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts), read_card("minilm-lora")[0])
+    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts))
     assert (
         "were published as q4_1, 4 bits a weight" in caveats
         and "cut at 8 tokens are judged as they stand: smollm2-135m fp32 100%" in caveats

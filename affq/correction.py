@@ -1,0 +1,139 @@
+"""Emotion F1 corrected for the judge's errors: by labels that people gave to some texts, or by what its card assumes.
+
+F1 is between the emotion asked for and the emotion that people read. Its statistics are sums over the texts, so that a judge's
+reading of all texts and people's of some can be put together.
+"""
+
+import numpy as np
+
+DRAWS = 400  # of the judge's confusion and of the texts, for the band
+LEAST = 3  # labelled texts of each emotion asked for, below which they are taken together
+
+
+def by_labels(targets, judged, labels, emotions, level=0.95):
+    """Estimate macro-F1 of all texts from the judge's answers to all and people's to some: {estimate, low, high, weight, …}.
+
+    targets: indices of the emotions asked for, shape (texts,). judged: of those answered, −1 for
+    another answer. labels: shape
+    (texts, emotions), the share of people who read each emotion, a row of nan where nobody labelled. The labelled texts must be a
+    random sample, of each emotion asked for or of all.
+
+    The estimate is prediction-powered (Angelopoulos et al. 2023, https://doi.org/10.1126/science.adi6000): the judge's sums over
+    all texts, plus its errors on the labelled ones, scaled up; the judge's weight is that of least variance (PPI++, Angelopoulos,
+    Duchi and Zrnic 2023, https://arxiv.org/abs/2311.01453). The interval is of these texts, by the stratified jackknife with
+    t quantiles (Wolter, Introduction to Variance Estimation, 2007, chapter 4). Also given: labelled (texts), judge_alone, and
+    labels_alone_estimate with its ends. The ends are nan where fewer than two texts are labelled.
+    """
+    count = len(emotions)
+    known = ~np.isnan(labels).any(axis=1)
+    asked = np.bincount(targets, minlength=count)
+    by_judge = _statistics(targets, np.eye(count + 1)[judged][:, :count])  # −1 is the last, and is left out
+    by_people = _statistics(targets, np.nan_to_num(labels))
+    enough = np.bincount(targets[known], minlength=count)[asked > 0].min() >= LEAST
+    strata = targets if enough else np.zeros_like(targets)
+    found = {"texts": len(targets), "labelled": int(known.sum()), "judge_alone": f1_of(by_judge.sum(axis=0), asked)}
+    sample = _Sample(by_judge, by_people, known, strata, asked)
+    for name, weight in (("", None), ("labels_alone_", 0.0)):
+        estimate, low, high, used = sample.interval(weight, level)
+        found |= {f"{name}estimate": estimate, f"{name}low": low, f"{name}high": high} | ({} if name else {"weight": used})
+    return found
+
+
+def f1_of(sums, asked):
+    """Give macro-F1 of the emotions that were asked for.
+
+    sums: shape (…, 2 × emotions), the right answers of each emotion, then all its answers. asked: texts asked for each.
+    """
+    right, answered = np.split(np.asarray(sums, dtype=float), 2, axis=-1)
+    both = answered + asked
+    return np.divide(2 * right, both, out=np.zeros_like(right), where=both > 0)[..., asked > 0].mean(axis=-1)
+
+
+def _statistics(targets, answers):
+    """Give each text's part in the sums that f1_of takes: shape (texts, 2 × emotions)."""
+    return np.hstack([answers * np.eye(answers.shape[1])[targets], answers])
+
+
+class _Sample:
+    """All texts of a run, of which some are labelled, by strata."""
+
+    def __init__(self, by_judge, by_people, known, strata, asked):
+        self.by_judge, self.asked = by_judge, asked
+        members = [strata == stratum for stratum in np.unique(strata)]
+        self.sizes = np.array([inside.sum() for inside in members])
+        self.labelled = [np.flatnonzero(inside & known) for inside in members]
+        self.by_people = by_people
+
+    def interval(self, weight, level):
+        """Give (estimate, low, high, weight); weight: of the judge's answers, None for that of least variance."""
+        from scipy.stats import t
+
+        estimate, used = self._estimate(weight)
+        counts = np.array([len(found) for found in self.labelled])
+        if counts.min() < 2:
+            return estimate, np.nan, np.nan, used
+        variance = 0.0
+        for stratum, found in enumerate(self.labelled):
+            n = len(found)
+            left = np.array([self._estimate(weight, stratum, found[found != text])[0] for text in found])
+            variance += (1 - n / self.sizes[stratum]) * (n - 1) / n * ((left - left.mean()) ** 2).sum()
+        reach = t.ppf(0.5 + level / 2, counts.sum() - len(counts)) * np.sqrt(variance)
+        return estimate, max(estimate - reach, 0.0), min(estimate + reach, 1.0), used
+
+    def _estimate(self, weight, stratum=None, instead=None):
+        """Estimate F1, with the labelled texts of one stratum replaced by others: (estimate, weight of the judge)."""
+        labelled = [instead if number == stratum else found for number, found in enumerate(self.labelled)]
+        if min(map(len, labelled)) == 0:
+            return np.nan, np.nan
+        if weight is None:
+            gradient = self._gradient(self._sums(labelled, 1.0))
+            weight = self._least_variance(labelled, gradient)
+        return float(f1_of(self._sums(labelled, weight), self.asked)), weight
+
+    def _sums(self, labelled, weight):
+        errors = [
+            size * (self.by_people[found] - weight * self.by_judge[found]).mean(axis=0)
+            for size, found in zip(self.sizes, labelled, strict=True)
+        ]
+        return weight * self.by_judge.sum(axis=0) + np.sum(errors, axis=0)
+
+    def _gradient(self, sums):
+        """Give the derivative of macro-F1 by each sum."""
+        right, answered = np.split(sums, 2)
+        both = np.maximum(answered + self.asked, 1.0)
+        emotions = (self.asked > 0).sum()
+        return np.concatenate([2 / both, -2 * right / both**2]) * np.tile(self.asked > 0, 2) / emotions
+
+    def _least_variance(self, labelled, gradient):
+        """Give the weight, from 0 to 1, at which the variance of F1, made linear, is least."""
+        shared, own = 0.0, 0.0
+        for size, found in zip(self.sizes, labelled, strict=True):
+            if len(found) > 1:
+                people, judge = self.by_people[found] @ gradient, self.by_judge[found] @ gradient
+                covariance = np.cov(people, judge) * size**2 * (1 - len(found) / size) / len(found)
+                shared, own = shared + covariance[0, 1], own + covariance[1, 1]
+        return float(np.clip(shared / own, 0, 1)) if own > 0 else 0.0
+
+
+def by_confusion(targets, judged, confusion, emotions, rng):
+    """Give a band of macro-F1 as people would read the texts, if the judge erred on them as on its card's: (low, high).
+
+    targets, judged: as by_labels takes them. confusion: counts of the card's test file, truth (rows) by answer (columns). The
+    answers to the texts asked for one emotion, times the inverse of the judge's errors, are what those texts carry (Rogan and
+    Gladen 1978, https://doi.org/10.1093/oxfordjournals.aje.a112510, for two classes). The band is the middle 95 % over draws of
+    the confusion from its Dirichlet posterior (prior 1/2 a cell), and of the texts. That the judge errs here as there is an
+    assumption, which nothing in the study tests.
+    """
+    count = len(emotions)
+    asked = np.bincount(targets, minlength=count)
+    answers = np.array(
+        [np.bincount(judged[targets == e] % (count + 1), minlength=count + 1) for e in range(count)]
+    )  # −1: the last
+    shares = answers / np.maximum(asked, 1)[:, None]
+    shares[asked == 0, 0] = 1  # of no texts
+    drawn = np.stack([rng.multinomial(n, share, DRAWS) for n, share in zip(asked, shares, strict=True)], axis=1)[..., :-1]
+    errors = rng.gamma(np.asarray(confusion) + 0.5, size=(DRAWS, count, count))
+    carried = drawn @ np.linalg.inv(errors / errors.sum(axis=2, keepdims=True))
+    right, answered = np.diagonal(carried, axis1=1, axis2=2), carried.sum(axis=1)
+    low, high = np.percentile(f1_of(np.concatenate([right, answered], axis=1), asked), (2.5, 97.5))
+    return max(float(low), 0.0), min(float(high), 1.0)
