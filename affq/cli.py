@@ -255,11 +255,8 @@ def annotate(
         if out.exists():
             raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
         publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
-        _say(
-            f"{len(drawn)} texts to label: {out}. Each person labels a copy; affq annotate {study} --labels COPY.csv reads it back."
-        )
-        return
-    for path in labels:
+        _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
+    for path in labels or ():
         kept = annotation.check(given.read(path), every, loaded.emotions, path)
         given.keep(results, loaded, path.stem, kept)
         _say(f"{len(kept)} labels of {path.stem} kept; affq report {study} uses them.")
