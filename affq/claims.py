@@ -73,7 +73,7 @@ class Claim:
         elif self.direction == "lower":
             high = math.nextafter(neutral, -math.inf)
         if self.size is not None:
-            # 0.3 less 0.1 is a little less than 0.2 in binary: an interval at the edge shall be within.
+            # In binary 0.8 less 0.1 is a little more than 0.7: an interval at the edge shall be within.
             low, high = max(low, round(self.size - self.tolerance, 12)), min(high, round(self.size + self.tolerance, 12))
         return low, high
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -55,12 +56,18 @@ def test_verdict_at_the_edges_of_the_papers_claims(claim, low, high, found):
     assert claims.verdict(PAPERS[claim], (low + high) / 2, low, high) == found
 
 
-def test_direction_and_size_must_both_hold_and_decimal_edges_are_within():
-    # -0.3 give or take 0.2 is -0.5 to -0.1; in binary -0.3 + 0.2 is -0.09999999999999998, and 0.3 - 0.1 is not 0.2.
+def test_direction_and_size_must_both_hold():
+    # -0.3 give or take 0.2 is -0.5 to -0.1; with 0.4 it would reach 0.1, and the direction ends it below 0.
     assert claims.verdict(BOTH, -0.2, -0.5, -0.1) == "supported"
-    assert claims.verdict(BOTH, 0.1, 0.05, 0.2) == "contradicted"
-    third = claims.Claim(**ABOUT, statistic="peak_saving", size=0.3, tolerance=0.1)
-    assert 0.3 - 0.1 != 0.2 and claims.verdict(third, 0.3, 0.2, 0.4) == "supported"
+    wide = dataclasses.replace(BOTH, tolerance=0.4)
+    assert claims.verdict(wide, -0.2, -0.5, -0.01) == "supported" and claims.verdict(wide, 0.05, 0, 0.1) == "contradicted"
+
+
+@pytest.mark.parametrize("size, low, high", [(0.8, 0.7, 0.9), (0.7, 0.6, 0.8)])
+def test_edge_that_binary_numbers_miss_is_within(size, low, high):
+    # In binary 0.8 - 0.1 is 0.7000000000000001, and 0.7 + 0.1 is 0.7999999999999999.
+    claim = claims.Claim(**ABOUT, statistic="peak_saving", size=size, tolerance=0.1)
+    assert claims.verdict(claim, size, low, high) == "supported"
 
 
 def test_estimate_that_is_unknown_is_not_testable():
@@ -234,6 +241,13 @@ def test_pairs_are_the_larger_model_at_the_lower_precision_with_similar_peaks_on
     (row,) = judged(rows, "C5", estimate_of=estimate_of).to_dict("records")
     assert (row["model"], row["precision"], row["against"], row["verdict"]) == ("13b", "int8", "7b fp32", "supported")
     assert asked == [("emotion_f1_difference", "13b--int8", "7b--fp32")]
+
+
+def test_pair_of_which_one_model_is_not_spoken_of_is_none():
+    rows = [run("7b", "fp32"), run("13b", "int8")]
+    small = dataclasses.replace(PAPERS["C5"], models="below 10e9", below=10e9)
+    (said,) = claims.verdicts([small], pd.DataFrame(rows), estimate_of)["sentence"]
+    assert said.startswith("C5 is not testable here: no larger model of below 10e9 parameters at a lower precision")
 
 
 @pytest.mark.parametrize("larger, smaller", [("fp32", "int8"), ("bf16", "bf16"), ("fp16", "bf16")])  # two kinds of 16 bits
