@@ -27,7 +27,7 @@ def test_plan_of_the_default_study_lists_its_runs(tmp_path):
 def test_bad_input_is_one_sentence_and_exit_status_2(command, tmp_path):
     done = affq(command, "defualt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "default, default-full, paper, paper-random"
+    known = "default, default-40, default-full, paper, paper-random"
     assert done.stderr == f"affq: unknown study 'defualt'; known: {known}; or give the path of a .yaml file\n"
 
 

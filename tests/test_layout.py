@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "kernels": set(),
     "scores": set(),
     "compare": set(),
+    "choose": set(),
+    "claims": {"choose", "precisions", "settings"},
     "words": set(),
     "prompts": set(),
     "publish": set(),

@@ -71,7 +71,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             MINIMAL + "prompts: mine.csv\n",
-            "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, or a .csv file beside the study",
+            "no such prompts 'mine.csv' in …/toy.yaml, line 3; known: default, forty, or a .csv file beside the study",
         ),
         ("models: [smollm2-135m]\nprecisions: [bf16, bf16]\n", "precision 'bf16' in …/toy.yaml, line 2 is named twice"),
         ("models: [smollm2-135m]\n", "…/toy.yaml names no precisions; a study needs models and precisions"),
@@ -95,9 +95,8 @@ def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_pat
 
 
 def test_unknown_study_names_those_there_are():
-    with pytest.raises(
-        InputError, match="unknown study 'defualt'; known: default, default-full, paper, paper-random; or give the path"
-    ):
+    known = "default, default-40, default-full, paper, paper-random"
+    with pytest.raises(InputError, match=f"unknown study 'defualt'; known: {known}; or give the path"):
         load_study("defualt")
 
 
