@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "scores": set(),
     "compare": set(),
+    "power": set(),
     "words": set(),
     "prompts": set(),
     "publish": set(),
