@@ -1,6 +1,25 @@
-"""Comparisons: intervals, and what chance alone would give. Statistic and generator are arguments."""
+"""Comparisons: intervals, paired differences, and what chance alone would give. Statistic and generator are arguments.
+
+A run's texts come as terms that add up: an array (prompts, samples, *of a statistic), made by `counts` or `totals`. A statistic
+is a function of terms summed over prompts and samples, whose further axes in front it keeps. Two runs of the same prompts,
+emotions and samples are compared as one array, stacked along a last axis of two: np.stack((run, baseline), axis=-1).
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
+
+# What a figure is an estimate of: what the same prompts would give again, or what a new set of such prompts would give.
+THESE_PROMPTS = "these prompts"
+PROMPTS_LIKE_THESE = "prompts like these"
+# The scale on which an interval is symmetric: (to it, back, its slope). F1 on logit, ratios on log, differences and means as is.
+SCALES = {
+    "identity": (lambda x: x, lambda x: x, np.ones_like),
+    "log": (np.log, np.exp, lambda x: 1 / x),
+    "logit": (special.logit, special.expit, lambda x: 1 / (x * (1 - x))),
+}
+EXACT_FLIPS = 2**12  # up to here every swap of two runs' prompts is looked at, beyond it some are drawn
 
 LEVEL = 0.95  # of every interval
 # Readings that go on until their interval is narrow stop, more often than chance would have it, where it is too narrow: looked
@@ -51,3 +70,151 @@ def under_shuffled_targets(statistic, targets, judged, rng, draws):
     """
     targets = np.asarray(targets)
     return float(np.mean([statistic(rng.permutation(targets), judged) for _ in range(draws)]))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval at LEVEL: floats, or arrays for a statistic of several numbers.
+
+    low and high are nan where no spread can be seen: one unit alone, or units that all agree.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    standard_error: float  # on the estimate's own scale, whatever the interval's
+    degrees: float  # of freedom of Student's t
+
+
+def counts(judged):
+    """Count what F1 is made of, in judged emotions (prompts, emotions, samples, ...), -1 for none; axis 1 is the emotion asked.
+
+    Gives (prompts, samples, ..., 3, emotions): true positives, judged, asked.
+    """
+    judged = np.moveaxis(np.asarray(judged), 1, -1)
+    emotions = np.arange(judged.shape[-1])
+    of_each = (judged[..., None] == emotions).sum(axis=-2)
+    return np.stack((judged == emotions, of_each, np.ones_like(of_each)), axis=-2)
+
+
+def totals(values):
+    """Sum values (prompts, emotions, samples, ...) over the emotions: (prompts, samples, ..., 2), the sum and how many."""
+    values = np.asarray(values, dtype=float)
+    return np.stack((values.sum(axis=1), np.full(values[:, 0].shape, values.shape[1])), axis=-1)
+
+
+def f1_by_emotion(terms):
+    """Give the F1 of each emotion, (..., emotions), of summed counts (..., 3, emotions); 0 where it was not asked nor judged."""
+    true, judged, asked = np.moveaxis(terms, -2, 0)
+    return np.divide(2 * true, judged + asked, out=np.zeros(true.shape), where=judged + asked > 0)
+
+
+def macro_f1(terms):
+    """Give the unweighted mean over emotions of F1, (...), of summed counts (..., 3, emotions)."""
+    return f1_by_emotion(terms).mean(axis=-1)
+
+
+def mean(terms):
+    """Give the mean, (...), of summed totals (..., 2)."""
+    return terms[..., 0] / terms[..., 1]
+
+
+def difference(statistic):
+    """Make of a statistic of one run that of the first minus the second of two runs, stacked along the last axis."""
+    return lambda pair: statistic(pair[..., 0]) - statistic(pair[..., 1])
+
+
+def ratio(statistic):
+    """Make of a statistic of one run that of the first over the second of two runs, stacked along the last axis."""
+    return lambda pair: statistic(pair[..., 0]) / statistic(pair[..., 1])
+
+
+def interval(terms, statistic, of, scale="identity", greedy=False):
+    """Give the Interval of a statistic of terms (prompts, samples, *of the statistic).
+
+    `of` PROMPTS_LIKE_THESE: from leaving out one prompt at a time with all its samples, however its texts hang together. `of`
+    THESE_PROMPTS: from leaving out one sample of one prompt at a time; nan without a second sample, and the estimate alone with
+    greedy decoding, where the same prompts give the same texts again.
+
+    The variance is the stratified jackknife's (Wolter 2007, Introduction to Variance Estimation, chapter 4): prompts in one
+    stratum, or samples in a stratum for each prompt. Degrees of freedom are Satterthwaite's (1946): of one stratum its units less
+    one. The interval is Student's on the scale, to which the delta method brings the standard error. How often it covers is in
+    tests/bench/coverage.md.
+    """
+    units = {PROMPTS_LIKE_THESE: terms.sum(axis=1)[None], THESE_PROMPTS: terms}[of]
+    strata, size = units.shape[:2]
+    total = units.sum(axis=(0, 1))
+    estimate = statistic(total)
+    if greedy and of == THESE_PROMPTS:
+        return Interval(estimate, estimate, estimate, np.zeros_like(estimate), np.full_like(estimate, np.inf))
+    if size == 1:
+        return Interval(estimate, *(np.full_like(estimate, np.nan) for _ in range(4)))
+    # The stratum's other units stand for the one left out.
+    without = statistic(total + (units.sum(axis=1, keepdims=True) - size * units) / (size - 1))
+    by_stratum = (size - 1) / size * ((without - without.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    variance = by_stratum.sum(axis=0)
+    variance = np.where(variance > (1e-12 * estimate) ** 2, variance, 0)  # rounding is no spread
+    to, back, slope = SCALES[scale]
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread, or the scale's end: nan
+        degrees = variance**2 / (by_stratum**2 / (size - 1)).sum(axis=0)
+        half = special.stdtrit(degrees, (1 + LEVEL) / 2) * np.sqrt(variance) * slope(estimate)
+        low, high = back(to(estimate) - half), back(to(estimate) + half)
+    return Interval(estimate, low, high, np.sqrt(variance), degrees)
+
+
+def wrong_sign(found):
+    """Give the chance of being wrong about the sign of a difference whose Interval this is: at most 1/2.
+
+    Student's t around the estimate, the part of it beyond zero; as a posterior it holds under a flat prior.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return special.stdtr(found.degrees, -np.abs(found.estimate) / found.standard_error)
+
+
+def effect_size(found, prompts):
+    """Give d_z of a difference whose Interval for PROMPTS_LIKE_THESE this is: over the spread of its prompts' pseudo-values.
+
+    Cohen's d for pairs, as Lakens 2013 names it (doi 10.3389/fpsyg.2013.00863); for a mean, mean over standard deviation.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return found.estimate / (found.standard_error * np.sqrt(prompts))
+
+
+def swapped_p(pair, statistic, rng, draws):
+    """Give the two-sided p-value that two runs do not differ: how often swapping their texts by prompt differs as much.
+
+    pair: terms (prompts, samples, *of the statistic, 2). All swaps are looked at up to EXACT_FLIPS, else `draws` random ones, the
+    runs as they are counted among them (Phipson and Smyth 2010, doi 10.2202/1544-6115.1585).
+    """
+    pair = pair.sum(axis=1, dtype=float)
+    prompts = len(pair)
+    if exact := 2**prompts <= EXACT_FLIPS:
+        flips = np.arange(2**prompts)[:, None] >> np.arange(prompts) & 1
+    else:
+        flips = rng.integers(0, 2, (draws, prompts))
+    one, other = np.moveaxis(pair, -1, 0)
+    moved = np.tensordot(flips, other - one, axes=1)
+    found = np.abs(statistic(one.sum(axis=0) + moved) - statistic(other.sum(axis=0) - moved))
+    observed = np.abs(statistic(one.sum(axis=0)) - statistic(other.sum(axis=0)))
+    as_large = (found >= observed * (1 - 1e-9)).sum(axis=0)  # equal but for rounding is as large
+    return as_large / len(flips) if exact else (as_large + 1) / (draws + 1)
+
+
+def holm(p_values):
+    """Give p-values held against their number (Holm 1979); nan is no test, and stays."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(p_values, dtype=float)
+    there = ~np.isnan(adjusted)
+    if there.any():
+        adjusted[there] = multipletests(adjusted[there], method="holm")[1]
+    return adjusted
+
+
+def resampled(terms, statistic, rng, draws):
+    """Give draws of a statistic, (draws, ...), over prompts drawn with replacement, of terms (prompts, samples, ...).
+
+    Runs along an axis of the terms get the same prompts in a draw: how often one is better than another can be counted.
+    """
+    weights = rng.multinomial(len(terms), np.full(len(terms), 1 / len(terms)), draws)
+    return statistic(np.tensordot(weights, terms.sum(axis=1, dtype=float), axes=1))

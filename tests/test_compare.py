@@ -1,6 +1,12 @@
+import time
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
+from sklearn.metrics import f1_score
 
 from affq import compare
 from affq.tables import macro_f1
@@ -106,3 +112,157 @@ def test_interval_between_processes_covers_what_an_interval_within_one_misses():
         low, high = compare.between_processes([np.median(readings) for readings in processes])
         between += low <= 1 <= high
     assert within < 0.5 * trials and between >= 0.93 * trials
+
+
+def drawn(rng, prompts=6, emotions=3, samples=2):
+    return rng.integers(-1, emotions, (prompts, emotions, samples))
+
+
+judged_arrays = arrays(int, array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=5), elements=st.integers(-1, 1))
+
+
+@given(judged_arrays)
+def test_f1_of_counts_is_scikit_learns(judged):
+    prompts, emotions, samples = judged.shape
+    targets = np.broadcast_to(np.arange(emotions)[:, None], judged.shape)
+    summed = compare.counts(judged).sum(axis=(0, 1))
+    expected = f1_score(targets.ravel(), judged.ravel(), labels=range(emotions), average=None, zero_division=0)
+    assert compare.f1_by_emotion(summed) == pytest.approx(expected)
+    assert compare.macro_f1(summed) == pytest.approx(expected.mean())
+
+
+def test_counts_and_f1_by_hand():
+    # Two prompts, two emotions, one sample. Prompt 1: both right. Prompt 2: the first judged as the second, the second as none.
+    terms = compare.counts([[[0], [1]], [[1], [-1]]])
+    assert terms.tolist() == [[[[1, 1], [1, 1], [1, 1]]], [[[0, 0], [0, 1], [1, 1]]]]
+    # Summed: true 1, 1; judged 1, 2; asked 2, 2: F1 2/3 and 2/4, mean 7/12.
+    assert compare.macro_f1(terms.sum(axis=(0, 1))) == pytest.approx(7 / 12)
+
+
+def test_further_axes_are_as_many_runs():
+    rng = np.random.default_rng(0)
+    runs = [drawn(rng) for _ in range(3)]
+    together = compare.counts(np.stack(runs, axis=-1))
+    found = compare.interval(together, compare.macro_f1, compare.PROMPTS_LIKE_THESE, "logit")
+    for i, run in enumerate(runs):
+        alone = compare.interval(compare.counts(run), compare.macro_f1, compare.PROMPTS_LIKE_THESE, "logit")
+        assert (found.low[i], found.high[i]) == pytest.approx((alone.low, alone.high))
+
+
+def test_interval_of_a_mean_is_students_over_prompts():
+    values = np.random.default_rng(0).normal(size=(8, 3, 2))
+    found = compare.interval(compare.totals(values), compare.mean, compare.PROMPTS_LIKE_THESE)
+    expected = stats.ttest_1samp(values.mean(axis=(1, 2)), 0).confidence_interval()
+    assert (found.low, found.high, found.degrees) == pytest.approx((expected.low, expected.high, 7))
+    assert found.standard_error == pytest.approx(stats.sem(values.mean(axis=(1, 2))))
+
+
+def test_interval_of_a_difference_of_means_is_the_paired_students_and_so_is_the_chance_of_the_wrong_sign():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0.3, size=(9, 3, 2)), rng.normal(size=(9, 3, 2))
+    pair = np.stack((compare.totals(one), compare.totals(other)), axis=-1)
+    found = compare.interval(pair, compare.difference(compare.mean), compare.PROMPTS_LIKE_THESE)
+    test = stats.ttest_rel(one.mean(axis=(1, 2)), other.mean(axis=(1, 2)))
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval()))
+    assert compare.wrong_sign(found) == pytest.approx(test.pvalue / 2)
+    by_prompt = (one - other).mean(axis=(1, 2))
+    assert compare.effect_size(found, 9) == pytest.approx(by_prompt.mean() / by_prompt.std(ddof=1))
+
+
+def test_interval_for_these_prompts_sees_the_spread_of_samples_alone():
+    # Two prompts far apart, two samples 1 apart in each: variance of a prompt's mean (1/2) / 2, of the mean of two 1/8. Strata of
+    # the same variance with 1 degree of freedom each have 2 together.
+    values = np.array([[[0.0, 1.0]], [[100.0, 101.0]]])
+    found = compare.interval(compare.totals(values), compare.mean, compare.THESE_PROMPTS)
+    assert (found.estimate, found.standard_error, found.degrees) == pytest.approx((50.5, np.sqrt(1 / 8), 2))
+    assert found.high - found.estimate == pytest.approx(4.302653 * np.sqrt(1 / 8))  # t of 2 degrees, printed tables: 4.303
+
+
+def test_these_prompts_have_no_interval_with_one_sample_and_are_exact_when_greedy():
+    terms = compare.counts(drawn(np.random.default_rng(0), samples=1))
+    unknown = compare.interval(terms, compare.macro_f1, compare.THESE_PROMPTS, "logit")
+    assert np.isfinite(unknown.estimate) and np.isnan([unknown.low, unknown.high, unknown.standard_error]).all()
+    exact = compare.interval(terms, compare.macro_f1, compare.THESE_PROMPTS, "logit", greedy=True)
+    assert exact.low == exact.estimate == exact.high == unknown.estimate and exact.standard_error == 0
+    new = compare.interval(terms, compare.macro_f1, compare.PROMPTS_LIKE_THESE, "logit", greedy=True)
+    assert new.low < new.estimate < new.high
+
+
+@pytest.mark.parametrize("statistic, scale", [(compare.macro_f1, "logit"), (compare.f1_by_emotion, "identity")])
+def test_prompts_that_all_agree_have_no_interval(statistic, scale):
+    one = np.array([[0], [1], [1], [3], [-1], [0], [0]])
+    found = compare.interval(compare.counts(np.stack([one] * 10)), statistic, compare.PROMPTS_LIKE_THESE, scale)
+    assert np.isnan(found.low).all() and np.isnan(found.high).all() and np.all(found.standard_error == 0)
+    one_prompt = compare.interval(compare.counts(one[None]), statistic, compare.PROMPTS_LIKE_THESE, scale)
+    assert np.isnan(one_prompt.low).all()
+
+
+@given(judged_arrays, st.sampled_from([compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS]))
+def test_interval_of_f1_lies_between_0_and_1_and_holds_its_estimate(judged, of):
+    found = compare.interval(compare.counts(judged), compare.macro_f1, of, "logit")
+    assert np.isnan(found.low) or 0 <= found.low <= found.estimate <= found.high <= 1
+
+
+def test_interval_of_a_ratio_is_that_of_the_log_ratios_where_prompts_take_nearly_as_long():
+    rng = np.random.default_rng(0)
+    seconds = rng.lognormal(0, 0.02, (2, 10, 1, 1)) * [[[[2]]], [[[1]]]]
+    pair = np.stack([compare.totals(run) for run in seconds], axis=-1)
+    found = compare.interval(pair, compare.ratio(compare.mean), compare.PROMPTS_LIKE_THESE, "log")
+    expected = stats.ttest_1samp(np.log(seconds[0] / seconds[1]).ravel(), 0).confidence_interval()
+    assert (np.log(found.low), np.log(found.high)) == pytest.approx((expected.low, expected.high), rel=1e-3)
+    assert found.low * found.high == pytest.approx(found.estimate**2)
+
+
+def test_swapping_by_prompt_gives_the_p_value_of_scipys_permutation_test():
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(0.5, size=(7, 3, 2)), rng.normal(size=(7, 3, 2))
+    pair = np.stack((compare.totals(one), compare.totals(other)), axis=-1)
+    expected = stats.permutation_test(
+        (one.mean(axis=(1, 2)), other.mean(axis=(1, 2))), lambda a, b: np.mean(a) - np.mean(b), permutation_type="samples"
+    )
+    assert compare.swapped_p(pair, compare.mean, None, 0) == pytest.approx(expected.pvalue)
+
+
+def test_swapping_by_prompt_by_hand():
+    # Every one of five prompts is right in one run and wrong in the other: only none or all swapped differ as much, 2 of 32.
+    right, wrong = np.tile([[0], [1]], (5, 1, 1)), np.tile([[1], [0]], (5, 1, 1))
+    pair = np.stack((compare.counts(right), compare.counts(wrong)), axis=-1)
+    assert compare.swapped_p(pair, compare.macro_f1, None, 0) == 2 / 32
+    same = np.stack((compare.counts(right), compare.counts(right)), axis=-1)
+    assert compare.swapped_p(same, compare.macro_f1, None, 0) == 1
+
+
+def test_swaps_that_are_drawn_come_near_those_that_are_counted_and_are_never_0(monkeypatch):
+    rng = np.random.default_rng(2)
+    pair = np.stack([compare.counts(drawn(rng, prompts=10)) for _ in range(2)], axis=-1)
+    counted = compare.swapped_p(pair, compare.macro_f1, None, 0)
+    monkeypatch.setattr(compare, "EXACT_FLIPS", 2**9)
+    drawn_p = [compare.swapped_p(pair, compare.macro_f1, np.random.default_rng(0), 9999) for _ in range(2)]
+    assert drawn_p[0] == drawn_p[1] == pytest.approx(counted, abs=4 * 0.5 / np.sqrt(9999))
+    apart = np.stack([compare.counts(np.full((60, 2, 1), [[i], [1 - i]])) for i in (0, 1)], axis=-1)
+    assert compare.swapped_p(apart, compare.macro_f1, rng, 99) == 1 / 100
+
+
+def test_holm_by_hand_with_a_test_that_was_not_made():
+    # Three tests: 0.01 · 3, then 0.02 · 2, then 0.03 · 1, which may not be less than the one before.
+    assert compare.holm([0.02, np.nan, 0.01, 0.03]) == pytest.approx([0.04, np.nan, 0.03, 0.04], nan_ok=True)
+    assert np.isnan(compare.holm([np.nan])).all()
+
+
+def test_resampled_runs_share_the_prompts_of_a_draw_and_the_seed_gives_them_again():
+    rng = np.random.default_rng(3)
+    runs = [drawn(rng, prompts=8) for _ in range(2)]
+    terms = compare.counts(np.stack([*runs, runs[0]], axis=-1))
+    draws = [compare.resampled(terms, compare.macro_f1, np.random.default_rng(4), 500) for _ in range(2)]
+    assert draws[0].shape == (500, 3) and (draws[0] == draws[1]).all() and (draws[0][:, 0] == draws[0][:, 2]).all()
+    # One draw by hand: its prompts, as often as they were drawn.
+    weights = np.random.default_rng(4).multinomial(8, np.full(8, 1 / 8), 500)[0]
+    again = compare.counts(np.repeat(runs[1], weights, axis=0)).sum(axis=(0, 1))
+    assert draws[0][0, 1] == pytest.approx(compare.macro_f1(again))
+
+
+def test_a_thousand_runs_of_a_thousand_texts_are_resampled_within_seconds():
+    terms = compare.counts(np.random.default_rng(0).integers(-1, 7, (143, 7, 1, 100)))
+    start_s = time.perf_counter()
+    compare.resampled(terms, compare.macro_f1, np.random.default_rng(0), 1000)
+    assert time.perf_counter() - start_s < 6  # a tenth of the runs, a tenth of a minute

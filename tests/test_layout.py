@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "compare": set(),
     "choose": set(),
     "claims": {"choose", "precisions", "settings"},
+    "power": set(),
     "words": set(),
     "prompts": set(),
     "publish": set(),
