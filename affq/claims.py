@@ -134,7 +134,7 @@ class _Reader(Settings):
         if self.values["peaks_within"] is not None:
             if other := [key for key in ("precision", "against") if self.values[key] is not None]:
                 raise InputError(f"claim {name!r} in {self.where()} has both peaks_within and {other[0]}; it compares by one")
-            return {"peaks_within": self.share("peaks_within")}
+            return {"peaks_within": self.between(0, 1, "peaks_within")}
         self.need(name, ("precision", "against"), "it compares by precision and against, or by peaks_within")
         pair = {key: self.one_of(key, tuple(PRECISIONS), "precision") for key in ("precision", "against")}
         if pair["precision"] == pair["against"]:

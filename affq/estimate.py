@@ -97,7 +97,7 @@ def timed_tokens(study):
     Of the warm-ups three are counted, the fewest that there may be.
     """
     timed = study.measurement
-    texts = min(timed["texts"], study.texts_asked) * timed["rounds"]
+    texts = min(timed["texts"], study.texts_asked // study.samples) * timed["rounds"]
     return texts + (texts + timed["token_texts"]) * timed["new_tokens"] + 3 * timed["warmup_tokens"]
 
 

@@ -4,6 +4,10 @@
 latency is to be what a plain loop takes (tests/bench/latency.md).
 """
 
+import hashlib
+import json
+
+import numpy as np
 import torch
 import transformers
 
@@ -61,16 +65,54 @@ def need_context(model, tokenizer, requests, new_tokens):
             )
 
 
-def texts(model, tokenizer, batch, max_new_tokens, at_token=None):
-    """Generate greedily for one batch of requests: (rows, cache_bytes).
+class GumbelNoise(transformers.LogitsProcessor):
+    """Adds to the logits of each text of a batch its own noise: their argmax is a draw from softmax(logits / temperature).
+
+    The draw is exact: argmax(logits / temperature + G), each G from the standard Gumbel distribution, has that distribution
+    (Gumbel 1954; Maddison, Tarlow and Minka 2014, "A* Sampling", https://arxiv.org/abs/1411.0030). The noise belongs to (seed,
+    prompt id, emotion, sample, step) alone: every precision and model draws with the same (common random numbers), and neither
+    what shares a text's batch nor its place there changes it. It is made on the CPU, alike for every device.
+
+    batch: the requests, in the order of the logits' rows. prompt_tokens: the length of the padded prompts, where steps begin.
+    """
+
+    def __init__(self, batch, prompt_tokens, temperature, seed):
+        self.prompt_tokens, self.temperature = prompt_tokens, temperature
+        self.keys = [_noise_key(seed, request) for request in batch]
+
+    def __call__(self, input_ids, scores):
+        step = input_ids.shape[1] - self.prompt_tokens
+        noise = np.stack([_gumbel(key, step, scores.shape[1]) for key in self.keys])
+        return scores + self.temperature * torch.from_numpy(noise).to(scores)
+
+
+def _noise_key(seed, request):
+    """Give the 128 bits that stand for a text's noise."""
+    text = json.dumps([seed, request["prompt_id"], request["emotion"], request["sample"]])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+
+
+def _gumbel(key, step, count):
+    """Draw `count` standard Gumbel values of one text and step.
+
+    Philox is addressed by key and counter (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405); steps are 2**192 apart.
+    In double precision: uniform numbers of 24 bits are too coarse for the tail that a large vocabulary's rare tokens win by.
+    """
+    return np.random.Generator(np.random.Philox(key=key, counter=step << 192)).gumbel(size=count)
+
+
+def texts(model, tokenizer, batch, max_new_tokens, at_token=None, sampling=None):
+    """Generate one batch of requests: (rows, cache_bytes).
 
     rows: each request with its prompt, text, new_tokens, and whether it ended by itself. cache_bytes: of the keys and values of
-    the whole batch at its end. at_token() is called after each step. Padding and batch size change a text, so a text belongs to
-    its batch.
+    the whole batch at its end. at_token() is called after each step. sampling: the {temperature, seed} of GumbelNoise; None
+    decodes greedily. Padding and batch size change logits, and so a text, which belongs to its batch.
     """
     prompts = [render(tokenizer, request["request"]) for request in batch]
     inputs = tokenize(model, tokenizer, prompts)
     options = {"max_new_tokens": max_new_tokens, "return_dict_in_generate": True, **_calling(at_token)}
+    if sampling:
+        options["logits_processor"] = [GumbelNoise(batch, inputs["input_ids"].shape[1], **sampling)]
     output = model.generate(**inputs, **_greedy(tokenizer), **options)
     rows = []
     for request, prompt, ids in zip(batch, prompts, output.sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -88,7 +130,7 @@ def up_to_end(model, tokenizer, ids):
 
 
 def alone(model, tokenizer, readings, max_new_tokens):
-    """Give what each timed text would be by itself, in a batch of one: [{prompt_id, emotion, sample, text}], once a request.
+    """Give what each timed text is by itself, in a batch of one, greedy: [{prompt_id, emotion, sample, text}], once a request.
 
     readings: as measure.time_texts gives them, end-of-text ignored: cut there, or at max_new_tokens. text is None where fewer
     tokens were timed and no end is among them: such a text has no counterpart in the quality pass.

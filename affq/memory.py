@@ -58,7 +58,7 @@ def of_run(run, device):
     As before a model is fetched that the catalog does not know.
     """
     study = run.study
-    requests = cross(read_prompts(study.prompts), study.emotions)
+    requests = cross(read_prompts(study.prompts), study.emotions, study.samples)
     words = max(len(request["request"].split()) for request in requests)
     prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
     passes = [(min(study.batch, len(requests)), study.generation["max_new_tokens"]), (1, study.measurement["new_tokens"])]

@@ -47,15 +47,16 @@ def read_prompts(path):
     return [row for _, row in rows]
 
 
-def cross(prompts, emotions):
-    """Cross seed prompts with emotions: requests {prompt_id, kind, emotion, sample, request}, prompt by prompt.
+def cross(prompts, emotions, samples=1):
+    """Cross seed prompts with emotions and samples: requests {prompt_id, kind, emotion, sample, request}, prompt by prompt.
 
-    The same prompts asked without an emotion come last, with `emotion: None`: a control, never counted in F1.
+    The same prompts asked without an emotion come last, with `emotion: None`, one sample each: a control, never counted in F1.
     """
     asked = [
-        {"prompt_id": p["id"], "kind": p["kind"], "emotion": e, "sample": 0, "request": p["text"].replace("{emotion}", e)}
+        {"prompt_id": p["id"], "kind": p["kind"], "emotion": e, "sample": n, "request": p["text"].replace("{emotion}", e)}
         for p in prompts
         for e in emotions
+        for n in range(samples)
     ]
     control = [
         {"prompt_id": p["id"], "kind": p["kind"], "emotion": None, "sample": 0, "request": p["text_without_emotion"]}
@@ -65,8 +66,11 @@ def cross(prompts, emotions):
 
 
 def to_time(requests, count):
-    """Choose `count` requests that ask for an emotion, or all if they are fewer, for the resource pass: each prompt in turn."""
-    asked = [r for r in requests if r["emotion"]]
+    """Choose `count` requests for the resource pass, each prompt in turn, or all if they are fewer.
+
+    Of those that ask for an emotion, first samples alone: the resource pass decodes greedily, where another is the same text.
+    """
+    asked = [r for r in requests if r["emotion"] and r["sample"] == 0]
     emotions = len({r["emotion"] for r in asked})
     prompts = len(asked) // emotions
     chosen = []

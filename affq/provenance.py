@@ -12,7 +12,7 @@ from affq.study import PACKAGE
 
 # In a wheel the notebooks lie inside the package, in a clone beside it.
 NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir())
-LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors", "numpy")
 GENERATING = (
     *("precisions.py", "architectures.py", "experts.py", "models.py", "prompts.py", "generate.py"),
     *("measure.py", "probes.py", "interference.py", "kernels.py"),

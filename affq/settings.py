@@ -115,10 +115,10 @@ class Settings:
             )
         return value
 
-    def share(self, *place):
+    def between(self, low, high, *place):
         value = self._at(place)
-        if type(value) not in (int, float) or not 0 < value < 1:
-            raise InputError(f"{place[-1]} in {self.where(*place)} must be between 0 and 1; found {SHORT.repr(value)}")
+        if type(value) not in (int, float) or not low < value < high:
+            raise InputError(f"{place[-1]} in {self.where(*place)} must be between {low} and {high}; found {SHORT.repr(value)}")
         return float(value)
 
     def file(self, key, suffix, packaged):

@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).parent
 EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
 ENGINES = ("eager",)
 DEVICES = ("auto", "cpu", "cuda")
-DECODINGS = ("greedy",)
+DECODINGS = ("greedy", "sampled")
+HOTTEST = 100  # a temperature at which every token is about as likely
 WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
 # The counts of `measurement`, and the least that each may be; two tokens are one further token.
@@ -94,12 +95,18 @@ class Study:
     @cached_property
     def texts_wanted(self):
         """Count the texts of each run, the control's among them."""
-        return len(cross(read_prompts(self.prompts), self.emotions)) * self.samples
+        return len(cross(read_prompts(self.prompts), self.emotions, self.samples))
 
     @cached_property
     def texts_asked(self):
         """Count the texts of each run that are asked for an emotion."""
         return len(read_prompts(self.prompts)) * len(self.emotions) * self.samples
+
+    @property
+    def sampling(self):
+        """Give the {temperature, seed} that tokens are drawn with; None where decoding is greedy."""
+        greedy = self.generation["decoding"] == "greedy"
+        return None if greedy else {"temperature": self.generation["temperature"], "seed": self.seed}
 
     @property
     def judged(self):
@@ -207,14 +214,27 @@ class _Reader(Settings):
             found.need(self.values["emotions"])
         return found
 
+    def generation(self):
+        """Read how tokens are chosen. Greedy decoding has no temperature, and gives one sample."""
+        decoding = self.one_of("generation", DECODINGS, "decoding", "decoding")
+        read = {"decoding": decoding, "max_new_tokens": self.integer(1, "generation", "max_new_tokens")}
+        if decoding == "sampled":
+            return read | {"temperature": self.between(0, HOTTEST, "generation", "temperature")}
+        if self.values["generation"]["temperature"] is not None:
+            raise InputError(f"temperature in {self.where('generation', 'temperature')} goes with decoding: sampled, not greedy")
+        if self.integer(1, "samples") != 1:
+            raise InputError(
+                f"samples in {self.where('samples')} must be 1: greedy decoding gives the same text each time; "
+                f"generation's decoding: sampled gives others"
+            )
+        return read
+
     def study(self, source):
         kind = self.one_of("weights", WEIGHTS, "kind of weights")
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))
         if len({model.name for model in models}) < len(models):
             raise InputError(f"two models in {self.where('models')} have the same name; rename one of the folders or files")
         prompts = {p.stem: p for p in (PACKAGE / "prompts").glob("*.csv")}
-        if self.integer(1, "samples") != 1:
-            raise InputError(f"samples in {self.where('samples')} must be 1: greedy decoding gives the same text each time")
         study = Study(
             name=self.path.stem,
             source=source,
@@ -226,16 +246,13 @@ class _Reader(Settings):
             offload=self.yes_or_no("offload"),
             prompts=self.file("prompts", ".csv", prompts),
             emotions=self.names("emotions", "emotion", EMOTIONS),
-            samples=1,
+            samples=self.integer(1, "samples"),
             batch=self.integer(1, "batch"),
             seed=self.integer(0, "seed"),
-            generation={
-                "decoding": self.one_of("generation", DECODINGS, "decoding", "decoding"),
-                "max_new_tokens": self.integer(1, "generation", "max_new_tokens"),
-            },
+            generation=self.generation(),
             measurement={
                 **{name: self.integer(least, "measurement", name) for name, least in MEASURED.items()},
-                "aim": self.share("measurement", "aim"),
+                "aim": self.between(0, 1, "measurement", "aim"),
                 "profile": self.yes_or_no("measurement", "profile"),
             },
             limits={

@@ -228,7 +228,7 @@ def generations(study):
     rest = {"prompt": "p", "text": "one\u2028two", "new_tokens": 2, "ended": True}
     return [
         {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")} | rest
-        for request in cross(read_prompts(study.prompts), study.emotions)
+        for request in cross(read_prompts(study.prompts), study.emotions, study.samples)
     ]
 
 

@@ -1,7 +1,11 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from affq import generate, models
 
@@ -130,3 +134,95 @@ def test_timed_text_of_fewer_tokens_has_no_counterpart_unless_it_ended(tiny):
     assert generate.alone(model, tokenizer, [reading], 12)[0]["text"] is None
     ended = reading | {"token_ids": [*reading["token_ids"][:2], tokenizer.eos_token_id, 9]}
     assert generate.alone(model, tokenizer, [ended], 12)[0]["text"] == tokenizer.decode(reading["token_ids"][:2]).strip()
+
+
+def of(prompt_id="a", emotion="joy", sample=0):
+    return {"prompt_id": prompt_id, "kind": "general", "emotion": emotion, "sample": sample, "request": "Write of it."}
+
+
+def drawn(requests, logits, step=0, temperature=1.0, seed=0, prompt_tokens=5):
+    """Draw the tokens of one step from logits, of shape (texts, tokens)."""
+    noise = generate.GumbelNoise(requests, prompt_tokens, temperature, seed)
+    return noise(torch.zeros(len(requests), prompt_tokens + step, dtype=torch.long), logits).argmax(dim=1).tolist()
+
+
+LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -torch.inf])
+
+
+@pytest.mark.parametrize("varied", ["seed", "prompt_id", "emotion", "sample", "step"])
+def test_tokens_are_drawn_from_the_softmax_at_the_temperature(varied):
+    """Over many values of each part of what the noise belongs to: chi-square from scipy, the shares from torch's softmax."""
+    count, found = 4000, []
+    for n in range(count):
+        key = {varied: n} if varied in ("seed", "step") else {}
+        text = of() | ({varied: n} if not key else {})
+        found += drawn([text], LOGITS[None], temperature=0.7, **key)
+    seen = np.bincount(found, minlength=6)
+    assert seen[5] == 0  # a logit of minus infinity is never drawn
+    chance = {t: stats.chisquare(seen[:5], count * torch.softmax(LOGITS[:5].double() / t, 0)).pvalue for t in (0.7, 0.8)}
+    assert chance[0.7] > 0.001 > 1e-6 > chance[0.8]
+
+
+def test_successive_steps_are_independent():
+    pairs = np.zeros((2, 2))
+    for n in range(2000):
+        first, second = (drawn([of(sample=n)], torch.zeros(1, 2), step=step)[0] for step in (0, 1))
+        pairs[first, second] += 1
+    assert stats.chi2_contingency(pairs).pvalue > 0.001 and stats.chisquare(pairs.ravel()).pvalue > 0.001
+
+
+def test_noise_is_gumbels():
+    noise = np.concatenate([generate._gumbel(7, step, 5000) for step in range(4)])
+    assert stats.kstest(noise, stats.gumbel_r.cdf).pvalue > 0.001
+
+
+TEXTS = st.lists(
+    st.builds(of, st.sampled_from("abc"), st.sampled_from(["joy", "fear", None]), st.integers(0, 9)),
+    min_size=1,
+    max_size=5,
+    unique_by=str,
+)
+
+
+@given(TEXTS, st.integers(0, 2**70), st.integers(0, 500), st.integers(1, 400), st.randoms(use_true_random=False))
+def test_draw_depends_on_seed_text_and_step_alone(texts, seed, step, prompt_tokens, rng):
+    """Whatever shares a batch, in whichever order, padded to whichever length: the same logits give the same token."""
+    logits = {str(text): torch.tensor(np.random.default_rng(n).normal(size=50)).float() for n, text in enumerate(texts)}
+    order = rng.sample(texts, len(texts))
+    alone = {str(text): drawn([text], logits[str(text)][None], step, seed=seed)[0] for text in texts}
+    together = drawn(order, torch.stack([logits[str(text)] for text in order]), step, seed=seed, prompt_tokens=prompt_tokens)
+    assert together == [alone[str(text)] for text in order]
+
+
+def test_vocabulary_that_is_padded_further_draws_the_same():
+    longer = torch.cat([LOGITS, torch.full((64,), -torch.inf)])
+    assert [drawn([of()], LOGITS[None], step) for step in range(50)] == [drawn([of()], longer[None], step) for step in range(50)]
+
+
+def sampled(tiny, requests, seed=0, temperature=1.0):
+    rows, _ = generate.texts(*tiny, requests, 12, sampling={"temperature": temperature, "seed": seed})
+    return [row["text"] for row in rows]
+
+
+SAMPLES = [of(sample=n) for n in range(3)]
+
+
+def test_same_seed_gives_the_same_texts_and_another_seed_or_sample_others(tiny):
+    texts = sampled(tiny, SAMPLES)
+    assert sampled(tiny, SAMPLES) == texts == sampled(tiny, SAMPLES[::-1])[::-1]
+    assert len({*texts, *sampled(tiny, SAMPLES, seed=1)}) == 6
+    assert sampled(tiny, SAMPLES[1:]) == texts[1:]  # as a resumed run does; the prompts are alike, so that padding is
+
+
+def test_temperature_near_zero_gives_the_greedy_texts(tiny):
+    greedy, _ = generate.texts(*tiny, REQUESTS, 12)
+    assert sampled(tiny, REQUESTS, temperature=1e-9) == [row["text"] for row in greedy]
+
+
+def test_precisions_draw_with_the_same_noise(tiny, tiny_llama):
+    """A random model's tokens are about equally likely: by themselves 1 in 512 would be the same at another precision."""
+    texts = [of(sample=n) for n in range(20)]
+    first = {"fp32": tiny, "bf16": models.load(tiny_llama, "bf16", "cpu")}
+    first = {name: generate.texts(*pair, texts, 1, sampling={"temperature": 1.0, "seed": 0})[0] for name, pair in first.items()}
+    same = [one["text"] == other["text"] for one, other in zip(first["fp32"], first["bf16"], strict=True)]
+    assert sum(same) > 15
