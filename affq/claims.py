@@ -220,7 +220,7 @@ def _of_one_model(claim, runs):
             why = f"the study has no run of it at {' and '.join(missing)}" if missing else None
             yield {"model": model, **place}, at.get(claim.precision), at.get(claim.against), why
     if not found:
-        yield {"model": None, **place}, None, None, f"the study has no model of {claim.models} parameters"
+        yield {"model": None, **place}, None, None, f"the study has no model that it speaks of ({claim.models} parameters)"
 
 
 def _of_two_models(claim, runs):
@@ -236,7 +236,7 @@ def _of_two_models(claim, runs):
             place = {"model": large.model, "precision": large.precision, "against": f"{small.model} {small.precision}"}
             yield place, large, small, None
     if not found:
-        of = "" if claim.models == "all" else f" of {claim.models} parameters"
+        of = "" if claim.models == "all" else f" ({claim.models} parameters)"
         why = (
             f"no larger model{of} at a lower precision has a peak within {claim.peaks_within:.0%} of a smaller one's at a higher"
         )

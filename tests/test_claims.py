@@ -190,7 +190,7 @@ RANDOM = {"weights": "random", "emotion_f1": None}
         ),
         ("C4", {"device": "cpu"}, {}, " for 7b: its runs were made on different devices, cpu and cuda."),
         ("C1 peak", {}, {"peak_bytes": None}, " for 7b: peak_bytes of 7b at fp32 is unknown."),
-        ("C2", {}, {}, ": the study has no model of at least 13e9 parameters."),
+        ("C2", {}, {}, ": the study has no model that it speaks of (at least 13e9 parameters)."),
         ("C5", {}, {}, ": no larger model at a lower precision has a peak within 15% of a smaller one's at a higher."),
     ],
 )
@@ -247,7 +247,7 @@ def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     rows = [run("7b", "fp32"), run("13b", "int8")]
     small = dataclasses.replace(PAPERS["C5"], models="below 10e9", below=10e9)
     (said,) = claims.verdicts([small], pd.DataFrame(rows), estimate_of)["sentence"]
-    assert said.startswith("C5 is not testable here: no larger model of below 10e9 parameters at a lower precision")
+    assert said.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
 
 
 @pytest.mark.parametrize("larger, smaller", [("fp32", "int8"), ("bf16", "bf16"), ("fp16", "bf16")])  # two kinds of 16 bits
