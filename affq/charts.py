@@ -59,18 +59,46 @@ def _grid(wide, form, label):
 def f1_by_precision(summary):
     """Draw macro-F1 of each run, with emotion words masked, and what shuffled targets would give. summary: tables.summary."""
     scored = summary.dropna(subset="emotion_f1").assign(run=_runs)
-    axes = _axes(len(scored))
+    axes = _axes(1 + len(scored))
     sns.barplot(scored, y="run", x="emotion_f1", hue="precision", palette=COLOURS, legend=False, ax=axes)
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt="%.2f", padding=4)
+    for row in scored.itertuples():
+        place = {"xytext": (4, 9), "textcoords": "offset points", "size": "small"}
+        axes.annotate(f"{row.emotion_f1:.2f}", (row.emotion_f1, row.run), **place)
+    _spread(axes, scored, "emotion_f1", scored["run"])
     axes.scatter(
         scored["emotion_f1_chance"], scored["run"], marker="|", s=400, color="black", label="shuffled targets (chance)", zorder=3
     )
     known = scored.dropna(subset="emotion_f1_masked")
     axes.scatter(known["emotion_f1_masked"], known["run"], s=45, color="white", edgecolor="black", label="words masked", zorder=3)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
+    _legend_below(axes)
     axes.set(xlabel="macro-F1 of the emotion", ylabel="", xlim=(0, 1))
     axes.set_title("Emotion F1 by precision", loc="left")
+    return axes
+
+
+def _spread(axes, frame, figure, at):
+    """Draw the intervals of a figure of the summary, where there are ends."""
+    spread = [frame[figure] - frame[f"{figure}_low"], frame[f"{figure}_high"] - frame[figure]]
+    axes.errorbar(frame[figure], at, xerr=spread, fmt="none", color="black", capsize=5, label="95 %, prompts like these")
+
+
+def differences(frame):
+    """Draw each run's difference of F1 against its baseline, in points, with its interval and the chance of the other sign.
+
+    frame: comparison.differences.
+    """
+    overall = frame[(frame["family"] == "overall") & frame["wrong_sign"].notna()]
+    drawn = overall.assign(run=_runs(overall) + " against " + overall["against"])
+    axes = _axes(1 + len(drawn))
+    for row in drawn.itertuples():
+        spread = [[row.estimate_points - row.low_points], [row.high_points - row.estimate_points]]
+        style = {"fmt": "o", "markersize": 9, "capsize": 6, "linewidth": 2}
+        axes.errorbar([row.estimate_points], [row.run], xerr=spread, color=COLOURS[row.precision], **style)
+        said = f"{row.estimate_points:+.1f}; the other sign: {row.wrong_sign:.0%}"
+        axes.annotate(said, (row.estimate_points, row.run), xytext=(0, 10), textcoords="offset points", ha="center", size="small")
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set(xlabel="points of emotion F1, 95 % interval for prompts like these", ylabel="", ylim=(len(drawn) - 0.5, -0.7))
+    axes.set_title("What each precision costs, and how sure that is", loc="left")
     return axes
 
 
@@ -173,11 +201,13 @@ def f1_against_memory(summary):
     drawn = summary.dropna(subset=["emotion_f1", "peak_bytes"]).assign(run=_runs)
     drawn = drawn.assign(megabytes=drawn["peak_bytes"].astype(float) / 1e6)
     axes = _axes(6)
+    spread = [drawn["emotion_f1"] - drawn["emotion_f1_low"], drawn["emotion_f1_high"] - drawn["emotion_f1"]]
+    axes.errorbar(drawn["megabytes"], drawn["emotion_f1"], yerr=spread, fmt="none", color="0.6", capsize=4, linewidth=1, zorder=1)
     axes.scatter(drawn["megabytes"], drawn["emotion_f1"], color=[COLOURS[name] for name in drawn["precision"]], s=110)
     for number, row in enumerate(drawn.sort_values("megabytes").itertuples()):
         # Towards the side where there is room, and neighbours above and below their points in turn.
         left = row.megabytes > drawn["megabytes"].max() / 2
-        place = {"xytext": (12 if left else -12, -21 if number % 2 else 9), "ha": "right" if left else "left"}
+        place = {"xytext": (-9 if left else 9, -15 if number % 2 else 5), "ha": "right" if left else "left"}
         axes.annotate(row.run, (row.megabytes, row.emotion_f1), textcoords="offset points", **place)
     chance = summary["emotion_f1_chance"].mean()
     axes.axhline(chance, color="0.4", linestyle="--", linewidth=1)

@@ -97,7 +97,7 @@ def read_claims(path):
 
     affq/claims.yaml explains the keys. Raises InputError with the value, the place (file and line) and the choices.
     """
-    values, lines = read_yaml(path)
+    values, lines = read_yaml(path, "claims", "their ids")
     claims = []
     for name, given in values.items():
         if not isinstance(name, str):

@@ -65,7 +65,7 @@ def plan(
 
     loaded = load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
-    from affq import memory, words
+    from affq import comparison_words, memory, words
 
     machine = memory.at_hand(loaded.device)
     named = ("run_id", "model", "precision", "status", "reason", "to_run")
@@ -73,7 +73,8 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    for line in words.planned(rows, machine):
+    change = comparison_words.planned(*planning.smallest_change(loaded, results)) if loaded.judged else []
+    for line in [*words.planned(rows, machine), *change]:
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")

@@ -1,11 +1,12 @@
-"""Which runs of a study are to be executed, and why."""
+"""Which runs of a study are to be executed, and why; and what change of F1 it can see."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from affq import InputError
+from affq.prompts import read_prompts
 from affq.provenance import changes_since, software
-from affq.records import Record, study_folder
+from affq.records import Record, records, study_folder
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ def _again(record, choice):
     if changes := changes_since(failure["software"], software()):
         return True, f"affq run tries it again, since {', '.join(changes)}"
     return False, "not tried again unless affq run --redo-failed"
+
+
+def smallest_change(study, results):
+    """Say what change of F1 a study can see: (frame as comparison.detectable gives it, whose texts it is reckoned from)."""
+    from affq import comparison, tables
+
+    try:
+        own = comparison.detectable(comparison.Compared(tables.texts(records(results, study)), study))
+    except InputError:  # no run of it is complete, or its weights are not here
+        own = ()
+    return (own, "its own texts") if len(own) else comparison.foreseen(study, len(read_prompts(study.prompts)))
 
 
 def left_over(study, results):

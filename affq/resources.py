@@ -227,3 +227,68 @@ def time_spent(records):
         row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, record.run.study.scorers) if m)
         rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
     return pd.DataFrame(rows)
+
+
+def ratios(records):
+    """Give what each complete run costs against its model's baseline, with intervals.
+
+    One row a run, figure and estimand: {model, precision, against, figure, estimand, estimate, low, high}. figure: `weights`,
+    which are counted and exact; `peak`, at decode, of the study's batches, each batch a unit; `latency`, of the timed prompts,
+    each a unit for prompts like these. For these prompts the rounds over a prompt are its samples, or the processes where there
+    are several. Nothing for a baseline that is not complete.
+    """
+    rows = []
+    for record in (r for r in records if r.complete):
+        baseline = next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
+        if baseline is record or not baseline.complete:
+            continue
+        about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
+        rows += [about | row for row in _ratios(record, baseline)]
+    return pd.DataFrame(rows, columns="model precision against figure estimand estimate low high".split())
+
+
+def ratio(figure, record, other):
+    """Give one figure of `ratios`, for prompts like these, of any two complete runs: a compare.Interval."""
+    if figure == "weights":
+        found = _weights_bytes(record.measurements()) / _weights_bytes(other.measurements())
+        return compare.Interval(found, found, found, 0.0, np.inf)
+    units = _peaks(record, other) if figure == "peak" else _latencies(record, other, compare.PROMPTS_LIKE_THESE)
+    return _ratio(units, compare.PROMPTS_LIKE_THESE)
+
+
+def _ratios(record, baseline):
+    every = (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)
+    found = [(figure, every[0], ratio(figure, record, baseline)) for figure in ("weights", "peak", "latency")]
+    found.append(("latency", every[1], _ratio(_latencies(record, baseline, every[1]), every[1])))
+    for figure, of, interval in found:
+        ends = {name: float(getattr(interval, name)) for name in ("estimate", "low", "high")}
+        yield {"figure": figure, "estimand": "exact" if figure == "weights" else of, **ends}
+
+
+def _ratio(units, of):
+    """Give the ratio of two runs' means over paired units, (units, repeats, 2 runs), on the log scale."""
+    if units is None:
+        return compare.Interval(*[np.nan] * 5)
+    terms = np.stack([compare.totals(units[:, None, :, run]) for run in (0, 1)], axis=-1)
+    return compare.interval(terms, compare.ratio(compare.mean), of, "log")
+
+
+def _peaks(record, other):
+    """Pair the peaks of two runs' batches at decode, the control's left out; None where one is unknown."""
+    asked = -(-record.run.study.texts_asked // record.run.study.batch)
+    peaks = np.array(
+        [[b["phases"]["decode"]["peak_bytes"] for b in one.batches()[:asked]] for one in (record, other)], dtype=object
+    )
+    return None if "unknown" in peaks.ravel() else peaks.astype(float).T[:, None, :]
+
+
+def _latencies(record, other, of):
+    """Pair two runs' seconds a text: by prompt and round; or, for these prompts and several processes, by process alone."""
+    frames = [latency([one]).rename(columns={"latency_s": name}) for one, name in ((record, "one"), (other, "other"))]
+    key = ["process", "prompt_id", "emotion", "sample", "round"]
+    paired = frames[0].merge(frames[1][[*key, "other"]], on=key)
+    several = of == compare.THESE_PROMPTS and paired["process"].nunique() > 1
+    unit, repeat = ("run", "process") if several else ("prompt_id", "round")
+    means = paired.assign(run=0).groupby([unit, repeat], sort=False)[["one", "other"]].mean()
+    wide = means.unstack(repeat).dropna(axis="columns")  # rounds that both have of every prompt
+    return np.stack([wide["one"].to_numpy(), wide["other"].to_numpy()], axis=-1)

@@ -10,8 +10,11 @@ SHORT = reprlib.Repr()  # of a value that may be anything
 SHORT.maxstring = SHORT.maxother = 80
 
 
-def read_yaml(path):
-    """Read a mapping; return it with the line of each of its values, keyed by the path of keys and indices to it."""
+def read_yaml(path, what="settings", keys="names"):
+    """Read a mapping; return it with the line of each of its values, keyed by the path of keys and indices to it.
+
+    what, keys: what it is, and what it has, in messages.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -19,7 +22,7 @@ def read_yaml(path):
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise InputError(f"cannot read the study {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the {what} {path}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         raise InputError(f"{path}, line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
@@ -29,7 +32,7 @@ def read_yaml(path):
         # PyYAML's own conversions let these through: a 13th month, an integer of 5,000 digits, 1,000 brackets.
         raise InputError(f"{path} holds a value that YAML cannot read ({type(error).__name__}: {error})") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no study: a study is a mapping of keys such as models and precisions")
+        raise InputError(f"{path} holds no {what}: that is a mapping of keys such as {keys}")
     lines, visited = {}, set()
 
     def visit(node, place):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from affq import InputError, classifiers, sources, weights
+from affq.claims import read_claims
 from affq.files import slug
 from affq.judge import packaged as packaged_judges
 from affq.precisions import PRECISIONS
@@ -22,6 +23,7 @@ DECODINGS = ("greedy", "sampled")
 HOTTEST = 100  # a temperature at which every token is about as likely
 WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
+MOST = 1e9  # of what anybody can spend
 # The counts of `measurement`, and the least that each may be; two tokens are one further token.
 MEASURED = {"texts": 1, "new_tokens": 2, "warmup_tokens": 1, "rounds": 1, "token_texts": 0, "processes": 1, "throughput": 0}
 
@@ -87,6 +89,8 @@ class Study:
     limits: dict
     judges: tuple
     references: Path
+    claims: Path
+    budget: dict
 
     def runs(self):
         """List the runs: model by model, each from its highest precision down."""
@@ -161,7 +165,7 @@ def load_study(source):
         a_model = Path(source).is_dir() or Path(source).suffix == ".gguf" or "/" in source
         also = f"; or did you mean affq run --model {source}?" if a_model else ""
         raise InputError(f"unknown study {source!r}; known: {', '.join(known)}; or give the path of a .yaml file{also}")
-    values, lines = read_yaml(path)
+    values, lines = read_yaml(path, "study", "models and precisions")
     defaults, _ = read_yaml(known["default"])
     return _Reader(path, values, lines, defaults).study(source)
 
@@ -234,7 +238,7 @@ class _Reader(Settings):
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))
         if len({model.name for model in models}) < len(models):
             raise InputError(f"two models in {self.where('models')} have the same name; rename one of the folders or files")
-        prompts = {p.stem: p for p in (PACKAGE / "prompts").glob("*.csv")}
+        prompts = {p.stem: p for p in sorted((PACKAGE / "prompts").glob("*.csv"))}
         study = Study(
             name=self.path.stem,
             source=source,
@@ -261,8 +265,11 @@ class _Reader(Settings):
             },
             judges=self.judges(),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),
+            claims=self.file("claims", ".yaml", {"paper": PACKAGE / "claims.yaml"}),
+            budget={name: given and self.between(0, MOST, "budget", name) for name, given in self.values["budget"].items()},
         )
         # Bad lines are said now, not after a night of generating.
         read_prompts(study.prompts)
         read_references(study.references, study.emotions)
+        read_claims(study.claims)
         return study

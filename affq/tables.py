@@ -4,25 +4,29 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-from affq import InputError, resources
-from affq.compare import under_shuffled_targets
+from affq import InputError, compare, comparison, resources
 from affq.scores import names_emotion
 
-SUMMARY = (
-    "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1 emotion_f1_chance "
-    "emotion_f1_masked names_target rouge1 rouge2 rougeL rougeL_to_baseline weights_bytes peak_bytes peak_kind ttft_s token_s "
-    "latency_s latency_low_s latency_high_s note"
-).split()
+BOUNDED = (*comparison.F1S, *comparison.MEANS)  # the figures with an interval for prompts like these
+SUMMARY = "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1_chance".split()
+SUMMARY += [f"{figure}{end}" for figure in BOUNDED for end in ("", "_low", "_high")]
+SUMMARY += "weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s latency_high_s note".split()
 AT_A_GLANCE = (
-    "model precision status device emotion_f1 emotion_f1_masked emotion_f1_chance rougeL_to_baseline weights_bytes peak_bytes "
-    "latency_s note"
+    "model precision status device emotion_f1 emotion_f1_low emotion_f1_high emotion_f1_masked emotion_f1_chance "
+    "rougeL_to_baseline weights_bytes peak_bytes latency_s note"
 ).split()
 TITLES = {"emotion f1": "emotion F1", "emotion f1 chance": "chance", "rougeL to baseline": "ROUGE-L to baseline"}
-TITLES |= {"emotion f1 masked": "masked", "f1": "F1", "f1 alone": "F1 alone", "f1 baseline": "F1 of baseline"} | {
-    f"rouge{n}": f"ROUGE-{n}" for n in "12L"
-}
+TITLES |= {
+    "emotion f1 low": "low",
+    "emotion f1 high": "high",
+    "emotion f1 masked": "masked",
+    "f1": "F1",
+    "f1 alone": "F1 alone",
+    "f1 baseline": "F1 of baseline",
+} | {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
 KEY = ["prompt_id", "emotion", "sample"]
+COSTS = {"peak_bytes": "peak memory", "latency_s": "latency"}
 SHUFFLES = 200
 
 
@@ -60,13 +64,13 @@ def texts(records):
 
 def _paired(record, records):
     """Give the scores against the baseline; none if the baseline is not complete, or is not the one they were made against."""
-    baseline, manifest = _baseline(record, records), record.manifest("rouge-baseline")
+    baseline, manifest = baseline_of(record, records), record.manifest("rouge-baseline")
     if not (manifest and baseline.complete and manifest["by"]["generations_sha256"] == baseline.generations_sha256()):
         return []
     return record.scores("rouge-baseline")
 
 
-def _baseline(record, records):
+def baseline_of(record, records):
     return next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
 
 
@@ -81,7 +85,7 @@ def macro_f1(targets, judged, emotions):
     return float(f1_score(targets, judged, labels=list(emotions), average="macro", zero_division=0))
 
 
-def _asked(texts, run_id):
+def judged_texts(texts, run_id):
     """Give the texts of one run that were asked for an emotion and are judged."""
     return texts[(texts["run_id"] == run_id) & texts["emotion"].notna() & texts["judged_emotion"].notna()]
 
@@ -89,9 +93,10 @@ def _asked(texts, run_id):
 def summary(records, texts):
     """Give one row a run, columns SUMMARY, raw units; latencies are medians over the timed texts.
 
-    What is empty has its reason in `note`, but for the baseline's rougeL_to_baseline.
+    <figure>_low and _high are the ends of its interval for prompts like these, empty where no spread shows. What else is empty
+    has its reason in `note`, but for the baseline's rougeL_to_baseline.
     """
-    rows = []
+    rows, ends = [], _ends(comparison.intervals(comparison.Compared(texts, records[0].run.study)))
     for record in records:
         run, (status, note) = record.run, record.status()
         row = {"run_id": run.id, "model": run.model.name, "precision": run.precision, "engine": run.study.engine}
@@ -100,8 +105,8 @@ def summary(records, texts):
         if record.complete:
             row |= resources.measured(record)
             if run.study.judged:
-                row |= _quality(_asked(texts, run.id), run.study, notes)
-                notes += _of_texts(record, _baseline(record, records))
+                row |= _quality(judged_texts(texts, run.id), run.study, notes) | ends.get((run.model.name, run.precision), {})
+                notes += _of_texts(record, baseline_of(record, records))
             else:
                 notes.append("random weights")
             if row["device"] == "cuda" and "cpu" in record.measurements()["model"].get("placed", ""):
@@ -112,6 +117,17 @@ def summary(records, texts):
                 notes.append("peak unknown: this system reports none that can be reset")
         rows.append(row | {"note": "; ".join(notes)})
     return _typed(pd.DataFrame(rows, columns=SUMMARY))
+
+
+def _ends(intervals):
+    """Give the ends for prompts like these, {(model, precision): {<figure>_low, <figure>_high}}."""
+    found = {}
+    for row in intervals[intervals["estimand"] == compare.PROMPTS_LIKE_THESE].itertuples():
+        if row.figure in BOUNDED:
+            found.setdefault((row.model, row.precision), {}).update(
+                {f"{row.figure}_low": row.low, f"{row.figure}_high": row.high}
+            )
+    return found
 
 
 def _of_texts(record, baseline):
@@ -127,7 +143,7 @@ def _quality(asked, study, notes):
         notes.append("not scored")
         return {}
     targets, judged = asked["emotion"].to_numpy(), asked["judged_emotion"].to_numpy()
-    chance = under_shuffled_targets(
+    chance = compare.under_shuffled_targets(
         lambda t, j: macro_f1(t, j, study.emotions), targets, judged, np.random.default_rng(study.seed), SHUFFLES
     )
     figures = {"texts": len(asked), "emotion_f1": macro_f1(targets, judged, study.emotions), "emotion_f1_chance": chance}
@@ -146,7 +162,7 @@ def emotion_f1(texts, emotions):
     """Give F1 by run and emotion: {model, precision, emotion, texts, recall, f1}."""
     rows = []
     for (run_id, model, precision), _ in texts.groupby(["run_id", "model", "precision"], sort=False):
-        asked = _asked(texts, run_id)
+        asked = judged_texts(texts, run_id)
         if asked.empty:
             continue
         found = f1_score(asked["emotion"], asked["judged_emotion"], labels=list(emotions), average=None, zero_division=0)
@@ -157,45 +173,6 @@ def emotion_f1(texts, emotions):
                 {"model": model, "precision": precision, "emotion": emotion, "texts": len(of), "recall": recall, "f1": f1}
             )
     return pd.DataFrame(rows)
-
-
-def batch_effect(records, texts):
-    """Compare each run's timed texts with the same ones in the study's batch, and the batch's effect with the precision's.
-
-    One row a run, {model, precision, batch, timed, asked, changed, changed_by_precision, f1_alone, f1, f1_baseline}: of `asked`
-    texts so many were `timed`, each in a batch of one; `changed` is the share of these that reads otherwise in the batch, and
-    changed_by_precision the share whose text in the batch is not the baseline's. f1_alone is there where all were timed.
-    """
-    rows = []
-    for record in (r for r in records if r.complete and r.run.study.judged):
-        study, baseline = record.run.study, _baseline(record, records)
-        alone = {tuple(row[name] for name in KEY): row["text"] for row in record.alone()}
-        own, other = (_by_key(texts, r.run.id) for r in (record, baseline))
-        row = {"model": record.run.model.name, "precision": record.run.precision, "batch": study.batch}
-        row |= {"timed": len(alone), "asked": study.texts_asked, "changed": _share_changed(alone, own)}
-        row["changed_by_precision"] = None if baseline is record else _share_changed({key: own[key] for key in alone}, other)
-        judged = _asked(texts, record.run.id)
-        if (scores := record.scores(f"{study.judges[0].name}-alone")) and not judged.empty:
-            row["f1_alone"] = _f1_of(pd.DataFrame(scores), study)
-            row |= {"f1": _f1_of(judged, study)}
-            row["f1_baseline"] = None if baseline is record else _f1_of(_asked(texts, baseline.run.id), study)
-        rows.append(row)
-    columns = "model precision batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
-    return pd.DataFrame(rows, columns=columns).astype({name: float for name in columns[5:]})
-
-
-def _by_key(texts, run_id):
-    of = texts[texts["run_id"] == run_id]
-    return dict(zip(of[KEY].itertuples(index=False, name=None), of["text"], strict=True))
-
-
-def _share_changed(texts, others):
-    """Give the share of texts that are others' of the same key, and differ; None where there is nothing to compare."""
-    return float(np.mean([text != others[key] for key, text in texts.items()])) if texts and others else None
-
-
-def _f1_of(judged, study):
-    return None if judged.empty else macro_f1(judged["emotion"], judged["judged_emotion"], study.emotions)
 
 
 def confusion(texts, emotions):

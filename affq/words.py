@@ -10,26 +10,42 @@ from affq import printable
 SMALL = 0.5  # an effect of the batch is small beside the precision's up to this share of it
 
 
-def headline(summary):
-    """Say, model by model, what the lowest precision saves and costs against the highest. summary: tables.summary."""
+def headline(summary, differences):
+    """Say, model by model, what the lowest precision saves and costs against the highest.
+
+    summary: tables.summary. differences: comparison.differences.
+    """
     lines = [f"{summary['weights_bytes'].notna().sum()} of {len(summary)} runs are complete."]
     for model, runs in summary.groupby("model", sort=False):
-        model, ends = as_data(model), runs.iloc[[0, -1]]
+        ends = runs.iloc[[0, -1]]
         if (lost := ends["weights_bytes"].isna()).any():
-            lines.append(f"**{model}**: no comparison, since {' and '.join(ends['precision'][lost].unique())} is not complete.")
+            lost = " and ".join(ends["precision"][lost].unique())
+            lines.append(f"**{as_data(model)}**: no comparison, since {lost} is not complete.")
         elif len(runs) > 1:
             high, low = runs.iloc[0], runs.iloc[-1]
             saved = 1 - low["weights_bytes"] / high["weights_bytes"]
-            f1 = (
-                f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} (no interval yet), where chance is "
-                f"{low['emotion_f1_chance']:.2f}; "
-            )
             lines.append(
-                f"**{model}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, to "
-                f"{low['weights_bytes'] / 1e6:,.0f} MB; {'' if (runs['weights'] == 'random').all() else f1}a text takes "
+                f"**{as_data(model)}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, "
+                f"to {low['weights_bytes'] / 1e6:,.0f} MB; {_f1_change(high, low, differences)}a text takes "
                 f"{low['latency_s'] / high['latency_s']:.2f} times as long."
             )
     return "\n\n".join(lines)
+
+
+def _f1_change(high, low, differences):
+    if low["emotion_f1"] != low["emotion_f1"]:
+        return ""
+    of = differences[(differences["model"] == low["model"]) & (differences["precision"] == low["precision"])]
+    sure = "no interval"
+    for row in of[of["family"] == "overall"].dropna(subset="wrong_sign").itertuples():
+        holds = " and may be none" if row.low_points <= 0 <= row.high_points else ""
+        sure = (
+            f"a change of {row.estimate_points:+.0f} points, 95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}{holds}"
+        )
+    return (
+        f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} ({sure}), where chance is "
+        f"{low['emotion_f1_chance']:.2f}; "
+    )
 
 
 def planned(runs, machine):
@@ -186,8 +202,9 @@ def caveats(study, summary, texts, effect):
         f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
         f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
         f"Empty or degenerate texts count as wrong: {degenerate}.",
-        f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts, and has no interval yet: a "
-        f"difference of a few points may be chance.",
+        f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts. Its 95 % interval says what "
+        f"other prompts like these would give: {_by_run(summary, 'emotion_f1', ends=True)}. Differences between runs, which "
+        f"share their prompts, are tested below.",
         f"A text that names its emotion is easily judged. Of the texts, so many have a word for the emotion that was asked for: "
         f"{_shares(asked['names_target'], run)}. With emotion words masked, F1 is {_by_run(summary, 'emotion_f1_masked')}.",
         *batch(effect),
@@ -235,12 +252,13 @@ def _errs(judge):
     )
 
 
-def _by_run(summary, column):
-    known = summary.dropna(subset=column)
-    return (
-        ", ".join(f"{as_data(f'{row.model} {row.precision}')} {getattr(row, column):.2f}" for row in known.itertuples())
-        or "unknown"
-    )
+def _by_run(summary, column, ends=False):
+    said = []
+    for row in summary.dropna(subset=f"{column}_low" if ends else column).to_dict("records"):
+        figures = f"{row[f'{column}_low']:.2f} to {row[f'{column}_high']:.2f}" if ends else f"{row[column]:.2f}"
+        run = f"{row['model']} {row['precision']}"
+        said.append(f"{as_data(run)} {figures}")
+    return ", ".join(said) or "unknown"
 
 
 def _shares(is_so, run):

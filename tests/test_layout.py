@@ -40,11 +40,11 @@ MAY_IMPORT = {
     "locks": {"files"},
     "endings": {"estimate", "precisions", "probes"},
     "provenance": {"study"},
-    "plan": {"provenance", "records"},
+    "plan": {"comparison", "prompts", "provenance", "records", "tables"},
     "hub": {"checkpoints", "weights"},
     "architectures": {"weights"},
     "sources": {"architectures", "checkpoints", "hub", "weights"},
-    "study": {"classifiers", "files", "judge", "precisions", "prompts", "settings", "sources", "weights"},
+    "study": {"claims", "classifiers", "files", "judge", "precisions", "prompts", "settings", "sources", "weights"},
     "estimate": {"measure", "precisions"},
     "memory": {"models", "precisions", "prompts"},
     "progress": {"estimate"},
@@ -55,6 +55,9 @@ MAY_IMPORT = {
     "classifiers": {"files", "judge", "sources"},
     "judge_card": {"judge"},
     "agreement": {"tables"},
+    "batching": {"tables"},
+    "comparison": {"choose", "claims", "compare", "power", "resources"},
+    "comparison_words": {"choose", "compare", "comparison", "words"},
     "annotation": {"agreement", "correction", "scores", "tables"},
     "correction": set(),
     "judge_words": {"words"},
@@ -64,12 +67,12 @@ MAY_IMPORT = {
     "scored": {"files", "provenance", "weights"},
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
-    "tables": {"compare", "resources", "scores"},
+    "tables": {"compare", "comparison", "resources", "scores"},
     "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
     "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {"annotation", "classifiers", "doctor", "execute", "files", "judge", "labels", "memory", "own_study", "plan"}
-    | {"progress", "publish", "records", "scores", "study", "tables", "words"},
+    "cli": {"annotation", "classifiers", "comparison_words", "doctor", "execute", "files", "judge", "labels", "memory"}
+    | {"own_study", "plan", "progress", "publish", "records", "scores", "study", "tables", "words"},
 }
 
 

@@ -40,7 +40,7 @@ def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, 
     key = lambda g: {k: g[k] for k in ("prompt_id", "emotion", "sample")}  # noqa: E731
     hardware = {"device": "cpu", "device_name": "a processor", "threads": 2, "system": "a system"}
     record.start({"hardware": hardware, "weights_sha256": "f00", "predicted": predicted})
-    record.append(texts, {})
+    record.append(texts, {"phases": {"decode": {"peak_bytes": peaks[2]}}})
     texts = [
         {"prompt_id": "note", "emotion": "joy", "sample": 0, "round": i, "ttft_s": 0.1 * s, "latency_s": s, "new_tokens": 8}
         for i, s in enumerate(seconds)

@@ -1,0 +1,248 @@
+"""Texts to frames of what is sure: intervals of each run's figures, paired differences, what moves them, what could be seen.
+
+Every figure says what it is an estimate of (`estimand`): compare.THESE_PROMPTS or compare.PROMPTS_LIKE_THESE.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from affq import InputError, choose, claims, compare, power, resources
+
+ESTIMANDS = (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)
+F1S = {"emotion_f1": "judged_emotion", "emotion_f1_masked": "masked_emotion"}
+MEANS = ("names_target", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline")
+SWAPS = 9_999  # of two runs' texts, where they are too many to look at all
+DRAWS = 1_000  # of the prompts
+WANTED = 0.05  # the change of F1 that a reader is told the price of
+DETECTABLE = (
+    "model precision against prompts samples between_points within_points detectable_points prompts_needed samples_needed"
+).split()
+SIZES = (5, 10, 20, 40)  # of prompts
+
+
+class Compared:
+    """The judged texts of a study's complete runs, as arrays of shape (prompts, emotions, samples).
+
+    texts: tables.texts. A run whose texts are not judged is left out.
+    """
+
+    def __init__(self, texts, study):
+        asked = texts[texts["emotion"].notna() & texts["judged_emotion"].notna()]
+        self.study, self.greedy = study, study.generation["decoding"] == "greedy"
+        self.prompts, self.kinds = self._prompts(asked)
+        self._of = {run_id: self._sorted(of) for run_id, of in asked.groupby("run_id", sort=False)}
+        self.runs = [run for run in study.runs() if run.id in self._of]
+
+    @staticmethod
+    def _prompts(asked):
+        every = asked.drop_duplicates("prompt_id")
+        return list(every["prompt_id"]), every["kind"].to_numpy()
+
+    def _sorted(self, of):
+        order = pd.MultiIndex.from_product([self.prompts, self.study.emotions, range(self.study.samples)])
+        return of.set_index(["prompt_id", "emotion", "sample"]).loc[order]
+
+    def values(self, run_id, column):
+        """Give a column of a run's texts; emotions as their index, −1 for another."""
+        column = self._of[run_id][column]
+        if column.name in F1S.values():
+            column = pd.Series(pd.Index(self.study.emotions).get_indexer(pd.Index(column)))
+        return column.to_numpy(dtype=float).reshape(len(self.prompts), len(self.study.emotions), self.study.samples)
+
+    def terms(self, run_id, figure):
+        """Give what compare.interval takes of a figure: (terms, statistic, scale)."""
+        if figure in F1S:
+            return compare.counts(self.values(run_id, F1S[figure])), compare.macro_f1, "logit"
+        scale = "identity" if figure == "names_target" else "logit"  # a share of texts may be 0 in every prompt but one
+        return compare.totals(self.values(run_id, figure)), compare.mean, scale
+
+    def has(self, run_id, figure="emotion_f1"):
+        """Say whether a run's texts have this figure, every one of them."""
+        return run_id in self._of and not self._of[run_id][F1S.get(figure, figure)].isna().any()
+
+    def interval(self, terms, statistic, of, scale="identity"):
+        return compare.interval(terms, statistic, of, scale, self.greedy)
+
+    def pairs(self):
+        """List the runs that have their baseline beside them, with it."""
+        there = {run.id: run for run in self.runs}
+        with_baseline = [(run, self.study.baseline(run.model)) for run in self.runs]
+        return [(run, baseline) for run, baseline in with_baseline if baseline.id in there and run is not there[baseline.id]]
+
+    def counts_of(self, run_id, other_id):
+        """Give the counts of two runs' F1, as compare takes a pair."""
+        return np.stack([self.terms(one, "emotion_f1")[0] for one in (run_id, other_id)], axis=-1)
+
+    def f1_difference(self, run_id, other_id, of=compare.PROMPTS_LIKE_THESE):
+        """Give the Interval of one run's macro-F1 less another's."""
+        return self.interval(self.counts_of(run_id, other_id), compare.difference(compare.macro_f1), of)
+
+    def f1_draws(self, rng):
+        """Give macro-F1 of every run with the prompts resampled, the same ones for all: shape (DRAWS, runs)."""
+        counts = np.stack([self.terms(run.id, "emotion_f1")[0] for run in self.runs], axis=2)
+        return compare.resampled(counts, compare.macro_f1, rng, DRAWS)
+
+
+def intervals(compared):
+    """Give the intervals of each run's figures: {model, precision, figure, estimand, estimate, low, high, standard_error}.
+
+    figure: emotion_f1, emotion_f1_masked, `f1 <emotion>`, and means over texts: ROUGE, names_target. Ends are nan where there is
+    no spread to see them by; under greedy decoding those for these prompts are the estimate, which they would give again.
+    """
+    rows = []
+    for run in compared.runs:
+        about = {"model": run.model.name, "precision": run.precision}
+        for figure in filter(lambda figure: compared.has(run.id, figure), (*F1S, *MEANS)):
+            for of in ESTIMANDS:
+                found = compared.interval(*compared.terms(run.id, figure)[:2], of, compared.terms(run.id, figure)[2])
+                rows.append(about | {"figure": figure, "estimand": of} | _ends(found))
+        for of in ESTIMANDS:
+            found = compared.interval(compared.terms(run.id, "emotion_f1")[0], compare.f1_by_emotion, of, "logit")
+            for number, emotion in enumerate(compared.study.emotions):
+                rows.append(about | {"figure": f"f1 {emotion}", "estimand": of} | _ends(found, number))
+    return pd.DataFrame(rows, columns="model precision figure estimand estimate low high standard_error".split())
+
+
+def _ends(found, at=(), scale=1, suffix=""):
+    names = ("estimate", "low", "high", "standard_error")
+    return {f"{name}{suffix}": scale * float(np.asarray(getattr(found, name))[at]) for name in names}
+
+
+def differences(compared, rng):
+    """Give each run's difference of F1 against its baseline, in percentage points, paired by prompt.
+
+    One row a run and: `overall`, both estimands, the primary family of tests; each `emotion`, a second family; each `kind` of
+    prompt and each `prompt`, without a p-value: ten prompts can give none that is small. Columns {model, precision, against,
+    family, of, estimand, estimate_points, low_points, high_points, standard_error_points, p, p_holm, effect_size, wrong_sign}.
+    p: of swapping the two runs' texts by prompt; p_holm: held against the family's number of tests. wrong_sign: the chance that
+    the true difference has the other sign. effect_size: d_z.
+    """
+    rows, study = [], compared.study
+    for run, baseline in compared.pairs():
+        about = {"model": run.model.name, "precision": run.precision, "against": baseline.precision}
+        pair = compared.counts_of(run.id, baseline.id)
+        statistics = (compare.macro_f1, compare.f1_by_emotion)
+        overall, each = map(compare.difference, statistics)
+        p_overall, p_each = (compare.swapped_p(pair, statistic, rng, SWAPS) for statistic in statistics)
+        for of in ESTIMANDS:
+            found, tested = compared.interval(pair, overall, of), of == compare.PROMPTS_LIKE_THESE
+            rows.append(about | {"family": "overall", "of": "all texts", "estimand": of} | _points(found))
+            if tested:
+                rows[-1] |= {"p": float(p_overall), "wrong_sign": float(compare.wrong_sign(found))}
+                rows[-1] |= {"effect_size": float(compare.effect_size(found, len(compared.prompts)))}
+        found = compared.interval(pair, each, compare.PROMPTS_LIKE_THESE)
+        for number, emotion in enumerate(study.emotions):
+            row = about | {"family": "emotion", "of": emotion, "estimand": compare.PROMPTS_LIKE_THESE} | _points(found, number)
+            rows.append(row | {"p": float(p_each[number])})
+        parts = [("kind", kind, compared.kinds == kind) for kind in dict.fromkeys(compared.kinds)]
+        parts += [("prompt", prompt, np.array(compared.prompts) == prompt) for prompt in compared.prompts]
+        for family, of, inside in parts:
+            estimand = compare.THESE_PROMPTS if family == "prompt" else compare.PROMPTS_LIKE_THESE
+            found = compared.interval(pair[inside], overall, estimand)
+            rows.append(about | {"family": family, "of": of, "estimand": estimand} | _points(found))
+    columns = "model precision against family of estimand estimate_points low_points high_points standard_error_points".split()
+    frame = pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "effect_size", "wrong_sign"])
+    for _, family in frame[frame["p"].notna()].groupby("family"):
+        frame.loc[family.index, "p_holm"] = compare.holm(family["p"])
+    return frame
+
+
+def _points(found, at=()):
+    return _ends(found, at, 100, "_points")
+
+
+def variance(compared):
+    """Split the variance of right and wrong, model by model: {model, precisions, source, share}. See power.shares."""
+    rows = []
+    for model in dict.fromkeys(run.model.name for run in compared.runs):
+        runs = [run for run in compared.runs if run.model.name == model]
+        targets = np.arange(len(compared.study.emotions))[:, None]
+        correct = np.stack([compared.values(run.id, "judged_emotion") == targets for run in runs])
+        found = power.shares(correct)
+        rows += [{"model": model, "precisions": len(runs), "source": source, "share": share} for source, share in found.items()]
+    return pd.DataFrame(rows, columns=["model", "precisions", "source", "share"])
+
+
+def detectable(compared):
+    """Say what change of F1 each comparison could see at 80 % power, and what a change of WANTED would need.
+
+    Columns DETECTABLE: between_points and within_points are standard deviations of a prompt's part in the difference, and of a
+    sample's; prompts_needed and samples_needed are those for a change of WANTED, empty where no number is enough.
+    """
+    rows, (prompts, samples) = [], (len(compared.prompts), compared.study.samples)
+    for run, baseline in compared.pairs():
+        found = [compared.f1_difference(run.id, baseline.id, of) for of in ESTIMANDS]
+        seen = power.components(*found, prompts, samples)
+        rows.append(_seen(run.model.name, run.precision, baseline.precision, seen, prompts, samples))
+    return _typed(rows)
+
+
+def foreseen(study, prompts):
+    """Say the same of a study without judged texts, from how the packaged default's differences vary: (frame, of what)."""
+    reference = yaml.safe_load(Path(__file__).with_name("reference_variance.yaml").read_text(encoding="utf-8"))
+    most, rows = max(reference["points"].values()), []
+    for run in study.runs():
+        if (baseline := study.baseline(run.model)).precision != run.precision:
+            seen = power.Components((reference["points"].get(run.precision, most) / 100) ** 2, np.nan)
+            rows.append(_seen(run.model.name, run.precision, baseline.precision, seen, prompts, study.samples))
+    return _typed(rows), reference["of"]
+
+
+def _seen(model, precision, against, found, prompts, samples):
+    row = {"model": model, "precision": precision, "against": against, "prompts": prompts, "samples": samples}
+    row |= {"between_points": 100 * np.sqrt(found.between), "within_points": 100 * np.sqrt(found.within)}
+    row["detectable_points"] = 100 * power.detectable_change(found.standard_deviation(samples), prompts)
+    row["prompts_needed"] = power.prompts_needed(WANTED, found, samples)
+    row["samples_needed"] = power.samples_needed(WANTED, found, prompts) if samples > 1 and found.within > 0 else None
+    return row
+
+
+def _typed(rows):
+    return pd.DataFrame(rows, columns=DETECTABLE).astype({"prompts_needed": "Int64", "samples_needed": "Int64"})
+
+
+def by_prompts(compared):
+    """Give each run's F1 at the first SIZES prompts, and how far the choice of as many moves it: see choose.by_prompts."""
+    frames = []
+    for run in compared.runs:
+        judged = compared.values(run.id, "judged_emotion")
+        found = choose.by_prompts(judged, SIZES, lambda some: float(compare.macro_f1(compare.counts(some).sum(axis=(0, 1)))))
+        frames.append(found.assign(model=run.model.name, precision=run.precision))
+    every = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["model", "precision"])
+    return every[["model", "precision", *every.columns.difference(["model", "precision"], sort=False)]]
+
+
+def verdicts(compared, records, summary):
+    """Judge the study's claims by its runs: a frame of claims.COLUMNS, and `claimed`, in words. summary: tables.summary."""
+    by_id = {record.run.id: record for record in records}
+
+    def estimate_of(statistic, run_id, other_id):
+        of = compare.PROMPTS_LIKE_THESE
+        if statistic == "emotion_f1_difference":
+            if not compared.has(run_id) or not compared.has(other_id):
+                return np.nan, np.nan, np.nan, "not judged"
+            found = compared.f1_difference(run_id, other_id)
+            return float(found.estimate), float(found.low), float(found.high), of
+        figure = {"weights_saving": "weights", "peak_saving": "peak", "latency_ratio": "latency"}[statistic]
+        found = resources.ratio(figure, by_id[run_id], by_id[other_id])
+        estimate, low, high = (float(end) for end in (found.estimate, found.low, found.high))
+        if figure == "latency":
+            return estimate, low, high, of
+        return 1 - estimate, 1 - high, 1 - low, "exact" if figure == "weights" else of
+
+    runs = summary.assign(parameters=[_parameters(record.run.model) for record in records])
+    read = claims.read_claims(compared.study.claims)
+    found = claims.verdicts(read, runs, estimate_of)
+    found.insert(1, "claimed", found["claim"].map({claim.id: claim.sentence for claim in read}))
+    return found
+
+
+def _parameters(model):
+    """Count a model's parameters; nan where its weights are not here to be counted."""
+    try:
+        return model.parameters
+    except InputError:
+        return np.nan
