@@ -189,7 +189,7 @@ def _in_order(texts):
 
 
 def side_by_side(texts, emotion):
-    """Put the texts for one emotion beside each other: one row a prompt, one column a run, judged emotions in brackets."""
+    """Put the first samples for one emotion beside each other: a row a prompt, a column a run, judged emotions in brackets."""
     of = texts[texts["emotion"] == emotion]
     run = of["model"] + " " + of["precision"] if of["model"].nunique() > 1 else of["precision"]
     marked = "[" + of["judged_emotion"].fillna("not judged") + "] " + of["text"]
@@ -224,7 +224,7 @@ def provenance(records):
         fields |= settings["precision"]["quantization"] | measured["model"]
         fields |= settings["generation"] | {f"measurement {name}": value for name, value in settings["measurement"].items()}
         fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
-        fields |= {"emotions": ", ".join(settings["emotions"])}
+        fields |= {"emotions": ", ".join(settings["emotions"]), "samples": settings["samples"]}
         for scorer in record.run.study.scorers:
             fields |= {f"{scorer} {name}": value for name, value in (record.manifest(scorer) or {"by": {}})["by"].items()}
         fields |= {

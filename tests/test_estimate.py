@@ -65,6 +65,14 @@ def test_texts_and_tokens_count(as_fast):
     assert estimate.seconds(a_run("bf16", **study, **timed), "cpu") == pytest.approx(expected_s, abs=0.002)
 
 
+def test_samples_count_in_the_texts_and_not_in_those_timed(as_fast):
+    as_fast(1)
+    once = {"emotions": ("joy",), "measurement": timing(texts=100)}
+    more_s = estimate.seconds(a_run("bf16", **once, samples=3), "cpu") - estimate.seconds(a_run("bf16", **once), "cpu")
+    # 30 texts and 10 controls in batches of 14: 4 of them, where there were 2 of 20 texts. So 64 × (2 firsts + 18 more).
+    assert more_s == pytest.approx(64 * (2 * 0.038138 + 18 * 0.00077177), abs=0.002)
+
+
 def test_further_processes_and_batches_count(as_fast):
     as_fast(1)
     once = estimate.seconds(a_run("bf16"), "cpu")

@@ -31,9 +31,9 @@ def slow(tmp_path_factory):
 
 @pytest.fixture
 def study(write_study, slow):
-    """One run of 16 texts, a batch each."""
-    emotions = ["anger", "disgust", "fear", "guilt", "joy", "sadness", "shame"]
-    return write_study(models=[str(slow)], precisions=["bf16"], emotions=emotions, batch=1, generation={"max_new_tokens": 24})
+    """One run of 18 sampled texts, a batch each: what is resumed must draw as if it had not been stopped."""
+    emotions, generation = ["anger", "fear", "joy", "shame"], {"decoding": "sampled", "temperature": 1, "max_new_tokens": 24}
+    return write_study(models=[str(slow)], precisions=["bf16"], emotions=emotions, samples=2, batch=1, generation=generation)
 
 
 def texts(results):

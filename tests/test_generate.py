@@ -163,7 +163,8 @@ def test_tokens_are_drawn_from_the_softmax_at_the_temperature(varied):
     assert chance[0.7] > 0.001 > 1e-6 > chance[0.8]
 
 
-def test_successive_steps_are_independent():
+def test_successive_steps_are_independent_and_share_no_number():
+    assert np.intersect1d(generate._gumbel(7, 0, 5000), generate._gumbel(7, 1, 5000)).size == 0
     pairs = np.zeros((2, 2))
     for n in range(2000):
         first, second = (drawn([of(sample=n)], torch.zeros(1, 2), step=step)[0] for step in (0, 1))

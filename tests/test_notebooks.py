@@ -95,6 +95,33 @@ def test_mixtral_runs_at_8_and_4_bits_with_every_expert_counted_in_two_processes
         assert weights["elements"] == 2 * (2 * 128 * 128 + 2 * 64 * 128 + 4 * 3 * 256 * 128)
 
 
+@pytest.mark.full
+def test_sampled_study_has_a_row_a_sample_paired_with_the_baselines_of_the_same_draw(tmp_path, tiny_llama):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    (tmp_path / "two.csv").write_text(PROMPTS)
+    study = {"models": [str(tiny_llama)], "precisions": ["fp32", "bf16"], **SETTINGS, "samples": 2}
+    study["generation"] = {"decoding": "sampled", "temperature": 1.0, "max_new_tokens": 6}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(study))
+    for words in (["run"], ["report"]):
+        done = affq(tmp_path, *words, "toy.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+    tables = tmp_path / "reports" / "toy" / "tables"
+    texts = {precision: [t for t in rows(tables / "texts.csv") if t["precision"] == precision] for precision in ("fp32", "bf16")}
+    keys = [(p, e, str(n)) for p in ("note", "day") for e in ("joy", "fear") for n in (0, 1)] + [
+        ("note", "", "0"),
+        ("day", "", "0"),
+    ]
+    assert [[(t["prompt_id"], t["emotion"], t["sample"]) for t in of] for of in texts.values()] == [keys, keys]
+    assert len({t["text"] for t in texts["fp32"]}) == 10
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    for own, baseline in zip(texts["bf16"], texts["fp32"], strict=True):
+        wanted = scorer.score(baseline["text"], own["text"])["rougeL"].fmeasure
+        assert float(own["rougeL_to_baseline"]) == pytest.approx(wanted, abs=1e-6)
+    assert [row["texts"] for row in rows(tables / "summary.csv")] == ["8", "8"]
+    assert [row["timed"] for row in rows(tables / "batch.csv")] == ["0", "0"]  # what is timed is greedy
+
+
 def test_records_are_what_the_contract_says(folder, ran):
     run = next(r for r in runs(folder) if "llama--int8" in r.name)
     about = json.loads((run / "run.json").read_text())

@@ -30,6 +30,17 @@ def test_cross_asks_every_emotion_and_then_none():
     ]
 
 
+def test_samples_of_a_prompt_and_emotion_follow_each_other_and_the_control_has_one():
+    requests = prompts.cross(SEEDS[1:], ["joy", "fear"], 2)
+    assert [(r["prompt_id"], r["emotion"], r["sample"], r["request"]) for r in requests] == [
+        ("b", "joy", 0, "When joy?"),
+        ("b", "joy", 1, "When joy?"),
+        ("b", "fear", 0, "When fear?"),
+        ("b", "fear", 1, "When fear?"),
+        ("b", None, 0, "When?"),
+    ]
+
+
 def test_empty_rows_of_a_spreadsheet_are_no_prompts(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(HEAD + 'a,event,"When, {emotion}?",When?\n,,,\n\n', encoding="utf-8-sig")
@@ -37,21 +48,21 @@ def test_empty_rows_of_a_spreadsheet_are_no_prompts(tmp_path):
     assert prompts.read_prompts(path) == [expected]
 
 
-@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 30))
-def test_batches_keep_every_request_in_order_and_the_control_apart(count, emotions, size):
+@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(1, 30))
+def test_batches_keep_every_request_in_order_and_the_control_apart(count, emotions, samples, size):
     seeds = [{**SEEDS[0], "id": str(i)} for i in range(count)]
-    requests = prompts.cross(seeds, EMOTIONS[:emotions])
+    requests = prompts.cross(seeds, EMOTIONS[:emotions], samples)
     batches = in_batches(requests, size)
     assert [r for batch in batches for r in batch] == requests
     assert all(len(batch) <= size and len({r["emotion"] is None for r in batch}) == 1 for batch in batches)
 
 
-@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 100))
-def test_timed_requests_take_prompts_in_turn_and_none_twice(count, emotions, texts):
+@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(1, 100))
+def test_timed_requests_take_prompts_in_turn_and_none_twice(count, emotions, samples, texts):
     seeds = [{**SEEDS[0], "id": str(i), "text": f"{i} {{emotion}}"} for i in range(count)]
-    timed = prompts.to_time(prompts.cross(seeds, EMOTIONS[:emotions]), texts)
+    timed = prompts.to_time(prompts.cross(seeds, EMOTIONS[:emotions], samples), texts)
     assert [t["prompt_id"] for t in timed] == [str(i % count) for i in range(min(texts, count * emotions))]
-    assert all(t["emotion"] for t in timed) and len({t["request"] for t in timed}) == len(timed)
+    assert all(t["emotion"] and t["sample"] == 0 for t in timed) and len({t["request"] for t in timed}) == len(timed)
     if texts >= emotions <= count:
         assert {t["emotion"] for t in timed} == set(EMOTIONS[:emotions])
 

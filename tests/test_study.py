@@ -64,6 +64,22 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         (MINIMAL + "batch: 0\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found 0"),
         (MINIMAL + "batch: true\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found True"),
         (MINIMAL + "samples: 3\n", "samples in …/toy.yaml, line 3 must be 1: greedy decoding gives the same text each time"),
+        (MINIMAL + "samples: none\n", "samples in …/toy.yaml, line 3 must be a whole number from 1; found 'none'"),
+        (
+            MINIMAL + "generation: {decoding: beam}\n",
+            "unknown decoding 'beam' in …/toy.yaml, line 3; known: greedy, sampled",
+        ),
+        (
+            MINIMAL + "generation: {temperature: 0.7}\n",
+            "temperature in …/toy.yaml, line 3 goes with decoding: sampled, not greedy",
+        ),
+        *(
+            (
+                MINIMAL + f"samples: 2\ngeneration:\n  decoding: sampled\n  temperature: {value}\n",
+                f"temperature in …/toy.yaml, line 6 must be between 0 and 100; found {found}",
+            )
+            for value, found in (("0", "0"), ("-1", "-1"), (".nan", "nan"), ("true", "True"), ("100", "100"), ("null", "None"))
+        ),
         (MINIMAL + "models: [a]\n", "…/toy.yaml, line 3: 'models' is given twice"),
         (
             MINIMAL + "judges: [oracle]\n",
@@ -104,6 +120,29 @@ def test_model_may_be_a_folder_beside_the_study(write_study, tiny_llama):
     study = load_study(write_study(models=[str(tiny_llama)]))
     (model,) = study.models
     assert (model.name, model.folder, model.stored_dtype) == ("tiny-llama", tiny_llama, "float32")
+
+
+SAMPLED = {"decoding": "sampled", "max_new_tokens": 8, "temperature": 1}
+
+
+def test_sampled_study_has_a_temperature_and_counts_its_samples(write_study):
+    study = load_study(write_study(generation=SAMPLED, samples=3, seed=5))
+    assert study.generation == SAMPLED and study.sampling == {"temperature": 1.0, "seed": 5}
+    # Two prompts, two emotions, three samples; and the two prompts of the control, once each.
+    assert (study.texts_asked, study.texts_wanted) == (12, 14)
+    assert load_study(write_study(generation=SAMPLED)).texts_wanted == 6
+    assert load_study("default").sampling is None
+
+
+def test_greedy_study_knows_no_temperature_so_that_ids_stay_what_they_were(write_study):
+    settings = load_study(write_study()).runs()[0].settings
+    assert settings["generation"] == {"decoding": "greedy", "max_new_tokens": 8} and settings["samples"] == 1
+    assert load_study("default").runs()[0].id == "smollm2-135m--fp32--6f0cf833a4"  # before there was sampled decoding
+
+
+def test_id_changes_with_temperature_and_samples(write_study):
+    changes = [{}, {"samples": 2}, {"generation": SAMPLED | {"temperature": 0.5}}]
+    assert len({load_study(write_study(**{"generation": SAMPLED} | change)).runs()[0].id for change in changes}) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +201,7 @@ KEYS = [
     "juges",
 ]
 VALUES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=2)
-MAPPINGS = st.dictionaries(st.sampled_from(["texts", "new_tokens", "decoding", "x"]), VALUES, max_size=2)
+MAPPINGS = st.dictionaries(st.sampled_from(["texts", "new_tokens", "decoding", "temperature", "x"]), VALUES, max_size=2)
 NAMES = st.just(["smollm2-135m"]) | st.lists(st.text(max_size=5) | st.just("~nobody/m"), max_size=2) | VALUES
 
 

@@ -229,6 +229,13 @@ def test_side_by_side_puts_precisions_beside_each_other(runs):
     assert wide.iloc[1].tolist() == ["day", "[joy] fp32 day joy", "[none] bf16 day joy"]
 
 
+def test_side_by_side_shows_the_first_of_several_samples(runs):
+    texts = tables.texts(runs)
+    second = texts.assign(sample=1, text="another draw")
+    both = pd.concat([texts, second], ignore_index=True).sort_values(["run_id", "prompt_id", "sample"])
+    assert "another draw" not in tables.side_by_side(both, "joy").to_string()
+
+
 def test_provenance_says_which_runs_share_a_value(runs):
     found = tables.provenance(runs).set_index("field")
     assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-lora, minilm-goemotions"
