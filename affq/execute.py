@@ -13,7 +13,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, endings, estimate, locks, probes, weights
+from affq import InputError, endings, estimate, locks, perplexity, probes, weights
 from affq.judge import read_card
 from affq.plan import plan
 from affq.progress import watched
@@ -250,6 +250,7 @@ def score_study(study, results):
     check_kernel()
     for judge in study.judges:
         weights.fetch(read_card(judge)[0]["encoder"])
+    weights.fetch(perplexity.SCORER)
     _execute_over(study, results, "2_score")
 
 

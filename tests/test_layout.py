@@ -55,7 +55,10 @@ MAY_IMPORT = {
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
     "tables": {"compare", "resources", "scores"},
-    "execute": {"endings", "estimate", "judge", "locks", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
+    "perplexity": {"models", "sources"},
+    "text_quality": {"scores"},
+    "execute": {"endings", "estimate", "judge", "locks", "perplexity", "plan", "probes", "progress", "provenance", "records"}
+    | {"weights"},
     "doctor": {"estimate", "execute", "judge", "provenance", "study", "trials", "weights"},
     "trials": {"generate", "models", "precisions", "probes"},
     "cli": {"doctor", "execute", "judge", "memory", "plan", "progress", "publish", "records", "scores", "study", "weights"}
