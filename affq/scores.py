@@ -96,7 +96,7 @@ def is_refusal(text):
     """Say whether a text opens as a refusal does, by the list REFUSALS.
 
     It is a list: a refusal in other words, after a first sentence or in another language is missed, and a text that opens so
-    and then does what was asked ("As an AI I have no feelings, but here it is") is taken for one.
+    and only introduces itself ("I'm an AI assistant"), or then does what was asked, is taken for one.
     """
     return _REFUSAL.match(text) is not None
 
