@@ -17,7 +17,7 @@ GENERATING = (
     *("precisions.py", "architectures.py", "experts.py", "models.py", "prompts.py", "generate.py"),
     *("measure.py", "probes.py", "interference.py", "kernels.py"),
 )
-SCORING = ("judge.py", "scores.py")
+SCORING = ("judge.py", "scores.py", "perplexity.py")
 
 
 @cache

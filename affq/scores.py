@@ -1,6 +1,7 @@
-"""Statistics of one text: the emotion it is judged to carry, whether it is degenerate, its ROUGE. No files."""
+"""Statistics of one text: the emotion it is judged to carry, its ROUGE, how it repeats itself and others. No files."""
 
 import re
+from collections import defaultdict
 
 NONE = "none"
 MASK = "..."  # as enISEAR hides the emotion that a text is about
@@ -24,6 +25,21 @@ EMOTION_WORDS = {
 }
 _ANY_EMOTION_WORD = re.compile(rf"\b(?:{'|'.join(EMOTION_WORDS.values())})\b", re.IGNORECASE)
 
+_CANNOT = r"I(?:['’]m| am)? (?:can(?:no|['’])t|can not|will not|won['’]t|not able to|unable to)(?: be able to)?"
+_COMPLY = r"(?:help(?! \w+ing\b)|assist|write|generate|create|compose|produce|provide|fulfill?|comply|answer|do that)\b"
+# How a refusal opens: regular expressions, for the first words of a text.
+REFUSALS = (
+    rf"{_CANNOT} {_COMPLY}",
+    r"(?:I['’]m|I am|as) (?:just |only )?an? (?:AI|artificial intelligence|(?:\w+ )?language model)\b",
+)
+_REFUSAL = re.compile(
+    r"\W*(?:(?:(?:(?:I['’]m|I am) (?:\w+ )?)?sorry|I apologi[sz]e|(?:my )?apologies|unfortunately)[,.]? (?:but )?)?"
+    rf"(?:{'|'.join(REFUSALS)})",
+    re.IGNORECASE,
+)
+REPETITIVE = 0.5  # of a text's 4-grams: beyond it most were there before, each 4-gram standing more than twice on average
+SELF_BLEU_REFERENCES = 50  # a text is held against no more others, so that the cost grows with the texts, not their square
+
 
 def mask_emotion_words(text):
     """Put `...` for each word that names an emotion, of whichever emotion: what is left is judged by what happens."""
@@ -40,10 +56,86 @@ def names_emotion(text, emotion):
     return re.search(rf"\b(?:{EMOTION_WORDS[emotion]})\b", text, re.IGNORECASE) is not None
 
 
+def words(text):
+    """List the words of a text, in lower case, without punctuation."""
+    return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+
+
 def is_degenerate(text):
     """Say whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
-    words = re.findall(r"\w+(?:['’-]\w+)*", text.lower())
-    return len(words) < 3 or len(set(words)) / len(words) < 0.2
+    found = words(text)
+    return len(found) < 3 or len(set(found)) / len(found) < 0.2
+
+
+def distinct_n(texts, n):
+    """Give distinct-n: of all n-grams of words in these texts, the share that is left when each counts once; None without any.
+
+    Li et al. 2016 (https://arxiv.org/abs/1510.03055), who divide by the number of tokens: here by that of n-grams, so that 1
+    can be reached. It falls as texts grow longer or more: compare only as many texts of about the same length.
+    """
+    ngrams = [ngram for text in map(words, texts) for ngram in zip(*(text[start:] for start in range(n)), strict=False)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else None
+
+
+def seq_rep_4(text):
+    """Give the share of a text's 4-grams of words that were there before in it; None for fewer than four words.
+
+    Sequence repetition of Welleck et al. 2020 (https://arxiv.org/abs/1908.04319), 1 - distinct-4 of the one text, there over
+    tokens of a model.
+    """
+    distinct = distinct_n([text], 4)
+    return None if distinct is None else 1 - distinct
+
+
+def is_collapsed(text):
+    """Say whether generation collapsed: the text is degenerate, or more than REPETITIVE of its 4-grams are repeated."""
+    return is_degenerate(text) or (seq_rep_4(text) or 0) > REPETITIVE
+
+
+def is_refusal(text):
+    """Say whether a text opens as a refusal does, by the list REFUSALS.
+
+    It is a list: a refusal in other words, after a first sentence or in another language is missed, and a text that opens so
+    and only introduces itself ("I'm an AI assistant"), or then does what was asked, is taken for one.
+    """
+    return _REFUSAL.match(text) is not None
+
+
+def self_bleu(texts):
+    """Give each text's BLEU against the others, 0 to 1, in their order; None for one without words, or without others.
+
+    Self-BLEU is the mean (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): the higher, the more texts are like each other. By
+    sacrebleu, 13a tokens, exponential smoothing, orders as far as the text has them. Of more than SELF_BLEU_REFERENCES others
+    every second, third … is taken, around the circle. More references give a higher figure: compare only as many texts.
+    """
+    from sacrebleu.metrics import BLEU
+
+    bleu, step = BLEU(effective_order=True), -(-(len(texts) - 1) // SELF_BLEU_REFERENCES) or 1
+    found = []
+    for place, text in enumerate(texts):
+        others = (texts[place + 1 :] + texts[:place])[::step]
+        found.append(bleu.sentence_score(text, others).score / 100 if others and words(text) else None)
+    return found
+
+
+def text_statistics(generations):
+    """Score generations by themselves: words, distinct_1, distinct_2, seq_rep_4, self_bleu, refusal, degenerate, collapsed.
+
+    self_bleu is against the texts asked for the same emotion. What a text is too short for is None.
+    """
+    by_emotion = defaultdict(list)
+    for generation in generations:
+        by_emotion[generation["emotion"]].append(generation["text"])
+    bleu = {emotion: iter(self_bleu(texts)) for emotion, texts in by_emotion.items()}
+    rows = []
+    for generation in generations:
+        text = generation["text"]
+        shares = {"distinct_1": distinct_n([text], 1), "distinct_2": distinct_n([text], 2), "seq_rep_4": seq_rep_4(text)}
+        shares |= {"self_bleu": next(bleu[generation["emotion"]])}
+        shares = {name: share if share is None else round(share, 6) for name, share in shares.items()}
+        said = {"refusal": is_refusal(text), "degenerate": is_degenerate(text), "collapsed": is_collapsed(text)}
+        rows.append({**_key(generation), "words": len(words(text)), **shares, **said})
+    return rows
 
 
 def judged(texts, probabilities, emotions):

