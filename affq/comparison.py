@@ -111,6 +111,12 @@ def _ends(found, at=(), scale=1, suffix=""):
     return {f"{name}{suffix}": scale * float(np.asarray(getattr(found, name))[at]) for name in names}
 
 
+def share_interval(values):
+    """Give (low, high) of a share, for prompts like these. values: 0 or 1, of shape (prompts, texts a prompt)."""
+    found = compare.interval(compare.totals(values[:, :, None]), compare.mean, compare.PROMPTS_LIKE_THESE)
+    return max(float(found.low), 0.0), min(float(found.high), 1.0)
+
+
 def differences(compared, rng):
     """Give each run's difference of F1 against its baseline, in percentage points, paired by prompt.
 

@@ -13,7 +13,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from affq import InputError, endings, estimate, labels, locks, perplexity, probes, weights
+from affq import InputError, endings, estimate, labels, locks, probes
 from affq.plan import plan
 from affq.progress import watched
 from affq.provenance import NOTEBOOKS
@@ -250,7 +250,8 @@ def score_study(study, results):
     for judge in study.judges:
         judge.fetch(print)
         judge.need(study.emotions)
-    weights.fetch(perplexity.SCORER)
+    if study.perplexity:
+        study.perplexity.fetch(print)
     _execute_over(study, results, "2_score")
 
 

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from affq import sources
-
-SCORER = "smollm2-135m"
 PRECISION = "fp32"
 MAX_TOKENS = 1024  # of a text, from its beginning
 BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where the vocabulary has 49,152 tokens
@@ -15,7 +12,7 @@ BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where
 class Scorer:
     """A causal language model at fp32 on the CPU, loaded when it is first used. source: one of the kinds of `sources`."""
 
-    source: object = sources.Catalogued(SCORER)
+    source: object
 
     @property
     def identity(self):

@@ -89,6 +89,7 @@ class Study:
     limits: dict
     judges: tuple
     references: Path
+    perplexity: object  # the model that says how likely texts are, one of the kinds of `sources`; None for none
     claims: Path
     budget: dict
 
@@ -119,8 +120,9 @@ class Study:
 
     @property
     def scorers(self):
-        """List the ids of what scores the texts: the judges, and ROUGE."""
-        return (*(judge.name for judge in self.judges), "rouge-references", "rouge-baseline")
+        """List the ids of what scores the texts: the judges and metrics."""
+        also = ("perplexity",) if self.perplexity else ()
+        return (*(judge.name for judge in self.judges), "rouge-references", "rouge-baseline", "text-quality", *also)
 
     def run(self, model, precision):
         """Find one run by the name of its model and its precision."""
@@ -233,6 +235,14 @@ class _Reader(Settings):
             )
         return read
 
+    def scoring_model(self):
+        """Find the model by which perplexity is reckoned."""
+        if (value := self.values["perplexity"]) is None:
+            return None
+        if not isinstance(value, str) or not (found := sources.find(value, self.path.parent)):
+            self.refuse("unknown model", value, ("perplexity",), (*weights.generating()[:1], "as under models", "or null"))
+        return found
+
     def study(self, source):
         kind = self.one_of("weights", WEIGHTS, "kind of weights")
         models = tuple(self.model(i, value) for i, value in enumerate(self.names("models", "model")))
@@ -265,6 +275,7 @@ class _Reader(Settings):
             },
             judges=self.judges(),
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),
+            perplexity=self.scoring_model(),
             claims=self.file("claims", ".yaml", {"paper": PACKAGE / "claims.yaml"}),
             budget={name: given and self.between(0, MOST, "budget", name) for name, given in self.values["budget"].items()},
         )

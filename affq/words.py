@@ -212,6 +212,16 @@ def caveats(study, summary, texts, effect):
     return disturbed + "\n".join(f"- {line}" for line in lines)
 
 
+def collapse(written):
+    """Say how often generation collapsed. written: text_quality.by_run."""
+    said = []
+    for row in written.itertuples():
+        interval = f" ({row.collapsed_low:.0%} to {row.collapsed_high:.0%})" if row.collapsed_low == row.collapsed_low else ""
+        said.append(f"{as_data(f'{row.model} {row.precision}')} {row.collapsed:.0%}{interval}")
+    own = " Where *scored itself* is true, the fixed model wrote the texts." if written["scored_itself"].eq(True).any() else ""
+    return f"Generation collapsed in so many texts (95 % interval for prompts like these): {', '.join(said)}.{own}"
+
+
 def batch(effect):
     """Say how far batch and padding change the texts, and warn where that is not small beside the precision's effect.
 

@@ -203,6 +203,7 @@ def write_study(tmp_path):
             "batch": 2,
             "generation": {"max_new_tokens": 8},
             "measurement": {"texts": 2, "new_tokens": 8, "warmup_tokens": 1},
+            "perplexity": None,
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({**study, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}}))

@@ -68,9 +68,9 @@ MAY_IMPORT = {
     "records": {"files", "provenance", "scored", "weights"},
     "resources": {"compare", "interference"},
     "tables": {"compare", "comparison", "resources", "scores"},
-    "execute": {"endings", "estimate", "labels", "locks", "perplexity", "plan", "probes", "progress", "provenance", "records"} | {"weights"},
+    "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
     "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
-    "perplexity": {"models", "sources"},
+    "perplexity": {"models"},
     "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
     "cli": {"annotation", "classifiers", "comparison_words", "doctor", "execute", "files", "judge", "labels", "memory"}
