@@ -21,7 +21,7 @@ EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
 ENGINES = ("eager",)
 DEVICES = ("auto", "cpu", "cuda")
 DECODINGS = ("greedy", "sampled")
-HOTTEST = 100  # a temperature at which every token is about as likely
+HOTTEST = 100  # of temperatures: every token is about as likely there
 WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
 # The counts of `measurement`, and the least that each may be; two tokens are one further token.
