@@ -202,32 +202,14 @@ def judge(
 
     A line that cannot be judged comes back with judged_emotion null and the reason as error. Exit status 1 if there is one.
     """
-    from affq import classifiers, scores
-    from affq.judge import packaged, read_lines
-    from affq.study import EMOTIONS
+    from affq import judging
 
-    if not out.parent.is_dir() or out.is_dir():
-        raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
-    if out.exists() and out.samefile(texts):
-        raise InputError(f"{out} is the file that is read; give --out another name")
-    lines = read_lines(texts)
-    pairs = [word.partition("=") for word in _listed(labels)]
-    if wrong := [label + sign + emotion for label, sign, emotion in pairs if not (label and sign and emotion)]:
-        raise InputError(f"--labels {wrong[0]!r} must be its label, =, and an emotion: remorse=guilt")
-    loaded = classifiers.find(judge, {label: emotion for label, _, emotion in pairs}, Path(), EMOTIONS)
-    if not loaded:
-        choices = ", ".join([*packaged(), "or a folder with a sequence classifier", "or owner/name of the hub"])
-        raise InputError(f"unknown judge {judge!r}; known: {choices}")
-    loaded.fetch(lambda line: print(line, file=sys.stderr))
-    if not set(EMOTIONS) & set(loaded.emotions):
-        loaded.need(EMOTIONS)
-    good = [row["text"] for row, wrong in lines if not wrong]
-    verdicts = iter(scores.judged(good, loaded.probabilities(good), loaded.emotions))
-    found = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
-    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
-    _say(f"{len(good)} texts judged by {loaded.name}: {out}")
-    if bad := [number for number, (_, wrong) in enumerate(lines, 1) if wrong]:
-        _say(f"affq: {len(bad)} of {len(lines)} lines not judged, the first line {bad[0]}: {lines[bad[0] - 1][1]}", sys.stderr)
+    chosen = judging.chosen(judge, _listed(labels))
+    lines = judging.judge_file(texts, out, chosen, lambda line: _say(line, sys.stderr))
+    bad = [(number, wrong) for number, wrong in lines if wrong]
+    _say(f"{len(lines) - len(bad)} texts judged by {chosen.name}: {out}")
+    if bad:
+        _say(f"affq: {len(bad)} of {len(lines)} lines not judged, the first line {bad[0][0]}: {bad[0][1]}", sys.stderr)
         raise typer.Exit(1)
 
 

@@ -1,5 +1,6 @@
 """Random weights in a model's shape: measured as trained ones are, never judged, never on the host at once."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -156,8 +157,8 @@ def test_random_weights_are_measured_and_reported_and_never_judged(tmp_path, wri
     assert affq("score", "toy.yaml").stderr.startswith("affq: study toy has random weights")
     done = affq("report", "toy.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = (tmp_path / "reports" / "toy" / "tables" / "summary.csv").read_text().splitlines()
-    row = dict(zip(summary[0].split(","), summary[1].split(","), strict=True))
+    with open(tmp_path / "reports" / "toy" / "tables" / "summary.csv", newline="") as file:
+        row = next(csv.DictReader(file))
     assert (row["status"], row["weights"], row["note"].split("; ")[0]) == ("ok", "random", "random weights")
     assert row["emotion_f1"] == row["rougeL"] == row["texts"] == row["stored_dtype"] == ""
     assert int(row["weights_bytes"]) > 0 and float(row["latency_s"]) > 0 and int(row["peak_bytes"]) > 0

@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "judge": {"weights"},
     "classifiers": {"files", "judge", "sources"},
     "judge_card": {"judge"},
+    "judging": {"classifiers", "judge", "scores", "study"},
     "agreement": {"tables"},
     "batching": {"tables"},
     "comparison": {"choose", "claims", "compare", "power", "resources"},
@@ -73,8 +74,8 @@ MAY_IMPORT = {
     "perplexity": {"models"},
     "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {"annotation", "classifiers", "comparison_words", "doctor", "execute", "files", "judge", "labels", "memory"}
-    | {"own_study", "plan", "progress", "publish", "records", "scores", "study", "tables", "words"},
+    "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "judging", "labels", "memory", "own_study", "plan"}
+    | {"progress", "publish", "records", "study", "tables", "words"},
 }
 
 

