@@ -9,7 +9,7 @@ from affq.study import EMOTIONS
 
 
 def chosen(name, labels):
-    """Find the judge of a name, in the current folder where it is a folder's; labels: [`its label=emotion`]. Raises InputError."""
+    """Find the judge of a name, a folder's here among them; labels: [`its label=emotion`]. Raises InputError."""
     pairs = [word.partition("=") for word in labels]
     if wrong := [label + sign + emotion for label, sign, emotion in pairs if not (label and sign and emotion)]:
         raise InputError(f"--labels {wrong[0]!r} must be its label, =, and an emotion: remorse=guilt")
