@@ -243,6 +243,32 @@ def test_swaps_that_are_drawn_come_near_those_that_are_counted_and_are_never_0(m
     assert compare.swapped_p(apart, compare.macro_f1, rng, 99) == 1 / 100
 
 
+def test_five_prompts_are_too_few_to_find_a_difference_by_swapping():
+    # Two of the 2**5 swaps, none and all, differ as much whatever the texts: 6.25 %.
+    rng = np.random.default_rng(5)
+    pairs = [np.stack([compare.counts(drawn(rng, prompts=5)) for _ in range(2)], axis=-1) for _ in range(50)]
+    assert min(compare.swapped_p(pair, compare.macro_f1, None, 0) for pair in pairs) >= 2 / 32
+
+
+def test_interval_of_f1_covers_it_where_prompts_differ():
+    """A thousand studies of ten prompts, each right in a share of its texts that is its own: Beta(2, 1), so F1 is near 2/3.
+
+    Wrong texts are judged as the next emotion, so that as many texts are judged each emotion as asked: F1 is the share right.
+    """
+    rng = np.random.default_rng(6)
+    right = rng.random((10, 7, 1, 1000)) < rng.beta(2, 1, (10, 1, 1, 1000))
+    emotions = np.arange(7)[:, None, None]
+    terms = compare.counts(np.where(right, emotions, (emotions + 1) % 7))
+    found = compare.interval(terms, compare.macro_f1, compare.PROMPTS_LIKE_THESE, "logit")
+    # At 95 %, 930 or more of a thousand with a probability of 99.8 %.
+    assert np.mean((found.low <= 2 / 3) & (2 / 3 <= found.high)) >= 0.93
+
+
+def test_few_right_or_wrong_texts_fall_short():
+    assert compare.falls_short([5, 6, 64, 65], [65, 64, 6, 5], samples=1).tolist() == [True, False, False, True]
+    assert compare.falls_short([39, 40], [661, 660], samples=10).tolist() == [True, False]  # four a sample
+
+
 def test_holm_by_hand_with_a_test_that_was_not_made():
     # Three tests: 0.01 · 3, then 0.02 · 2, then 0.03 · 1, which may not be less than the one before.
     assert compare.holm([0.02, np.nan, 0.01, 0.03]) == pytest.approx([0.04, np.nan, 0.03, 0.04], nan_ok=True)

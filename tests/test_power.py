@@ -21,6 +21,11 @@ def test_components_of_means_are_those_of_a_one_way_analysis_of_variance():
     assert of_means(np.array([[[0.0, 2.0]], [[4.0, 6.0]]])) == Components(pytest.approx(7), pytest.approx(2))
 
 
+def test_prompts_that_differ_less_than_their_samples_have_no_variance_between():
+    # Means 1 and 1.5, variance 0.125; within (2 + 0.5) / 2 = 1.25, of which the means have half.
+    assert of_means(np.array([[[0.0, 2.0]], [[1.0, 2.0]]])) == Components(0, pytest.approx(1.25))
+
+
 def test_components_are_what_made_the_data():
     rng = np.random.default_rng(0)
     found = of_means(rng.normal(0, 0.5, (4000, 1, 1)) + rng.normal(0, 2, (4000, 1, 3)))
@@ -95,6 +100,14 @@ def test_shares_are_what_made_the_data():
     tables = [power.shares(correct(rng, (1, 2, 1.5, 1, 2), (20, 30, 20, 2))) for _ in range(60)]
     found = [np.mean([table[name] for table in tables]) for name in tables[0]]
     assert found == pytest.approx(np.array([1, 4, 2.25, 1, 4]) / 12.25, abs=0.03)
+
+
+def test_shares_by_hand_of_a_table_of_prompts_and_emotions():
+    # Cells 8 4 / 2 2, samples 1 above and below. Effects: prompts 2, emotions 1, their interaction 1; squares times 8 texts over
+    # 1 degree of freedom: 32, 8, 8. Sample 2; interaction (8 - 2) / 2 = 3; prompt (32 - 2 - 2 * 3) / 4 = 6; emotion (8 - 8) / 4.
+    table = np.array([[[[7, 9], [3, 5]], [[1, 3], [1, 3]]]])
+    expected = {"precision": np.nan, "prompt": 6 / 11, "emotion": 0, "interactions": 3 / 11, "sample": 2 / 11}
+    assert power.shares(table) == pytest.approx(expected, nan_ok=True)
 
 
 def test_shares_by_hand():
