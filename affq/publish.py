@@ -18,7 +18,6 @@ from nbconvert.filters import markdown2html
 from affq import __version__, without_places
 
 LONG = 40  # characters from which a cell is a text, set in a wider column
-PIXELS = 170  # an inch of a chart on a screen
 
 
 def markdown(text):
@@ -112,10 +111,10 @@ def chart(axes, folder, name, alt):
     with plt.rc_context({"svg.hashsalt": name}):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-    figure.savefig(path.with_suffix(".png"), dpi=2 * PIXELS)
+    figure.savefig(path.with_suffix(".png"), dpi=2 * figure.dpi)
     plt.close(figure)
     image = Image(path.with_suffix(".png").read_bytes(), format="png")
-    display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * PIXELS)}})
+    display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * figure.dpi)}})
 
 
 def report(notebook, folder, title):
