@@ -17,6 +17,7 @@ from nbconvert.filters import markdown2html
 
 from affq import __version__, without_places
 
+WIDE = 14  # columns from which a table is printed in smaller letters
 LONG = 40  # characters from which a cell is a text, set in a wider column
 
 
@@ -70,7 +71,8 @@ def _html(frame, caption):
     columns = [_cells(frame[name], kinds[name], number < heading) for number, name in enumerate(frame.columns)]
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
     return (
-        f'<div class="table" tabindex="0" role="group" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f'<div class="table{" wide" * (len(kinds) > WIDE)}" tabindex="0" role="group" aria-label="{caption}">'
+        f"<table><caption>{caption}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
