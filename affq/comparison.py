@@ -14,7 +14,7 @@ from affq import InputError, choose, claims, compare, power, resources
 ESTIMANDS = (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)
 F1S = {"emotion_f1": "judged_emotion", "emotion_f1_masked": "masked_emotion"}
 MEANS = ("names_target", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline")
-SWAPS = 9_999  # of two runs' texts, where they are too many to look at all
+SWAPS = 1_999  # of two runs' texts, where they are too many to look at all
 DRAWS = 1_000  # of the prompts
 WANTED = 0.05  # the change of F1 that a reader is told the price of
 DETECTABLE = (
@@ -62,6 +62,10 @@ class Compared:
     def has(self, run_id, figure="emotion_f1"):
         """Say whether a run's texts have this figure, every one of them."""
         return run_id in self._of and not self._of[run_id][F1S.get(figure, figure)].isna().any()
+
+    def chance_f1(self, run_id):
+        """Give the macro-F1 that shuffled targets would give."""
+        return float(compare.chance_f1(self.terms(run_id, "emotion_f1")[0].sum(axis=(0, 1))))
 
     def falls_short(self, run_id, figure="emotion_f1", by_emotion=False):
         """Say whether too few texts are right, or wrong, for the interval of F1 to cover as often as it says."""

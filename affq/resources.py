@@ -239,7 +239,8 @@ def ratios(records):
     """
     rows = []
     for record in (r for r in records if r.complete):
-        baseline = next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
+        wanted = record.run.study.baseline(record.run.model).id
+        baseline = next(r for r in records if r.run.id == wanted)
         if baseline is record or not baseline.complete:
             continue
         about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
