@@ -191,6 +191,35 @@ def side_by_side(texts, emotion):
     return wide.rename_axis(columns=None).fillna("").reset_index(names="prompt")
 
 
+def examples(texts):
+    """Choose texts by rule: one row a text, {why, model, precision, prompt, asked, judged, target_probability, text}.
+
+    Of each run the text with the highest and the one with the lowest probability of the emotion asked for; of each model of
+    several runs the request whose texts' probabilities lie furthest apart, at the runs of the highest and of the lowest.
+    """
+    known = texts[texts["emotion"].notna() & texts["target_probability"].notna()]
+    chosen = []
+    for _, of in known.groupby("run_id", sort=False):
+        chosen += [(why, of.loc[at]) for why, at in _ends_of(of["target_probability"], "surest", "least sure")]
+    for _, of in known.groupby("model", sort=False):
+        by_request = of.groupby(KEY, sort=False)["target_probability"]
+        if by_request.size().max() > 1:
+            widest = (by_request.max() - by_request.min()).idxmax()
+            of_request = of[(of[KEY] == list(widest)).all(axis=1)]
+            ends = _ends_of(of_request["target_probability"], "differs most: highest", "differs most: lowest")
+            chosen += [(why, of.loc[at]) for why, at in ends]
+    rows = [
+        {"why": why, "model": row["model"], "precision": row["precision"], "prompt": row["prompt_id"], "asked": row["emotion"]}
+        | {"judged": row["judged_emotion"], "target_probability": row["target_probability"], "text": row["text"]}
+        for why, row in chosen
+    ]
+    return pd.DataFrame(rows, columns="why model precision prompt asked judged target_probability text".split())
+
+
+def _ends_of(values, highest, lowest):
+    return (highest, values.idxmax()), (lowest, values.idxmin())
+
+
 def judge_quality(judges):
     """Give precision, recall and F1 by emotion of each judge that has a card, on its test file: {judge, emotion, …}."""
     kinds = ("precision", "recall", "f1")
