@@ -44,7 +44,7 @@ def latex(folder, summary, differences, verdicts, compared):
     shown = verdicts[["claim", *RUN, "against", "statistic"]].assign(
         estimate=_figures(verdicts, ".2f", "estimate", "low", "high"), verdict=verdicts["verdict"]
     )
-    _write(shown.assign(statistic=shown["statistic"].str.replace("_", " ")), folder, "claims")
+    _write(shown.assign(statistic=[name.replace("_", " ") for name in shown["statistic"]]), folder, "claims")
 
 
 def unbeaten(summary, compared):
@@ -58,11 +58,11 @@ def unbeaten(summary, compared):
 
 def _figures(frame, form, figure, low=None, high=None):
     """Write figures as text, with the ends of their intervals in brackets where there are any; "" for what is not known."""
-    shown = frame[figure].map(lambda value: "" if pd.isna(value) else format(value, form))
+    shown = ["" if pd.isna(value) else format(value, form) for value in frame[figure]]
     if low is not None:
-        ends = zip(frame[low], frame[high], strict=True)
-        shown = shown + ["" if pd.isna(a) or pd.isna(b) else f" [{a:{form}}, {b:{form}}]" for a, b in ends]
-    return shown.str.replace("-", "\N{MINUS SIGN}")
+        ends = zip(shown, frame[low], frame[high], strict=True)
+        shown = [one if pd.isna(a) or pd.isna(b) else f"{one} [{a:{form}}, {b:{form}}]" for one, a, b in ends]
+    return pd.Series([one.replace("-", "\N{MINUS SIGN}") for one in shown], frame.index, dtype=str)
 
 
 def _write(frame, folder, name, bold=None):
@@ -73,7 +73,7 @@ def _write(frame, folder, name, bold=None):
     style = style.format_index(escape="latex", axis="columns")
     if bold is not None and F1 in frame:
         style = style.apply(lambda column: ["textbf:--rwrap;" if yes else "" for yes in bold], subset=F1)
-    sides = "".join("l" if shown[column].str.contains("[A-Za-z]").any() else "r" for column in shown)
+    sides = "".join("l" if any(map(str.isalpha, "".join(shown[column]))) else "r" for column in shown)
     text = style.to_latex(hrules=True, column_format=sides)
     (Path(folder) / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
 
