@@ -48,8 +48,11 @@ def table(frame, caption, folded=False):
 
     The leading columns of words, as few as tell every row from the others, head the rows.
     """
-    shown = _html(frame, _escaped(caption))
-    if folded:
+    if frame.empty:
+        shown = f"<p>{_escaped(caption)}: there is none.</p>"
+    else:
+        shown = _html(frame, _escaped(caption))
+    if folded and not frame.empty:
         shown = f"<details><summary>{_escaped(caption)}</summary>{shown}</details>"
     # JupyterLab would typeset what looks like LaTeX.
     display(HTML(f'<div class="mathjax_ignore">{shown}</div>'))
@@ -105,6 +108,7 @@ def _cells(column, kind, heads):
 def chart(axes, folder, name, alt):
     """Show a chart with its alternative text and write it to folder/charts/<name>.svg, .pdf and .png."""
     import matplotlib.pyplot as plt
+    import PIL.Image
 
     path = Path(folder) / "charts" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,10 @@ def chart(axes, folder, name, alt):
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     figure.savefig(path.with_suffix(".png"), dpi=2 * figure.dpi)
     plt.close(figure)
+    # A chart has few colours: with a palette the page is a third of the size.
+    with PIL.Image.open(path.with_suffix(".png")) as picture:
+        few = picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE)
+    few.save(path.with_suffix(".png"), optimize=True)
     image = Image(path.with_suffix(".png").read_bytes(), format="png")
     display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * figure.dpi)}})
 
