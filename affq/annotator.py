@@ -4,18 +4,20 @@ Labels are kept in a copy of the sample beside it, one a person, after every ans
 """
 
 from functools import partial
-from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
 
 from affq import InputError, annotation, files, labels, printable, tables
+from affq.explore import escaped
 from affq.keys import keyed
 from affq.records import records
 from affq.scores import NONE
 from affq.study import load_study
 
-STYLE = "font: 18px/1.6 var(--jp-content-font-family, serif); max-width: 40em; min-height: 9em; padding: 8px 0; white-space: pre-wrap"
+STYLE = (
+    "font: 18px/1.6 var(--jp-content-font-family, serif); max-width: 40em; min-height: 9em; padding: 8px 0; white-space: pre-wrap"
+)
 
 
 class Annotator:
@@ -107,5 +109,4 @@ class Annotator:
             text = f"All texts have a label. affq annotate {self.study} --labels {self.path} reads them back."
         else:
             text = self.frame["text"][self.place]
-        shown = "".join(c if c.isspace() else printable(c) for c in text)
-        self.text.value = f'<div style="{STYLE}">{escape(shown)}</div>'
+        self.text.value = f'<div style="{STYLE}">{escaped(text)}</div>'

@@ -22,7 +22,7 @@ RUN_TEXTS = 100  # of one run on a page
 STYLE = """<style>
 .affq {font: 14px/1.45 var(--jp-ui-font-family, sans-serif); color: var(--jp-ui-font-color1, #222)}
 .affq .runs {display: flex; gap: 12px; overflow-x: auto; align-items: stretch}
-.affq article {flex: 1 0 15em; max-width: 42em; padding: 8px 12px; border: 1px solid var(--jp-border-color2, #ccc); border-radius: 4px}
+.affq article {flex: 1 0 15em; max-width: 42em; padding: 8px 12px; border: 1px solid var(--jp-border-color2, #ccc)}
 .affq h4 {margin: 0 0 2px; font-size: 15px}
 .affq p {margin: 4px 0; overflow-wrap: anywhere}
 .affq .text {white-space: pre-wrap}
@@ -108,9 +108,9 @@ def marked(text, baseline):
     words, spaces = text.split(), re.findall(r"\s+|\Z", text.lstrip())
     parts, changed = [], 0
     for kind, lost, gone, start, end in SequenceMatcher(None, old := baseline.split(), words, autojunk=False).get_opcodes():
-        shown = "".join(_escaped(word + space) for word, space in zip(words[start:end], spaces[start:end], strict=True))
+        shown = "".join(escaped(word + space) for word, space in zip(words[start:end], spaces[start:end], strict=True))
         if kind == "delete":
-            shown = f'<del title="{_escaped(" ".join(old[lost:gone]))}">⋯</del> '
+            shown = f'<del title="{escaped(" ".join(old[lost:gone]))}">⋯</del> '
         elif kind != "equal":
             changed += end - start
             shown = f"<mark>{shown.rstrip()}</mark>{shown[len(shown.rstrip()) :]}"
@@ -118,7 +118,8 @@ def marked(text, baseline):
     return "".join(parts), changed / max(len(words), 1)
 
 
-def _escaped(value):
+def escaped(value):
+    """Give any value as HTML that shows it: no markup, and what is no printable character as \\x1b."""
     # Nothing hides or turns the line around, and half a surrogate pair can be sent.
     return html.escape("".join(c if c.isspace() else printable(c) for c in str(value)))
 
@@ -127,7 +128,7 @@ def _bars(probabilities, asked):
     rows = []
     for emotion, p in probabilities.items():
         kind = ' class="asked"' if emotion == asked else ""
-        rows.append(f"<span{kind}>{_escaped(emotion)}</span><span><i{kind} style='width:{p:.0%}'></i></span><span>{p:.2f}</span>")
+        rows.append(f"<span{kind}>{escaped(emotion)}</span><span><i{kind} style='width:{p:.0%}'></i></span><span>{p:.2f}</span>")
     return f'<div class="bars">{"".join(rows)}</div>'
 
 
@@ -135,7 +136,7 @@ def _judged(row):
     if row.probabilities is None:
         return "not judged"
     right = {True: "✓ ", False: "✗ "}[row.judged_emotion == row.emotion] if row.emotion != NO_EMOTION else ""
-    return f"{right}judged {_escaped(row.judged_emotion)}"
+    return f"{right}judged {escaped(row.judged_emotion)}"
 
 
 def _page(content):
@@ -156,17 +157,17 @@ def side_by_side(explored, texts, request):
     for row in here.itertuples():
         baseline = baselines[row.model]
         if row.run_id == baseline.id:
-            text, said = _escaped(row.text), "the baseline"
+            text, said = escaped(row.text), "the baseline"
         elif baseline.id not in every:
-            text, said = _escaped(row.text), f"its baseline {baseline.precision} is not there"
+            text, said = escaped(row.text), f"its baseline {baseline.precision} is not there"
         else:
             text, share = marked(row.text, every[baseline.id])
             same = row.text == every[baseline.id]
             said = f"as at {baseline.precision}" if same else f"{share:.0%} of its words are not those at {baseline.precision}"
         bars = _bars(row.probabilities, row.emotion) if row.probabilities else ""
-        head = f"<h4>{_escaped(row.model)} {row.precision}</h4><small>{_judged(row)}; {said}</small>"
+        head = f"<h4>{escaped(row.model)} {row.precision}</h4><small>{_judged(row)}; {said}</small>"
         columns.append(f'<article>{head}<p class="text">{text or "<i>an empty text</i>"}</p>{bars}</article>')
-    asked = f"<p><small>Asked for {_escaped(request[1])}:</small> {_escaped(here['prompt'].iloc[0])}</p>"
+    asked = f"<p><small>Asked for {escaped(request[1])}:</small> {escaped(here['prompt'].iloc[0])}</p>"
     return _page(f'{asked}<div class="runs">{"".join(columns)}</div>')
 
 
@@ -181,21 +182,21 @@ def run_texts(texts, run_id):
     if of.empty:
         return _page("<p>No text of this run is chosen.</p>")
     rows = "".join(
-        f"<tr><td>{_escaped(row.prompt_id)}</td><td>{_escaped(row.emotion)}</td><td>{_judged(row)}</td>"
-        f'<td class="text">{_escaped(row.text)}</td></tr>'
+        f"<tr><td>{escaped(row.prompt_id)}</td><td>{escaped(row.emotion)}</td><td>{_judged(row)}</td>"
+        f'<td class="text">{escaped(row.text)}</td></tr>'
         for row in of.head(RUN_TEXTS).itertuples()
     )
     first = of.iloc[0]
     counted = f"{len(of):,} texts" if len(of) <= RUN_TEXTS else f"the first {RUN_TEXTS} of {len(of):,} texts; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
-    return _page(f"<p><b>{_escaped(first['model'])} {first['precision']}</b>: {counted}</p><table>{head}{rows}</table>")
+    return _page(f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p><table>{head}{rows}</table>")
 
 
 def notes(kept, texts):
     """Show the notes on the texts that are given, the latest last: HTML. kept: notes.kept."""
     runs = texts["model"] + " " + texts["precision"]
     of = [note for note in kept if note["id"] in runs.index]
-    lines = "".join(f"<p><small>{_escaped(n['time'])} on {_escaped(runs[n['id']])}:</small> {_escaped(n['note'])}</p>" for n in of)
+    lines = "".join(f"<p><small>{escaped(n['time'])} on {escaped(runs[n['id']])}:</small> {escaped(n['note'])}</p>" for n in of)
     return _page(lines)
 
 

@@ -1,7 +1,5 @@
 """The explorer: widgets over one study's texts, runs and notes, for JupyterLab. What they show is made in `explore`."""
 
-from html import escape
-
 import ipywidgets as widgets
 from ipympl.backend_nbagg import Canvas, FigureManager
 from matplotlib.figure import Figure
@@ -187,4 +185,4 @@ class Explorer:
             said = explore.advice(self.explored, self.memory_gb.value, self.seconds_a_text.value)
         except InputError as error:
             said = str(error)
-        self.advice.value = f"<p>{escape(printable(said))}</p>"
+        self.advice.value = f"<p>{explore.escaped(said)}</p>"

@@ -5,23 +5,27 @@ from pathlib import Path
 
 import nbformat
 
+from affq import InputError
 from affq.provenance import NOTEBOOKS
-from affq.records import study_folder
+from affq.records import records, study_folder
 from affq.study import load_study, packaged
 
 
 def copy(name, study, results):
     """Copy a notebook into the folder of a study's results, for that study, unless it is there; give its path.
 
-    Its parameters say where the study and the results are as seen from there, so that the folder can be moved with them.
+    Its parameters say where the study and the results are as seen from there, so that the folder can be moved with them. Raises
+    InputError if no run is complete.
     """
-    folder = study_folder(results, load_study(study))
+    loaded = load_study(study)
+    if not any(record.complete for record in records(results, loaded)):
+        raise InputError(f"no run of study {loaded.name} in {results} is complete; affq run {study} first")
+    folder = study_folder(results, loaded)
     path = folder / f"{name}.ipynb"
     if not path.exists():
         node = nbformat.read(NOTEBOOKS / path.name, as_version=4)
         cell = next(cell for cell in node.cells if "parameters" in cell.metadata.get("tags", ()))
         seen = study if study in packaged() else Path(os.path.relpath(study, folder)).as_posix()
         cell.source = f'study = {seen!r}\nresults = ".."'
-        folder.mkdir(parents=True, exist_ok=True)
         nbformat.write(node, path)
     return path
