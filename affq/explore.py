@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 import numpy as np
 import pandas as pd
 
-from affq import InputError, annotation, choose, printable, tables
+from affq import InputError, annotation, choose, printable, prompts, tables
 from affq.comparison import Compared
 from affq.records import records
 from affq.study import load_study
@@ -35,6 +35,7 @@ STYLE = """<style>
 .affq .bars .asked {font-weight: bold}
 .affq .bars i.asked {background: #0173b2}
 .affq table {border-collapse: collapse; margin: 4px 0}
+.affq .list {max-height: 36em; overflow-y: auto}
 .affq td, .affq th {padding: 3px 10px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid
   var(--jp-border-color2, #ccc)}
 </style>"""
@@ -44,9 +45,9 @@ STYLE = """<style>
 class Explored:
     """A study's texts and figures, loaded once.
 
-    texts: tables.texts with `id` (as in a sample to label), `probabilities` ({emotion: p}, None where not judged), and emotion
-    NO_EMOTION for the control. runs: the rows of tables.summary that have judged texts; draws: F1 (draws, runs) of them with the
-    prompts resampled, None without such runs.
+    texts: tables.texts with `id` (as in a sample to label), `request` (the prompt without a chat's marks), `probabilities`
+    ({emotion: p}, None where not judged), and emotion NO_EMOTION for the control. runs: the rows of tables.summary that have
+    judged texts; draws: F1 (draws, runs) of them with the prompts resampled, None without such runs.
     """
 
     study: object
@@ -70,8 +71,11 @@ def load(study, results):
     runs = summary[summary["run_id"].isin([run.id for run in compared.runs])].reset_index(drop=True)
     draws = compared.f1_draws(np.random.default_rng(study.seed)) if len(runs) else None
     shown = annotation.identified(texts.assign(emotion=texts["emotion"].fillna(NO_EMOTION)))
-    keys = shown[["run_id", *KEY]].itertuples(index=False, name=None)
+    keys = list(shown[["run_id", *KEY]].itertuples(index=False, name=None))
     shown["probabilities"] = pd.Series([probabilities.get(key) for key in keys], dtype=object)
+    crossed = prompts.cross(prompts.read_prompts(study.prompts), study.emotions, study.samples)
+    asked = {(row["prompt_id"], row["emotion"] or NO_EMOTION, row["sample"]): row["request"] for row in crossed}
+    shown["request"] = [asked[key[1:]] for key in keys]
     return Explored(study, shown.set_index("id", drop=False), runs, draws)
 
 
@@ -167,7 +171,7 @@ def side_by_side(explored, texts, request):
         bars = _bars(row.probabilities, row.emotion) if row.probabilities else ""
         head = f"<h4>{escaped(row.model)} {row.precision}</h4><small>{_judged(row)}; {said}</small>"
         columns.append(f'<article>{head}<p class="text">{text or "<i>an empty text</i>"}</p>{bars}</article>')
-    asked = f"<p><small>Asked for {escaped(request[1])}:</small> {escaped(here['prompt'].iloc[0])}</p>"
+    asked = f"<p><small>Asked for {escaped(request[1])}:</small> {escaped(here['request'].iloc[0])}</p>"
     return _page(f'{asked}<div class="runs">{"".join(columns)}</div>')
 
 
@@ -189,7 +193,7 @@ def run_texts(texts, run_id):
     first = of.iloc[0]
     counted = f"{len(of):,} texts" if len(of) <= RUN_TEXTS else f"the first {RUN_TEXTS} of {len(of):,} texts; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
-    return _page(f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p><table>{head}{rows}</table>")
+    return _page(f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p><div class="list"><table>{head}{rows}</table></div>")
 
 
 def notes(kept, texts):

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from affq import InputError, charts, choose, explore, notes, printable, tables
 from affq.keys import keyed
 
-ALL = "all"
 WIDE = {"width": "100%"}
 COSTS = {"memory": "peak_bytes", "latency": "latency_s"}
 UNITS = {"peak_bytes": (1e6, "peak memory, MB"), "latency_s": (1, "seconds for a text, median")}
@@ -26,7 +25,7 @@ class Explorer:
         self._make_texts()
         self._make_worth()
         self._make_budget()
-        self._filter()
+        self._filter(None)
         self._draw()
         self._advise()
 
@@ -34,15 +33,16 @@ class Explorer:
         texts = self.explored.texts
         self.models, self.precisions = (self._several(texts, name) for name in ("model", "precision"))
         self.emotion, self.prompt = (self._one(texts, name) for name in ("emotion", "prompt_id"))
-        self.order = widgets.ToggleButtons(options=["as asked", "most disagreement first"], description="order")
+        self.order = widgets.ToggleButtons(options=["as asked", "most disagreement first"], style={"button_width": "auto"})
         self.asked = widgets.Select(rows=8, layout={"width": "34em"})
         self.side_by_side, self.noted = widgets.HTML(), widgets.HTML()
         self.target = widgets.Dropdown(description="note on")
         self.note = widgets.Textarea(placeholder="What struck you about this text?", layout={"width": "34em"}, rows=2)
         self.keep, self.said = widgets.Button(description="Keep the note"), widgets.Label()
         self.back, self.forward = (widgets.Button(description=word) for word in ("Previous (p)", "Next (n)"))
-        for filter in (self.models, self.precisions, self.emotion, self.prompt, self.order):
-            filter.observe(lambda _: self._filter(), "value")
+        for filter in (self.models, self.precisions, self.emotion, self.prompt):
+            filter.observe(lambda _: self._filter(self.asked.value), "value")
+        self.order.observe(lambda _: self._filter(None), "value")  # from the top of the new order
         self.asked.observe(self._show, "value")
         self.back.on_click(lambda _: self._step(-1))
         self.forward.on_click(lambda _: self._step(1))
@@ -63,17 +63,17 @@ class Explorer:
 
     @staticmethod
     def _one(texts, column):
-        options = [(ALL, None), *((printable(name), name) for name in texts[column].unique())]
-        return widgets.Dropdown(options=options, description=column.removesuffix("_id"))
+        options = [("all", ""), *((printable(name), name) for name in texts[column].unique())]
+        return widgets.Dropdown(options=options, value="", description=column.removesuffix("_id"))
 
     def _chosen(self):
         one = {"emotion": self.emotion.value, "prompt_id": self.prompt.value}
-        asked = {name: [value] for name, value in one.items() if value is not None}
+        asked = {name: [value] for name, value in one.items() if value}
         return explore.chosen(self.explored.texts, model=self.models.value, precision=self.precisions.value, **asked)
 
-    def _filter(self):
-        """Choose texts by the filters, list what they were asked for, and show the same request as before where it is left."""
-        self.here, former = self._chosen(), self.asked.value
+    def _filter(self, former):
+        """Choose texts by the filters, list what they were asked for, and show the former request where it is left."""
+        self.here = self._chosen()
         asked = explore.requests(self.here)
         if self.order.index:
             asked = explore.most_disagreed(asked)
@@ -98,6 +98,7 @@ class Explorer:
         self.side_by_side.value = explore.side_by_side(self.explored, self.here, request or (None, None, None))
         rows = shown.head(0) if request is None else shown
         self.target.options = [(f"{printable(row.model)} {row.precision}", row.id) for row in rows.itertuples()]
+        self.target.index = 0 if len(rows) else None
         self.said.value = ""
         self.noted.value = explore.notes(self.kept, rows)
 
@@ -141,27 +142,30 @@ class Explorer:
         self.run_texts.value = explore.run_texts(self.here, self.run.value)
 
     def _draw(self):
-        """Draw each run's F1 over its cost, the frontier as a line, the chosen run ringed."""
+        """Draw each run's F1 over its cost, its interval, the best F1 at each cost as a line, and the chosen run ringed."""
         figure, cost, (scale, label) = self.canvas.figure, self.cost.value, UNITS[self.cost.value]
         figure.clear()
         axes = figure.add_subplot()
-        found = choose.frontier(self.explored.runs, cost, self.explored.draws).dropna(subset=["emotion_f1", cost])
-        costs = found[cost].astype(float) / scale
-        self.points = list(found["run_id"])
-        best = found["on_frontier"]
-        line = found[best].assign(cost=costs[best]).sort_values(["cost", "emotion_f1"])
-        axes.step(line["cost"], line["emotion_f1"], where="post", color="0.6", linewidth=1, zorder=1)
+        runs = self.explored.runs
+        marked = choose.frontier(runs, cost, self.explored.draws)["on_frontier"]
+        found = runs.assign(best=marked, cost=runs[cost].astype(float) / scale).dropna(subset=["emotion_f1", "cost"])
+        found = found.sort_values(["cost", "emotion_f1"])
+        self.points, right = list(found["run_id"]), 1.1 * found["cost"].max() if len(found) else 1
+        best = found[found["best"]]
+        axes.step([*best["cost"], right], [*best["emotion_f1"], *best["emotion_f1"].tail(1)], where="post", color="0.6", zorder=1)
+        spread = [found["emotion_f1"] - found["emotion_f1_low"], found["emotion_f1_high"] - found["emotion_f1"]]
+        axes.errorbar(found["cost"], found["emotion_f1"], yerr=spread, fmt="none", color="0.75", capsize=4, linewidth=1, zorder=1)
         colours = [charts.COLOURS[name] for name in found["precision"]]
         rings = ["black" if run_id == self.run.value else "none" for run_id in self.points]
-        axes.scatter(costs, found["emotion_f1"], s=110, color=colours, edgecolors=rings, linewidths=2, picker=8)
-        for place, row in enumerate(found.itertuples()):
+        axes.scatter(found["cost"], found["emotion_f1"], s=110, color=colours, edgecolors=rings, linewidths=2, picker=8)
+        for number, row in enumerate(found.itertuples()):
+            # Towards the side where there is room, and neighbours above and below their points in turn.
             name = row.precision if found["model"].nunique() < 2 else f"{printable(row.model)} {row.precision}"
-            left = costs.iloc[place] > costs.max() / 2
-            style = {"xytext": (-9 if left else 9, 6), "ha": "right" if left else "left", "textcoords": "offset points"}
-            axes.annotate(name, (costs.iloc[place], row.emotion_f1), size="small", **style)
-        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", ylim=(0, 1))
-        axes.set_xlim(0, 1.05 * costs.max() if len(costs) else 1)
-        axes.set_title(f"Emotion F1 against {tables.COSTS[cost]}; the line: not beaten at its cost", loc="left", size="medium")
+            left = row.cost > right / 2
+            style = {"xytext": (-9 if left else 9, -15 if number % 2 else 5), "ha": "right" if left else "left"}
+            axes.annotate(name, (row.cost, row.emotion_f1), textcoords="offset points", size="small", **style)
+        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1))
+        axes.set_title(f"Emotion F1 against {tables.COSTS[cost]}", loc="left")
         self.canvas.draw_idle()
 
     def _make_budget(self):

@@ -1,5 +1,6 @@
 """A notebook of one's own: a copy of a packaged one with its parameters set, to be opened in JupyterLab."""
 
+import json
 import os
 from pathlib import Path
 
@@ -26,6 +27,6 @@ def copy(name, study, results):
         node = nbformat.read(NOTEBOOKS / path.name, as_version=4)
         cell = next(cell for cell in node.cells if "parameters" in cell.metadata.get("tags", ()))
         seen = study if study in packaged() else Path(os.path.relpath(study, folder)).as_posix()
-        cell.source = f'study = {seen!r}\nresults = ".."'
+        cell.source = f'study = {json.dumps(seen)}\nresults = ".."'
         nbformat.write(node, path)
     return path

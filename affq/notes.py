@@ -13,12 +13,12 @@ def keep(results, study, text, note):
 
     text: {id, run_id, prompt_id, emotion, sample}.
     """
-    about = {name: text[name] for name in FIELDS[1:-1]}
+    about = {name: text[name] for name in FIELDS[1:-1]} | {"sample": int(text["sample"])}  # a frame's is numpy's
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **about, "note": note}
-    path = _path(results, study)
+    line, path = files.lines([row]).encode(), _path(results, study)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:  # one write, so that two notebooks do not mix their lines
-        file.write(files.lines([row]).encode())
+        file.write(line)
     return row
 
 
