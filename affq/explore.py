@@ -193,7 +193,8 @@ def run_texts(texts, run_id):
     first = of.iloc[0]
     counted = f"{len(of):,} texts" if len(of) <= RUN_TEXTS else f"the first {RUN_TEXTS} of {len(of):,} texts; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
-    return _page(f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p><div class="list"><table>{head}{rows}</table></div>")
+    said = f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p>"
+    return _page(f'{said}<div class="list"><table>{head}{rows}</table></div>')
 
 
 def notes(kept, texts):

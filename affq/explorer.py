@@ -93,10 +93,9 @@ class Explorer:
         return f"{printable(row.prompt_id)}: {row.emotion}{sample} ({judged})"
 
     def _show(self, _=None):
-        request = self.asked.value
-        shown = self.here if request is None else explore.of_request(self.here, request)
-        self.side_by_side.value = explore.side_by_side(self.explored, self.here, request or (None, None, None))
-        rows = shown.head(0) if request is None else shown
+        request = self.asked.value or (None, None, None)
+        self.side_by_side.value = explore.side_by_side(self.explored, self.here, request)
+        rows = explore.of_request(self.here, request)
         self.target.options = [(f"{printable(row.model)} {row.precision}", row.id) for row in rows.itertuples()]
         self.target.index = 0 if len(rows) else None
         self.said.value = ""
