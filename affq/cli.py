@@ -196,7 +196,7 @@ def explore(study: STUDY, results: RESULTS = Path("reports")):
     """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
     from affq import lab
 
-    notebook = lab.copy("4_explore", study, results)
+    notebook = lab.copy(study, results)
     _say(f"Opening {notebook}; jupyter lab {notebook} does it too. Run all its cells; Ctrl-C here ends JupyterLab.")
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])
 

@@ -51,8 +51,7 @@ class Explorer:
         buttons = widgets.VBox([self.back, self.forward, widgets.Label("Keys: n, p, and w to write a note; click here first.")])
         noting = widgets.HBox([self.target, self.note, widgets.VBox([self.keep, self.said])])
         box = widgets.VBox([filters, widgets.HBox([self.asked, buttons]), self.side_by_side, noting, self.noted], layout=WIDE)
-        actions = {"n": lambda: self._step(1), "p": lambda: self._step(-1), "w": self.note.focus}
-        self.texts = keyed(box, actions)
+        self.texts = keyed(box, {"n": lambda: self._step(1), "p": lambda: self._step(-1)}, writes="w")
 
     @staticmethod
     def _several(texts, column):

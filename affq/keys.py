@@ -5,24 +5,27 @@ import traitlets
 
 BOX = "affq-keyed"  # the CSS class of a box with keys
 
-# The window hears a key before JupyterLab does. Where something is typed, and with a modifier, a key is what it always was.
+# The window hears a key before JupyterLab does, whose single letters cut and delete cells: none reaches it from within a box.
+# Where something is typed, and with a modifier, a key is what it always was.
 SCRIPT = """
 function render({ model, el }) {
   const typing = "input, textarea, [contenteditable=true]";
   const hear = (event) => {
     const box = el.closest(".affq-keyed");
     if (!box || !box.contains(event.target) || event.target.matches(typing)) return;
-    if (event.ctrlKey || event.metaKey || event.altKey || !model.get("heard").includes(event.key)) return;
-    event.preventDefault();
+    if (event.ctrlKey || event.metaKey || event.altKey || event.key.length > 1) return;
     event.stopImmediatePropagation();
-    if (!event.repeat) model.send({ key: event.key });
+    if (event.key === model.get("writes")) box.querySelector("textarea").focus();
+    else if (!model.get("heard").includes(event.key)) return;
+    else if (!event.repeat) model.send({ key: event.key });
+    event.preventDefault();
   };
+  let gone = false;
   const focusable = () => {  // the box is put around this element after it was made
     const box = el.closest(".affq-keyed");
     if (box) box.tabIndex = 0;
     else if (!gone) requestAnimationFrame(focusable);
   };
-  let gone = false;
   focusable();
   window.addEventListener("keydown", hear, true);
   return () => { gone = true; window.removeEventListener("keydown", hear, true); };
@@ -36,19 +39,20 @@ STYLE = """
 
 
 class Keys(anywidget.AnyWidget):
-    """Call an action for a key. actions: {key: function without arguments}, a key as KeyboardEvent.key names it."""
+    """Call an action for a key. actions: {key: function without arguments}; the key `writes` goes to the box's text area."""
 
     _esm = SCRIPT
     _css = STYLE
     heard = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    writes = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, actions):
-        super().__init__(heard=list(actions))
+    def __init__(self, actions, writes=""):
+        super().__init__(heard=list(actions), writes=writes)
         self.on_msg(lambda _, message, buffers: actions[message["key"]]())
 
 
-def keyed(box, actions):
-    """Give a box its keys: {key: function without arguments}."""
-    box.children = (*box.children, Keys(actions))
+def keyed(box, actions, writes=""):
+    """Give a box its keys, as `Keys` takes them, and give it back."""
+    box.children = (*box.children, Keys(actions, writes))
     box.add_class(BOX)
     return box
