@@ -150,7 +150,9 @@ class Explorer:
         found = found.sort_values(["cost", "emotion_f1"])
         self.points, right = list(found["run_id"]), 1.1 * found["cost"].max() if len(found) else 1
         best = found[found["best"]]
-        axes.step([*best["cost"], right], [*best["emotion_f1"], *best["emotion_f1"].tail(1)], where="post", color="0.6", zorder=1)
+        if len(best):  # on to the right, where more is to be had for nothing
+            highest = best["emotion_f1"]
+            axes.step([*best["cost"], right], [*highest, highest.iloc[-1]], where="post", color="0.6", zorder=1)
         spread = [found["emotion_f1"] - found["emotion_f1_low"], found["emotion_f1_high"] - found["emotion_f1"]]
         axes.errorbar(found["cost"], found["emotion_f1"], yerr=spread, fmt="none", color="0.75", capsize=4, linewidth=1, zorder=1)
         colours = [charts.COLOURS[name] for name in found["precision"]]
