@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from affq.tables import KEY, macro_f1
+from affq import comparison
+from affq.tables import KEY
+
+RUN, ANSWERS = ["model", "precision"], ["judged_emotion", "masked_emotion"]
+F1 = ("emotion_f1", "emotion_f1_low", "emotion_f1_high")
+POINTS = ("difference_points", "low_points", "high_points")
+BY_JUDGE = [*RUN, "judge", "texts", *F1, "emotion_f1_masked", *POINTS, "rank"]
 
 
 def judgements(records):
@@ -25,23 +31,33 @@ def judgements(records):
             frame.insert(0, "model", record.run.model.name)
             frame.insert(1, "precision", record.run.precision)
             frames.append(frame.assign(judge=judge.name)[frame["emotion"].notna()])
-    return pd.concat(frames, ignore_index=True)
+    columns = [*RUN, *KEY, *ANSWERS, "judge"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def by_judge(judgements, emotions):
-    """Give F1 under each judge: one row a run and judge.
+def by_judge(judgements, texts, study):
+    """Give F1 under each judge, and each run's difference from its baseline: one row a run and judge.
 
-    Columns {model, precision, judge, texts, emotion_f1, emotion_f1_masked, rank}; rank: of the run among its model's under this
-    judge, 1 the highest F1; runs of equal F1 share the better one.
+    Columns BY_JUDGE: emotion_f1 with the ends of its interval for prompts like these; difference_points against the baseline with
+    its ends, empty for the baseline; rank of the run among its model's under this judge, 1 the highest F1, equals sharing the
+    better one. texts: tables.texts.
     """
     rows = []
-    for (model, precision, judge), of in judgements.groupby(["model", "precision", "judge"], sort=False):
-        row = {"model": model, "precision": precision, "judge": judge, "texts": len(of)}
-        row["emotion_f1"] = macro_f1(of["emotion"], of["judged_emotion"], emotions)
-        known = of["masked_emotion"].notna().all()
-        row["emotion_f1_masked"] = macro_f1(of["emotion"], of["masked_emotion"], emotions) if known else np.nan
-        rows.append(row)
-    frame = pd.DataFrame(rows)
+    for judge, of in judgements.groupby("judge", sort=False):
+        answers = of[[*RUN, *KEY, "judged_emotion", "masked_emotion"]]
+        compared = comparison.Compared(texts.drop(columns=ANSWERS).merge(answers, on=[*RUN, *KEY]), study)
+        against = {run.id: baseline.id for run, baseline in compared.pairs()}
+        for run in compared.runs:
+            row = {"model": run.model.name, "precision": run.precision, "judge": judge, "texts": study.texts_asked}
+            row |= dict(zip(F1, compared.figure(run.id, "emotion_f1"), strict=True))
+            known = compared.has(run.id, "emotion_f1_masked")
+            row["emotion_f1_masked"] = compared.figure(run.id, "emotion_f1_masked")[0] if known else np.nan
+            if run.id in against:
+                found = compared.f1_difference(run.id, against[run.id])
+                ends = (found.estimate, found.low, found.high)
+                row |= {name: 100 * float(end) for name, end in zip(POINTS, ends, strict=True)}
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=[name for name in BY_JUDGE if name != "rank"])
     order = frame.groupby(["model", "judge"], sort=False)["emotion_f1"]
     return frame.assign(rank=order.rank(method="min", ascending=False).astype(int))
 

@@ -45,18 +45,19 @@ def within_budget(runs, peak_bytes, latency_s, draws=None):
     the next (`runner-up`); a tie goes to less memory, then to less time, then to the earlier row. Where none fits, the
     `nearest`: the run whose larger excess is least, `over` being that excess as a multiple of its budget (1: just fits).
 
-    runs: {run_id, model, precision, emotion_f1, peak_bytes, latency_s}; what lacks one of these figures is no candidate. draws
+    runs: {run_id, model, precision, emotion_f1, peak_bytes, latency_s}; what lacks F1, or what is limited, is no candidate. draws
     as in `frontier`; in_draws is the share of them in which the rule takes this run of those that fit, NaN without. Raises
     InputError for a budget that is not above 0, and where no run has all figures.
     """
     for name, budget in {"peak_bytes": peak_bytes, "latency_s": latency_s}.items():
         if not budget > 0:
             raise InputError(f"the budget {name} must be above 0; found {budget}")
-    figures = ["emotion_f1", "peak_bytes", "latency_s"]
-    known = runs[RUN + figures].reset_index(drop=True).dropna(subset=figures)
+    limited = [name for name, limit in (("peak_bytes", peak_bytes), ("latency_s", latency_s)) if np.isfinite(limit)]
+    known = runs[[*RUN, "emotion_f1", "peak_bytes", "latency_s"]].reset_index(drop=True).dropna(subset=["emotion_f1", *limited])
     if known.empty:
-        raise InputError("no run has an emotion F1, a peak and a latency to choose by")
-    excess = np.maximum(known["peak_bytes"] / peak_bytes, known["latency_s"] / latency_s)
+        raise InputError(f"no run has an emotion F1 and {' and '.join(limited) or 'texts'} to choose by")
+    known = known.astype({"peak_bytes": float, "latency_s": float})
+    excess = np.fmax(known["peak_bytes"] / peak_bytes, known["latency_s"] / latency_s)
     known = known.assign(over=excess.astype(float), in_draws=np.nan)
     fitting = known[known["over"] <= 1].sort_values(["peak_bytes", "latency_s"], kind="stable")
     if fitting.empty:
@@ -81,7 +82,9 @@ def advice(taken, peak_bytes, latency_s):
 
 
 def _run(row):
-    figures = f"emotion F1 {row['emotion_f1']:.2f}, {row['peak_bytes'] / 1e9:,.2f} GB, {row['latency_s']:,.2f} s a text"
+    costs = {"GB": row["peak_bytes"] / 1e9, "s a text": row["latency_s"]}
+    known = [f"{cost:,.2f} {unit}" for unit, cost in costs.items() if not np.isnan(cost)]
+    figures = ", ".join([f"emotion F1 {row['emotion_f1']:.2f}", *known])
     return f"{row['model']} at {row['precision']} ({figures})"
 
 
@@ -122,11 +125,12 @@ def by_prompts(judged, sizes, macro_f1):
 
     judged: judged emotions (prompts, emotions, samples) of one run; macro_f1: such an array, of fewer prompts → F1. Gives
     {prompts, emotion_f1, blocks, lowest, highest}: F1 at the first so many prompts, and the lowest and highest of `blocks` that
-    share no prompt, cut one after the other from the first prompt on.
+    share no prompt, cut one after the other from the first prompt on; NaN for one block.
     """
     rows = []
     for size in (size for size in sizes if size <= len(judged)):
         blocks = [macro_f1(judged[start : start + size]) for start in range(0, len(judged) - size + 1, size)]
         rows.append({"prompts": size, "emotion_f1": blocks[0], "blocks": len(blocks)})
-        rows[-1] |= {"lowest": min(blocks), "highest": max(blocks)}
+        several = len(blocks) > 1  # of one block nothing is known of others
+        rows[-1] |= {"lowest": min(blocks) if several else np.nan, "highest": max(blocks) if several else np.nan}
     return pd.DataFrame(rows, columns=["prompts", "emotion_f1", "blocks", "lowest", "highest"])

@@ -256,7 +256,8 @@ def _judged(claim, place, run, reference, why, estimate_of):
         found = verdict(claim, *figures)
         if found != NOT_TESTABLE:
             return row | {"verdict": found, "sentence": _sentence(claim, row, found, run)}
-        why = "its interval cannot be estimated"
+        estimate = STATISTICS[claim.statistic].figure(row["estimate"])
+        why = f"its {STATISTICS[claim.statistic].title} of {estimate} has no interval ({row['estimand']})"
     of = f" for {row['model']}" if row["model"] else ""
     return row | {"verdict": NOT_TESTABLE, "sentence": f"{claim.id} is {NOT_TESTABLE}{of}: {why}."}
 

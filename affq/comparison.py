@@ -3,6 +3,7 @@
 Every figure says what it is an estimate of (`estimand`): compare.THESE_PROMPTS or compare.PROMPTS_LIKE_THESE.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ WANTED = 0.05  # the change of F1 that a reader is told the price of
 DETECTABLE = (
     "model precision against prompts samples between_points within_points detectable_points prompts_needed samples_needed"
 ).split()
+FEWEST = 3  # prompts that an interval for prompts like these takes
 SIZES = (5, 10, 20, 40)  # of prompts
 
 
@@ -63,6 +65,12 @@ class Compared:
         """Say whether a run's texts have this figure, every one of them."""
         return run_id in self._of and not self._of[run_id][F1S.get(figure, figure)].isna().any()
 
+    def figure(self, run_id, figure):
+        """Give (estimate, low, high) of a figure, for prompts like these."""
+        terms, statistic, scale = self.terms(run_id, figure)
+        found = self.interval(terms, statistic, compare.PROMPTS_LIKE_THESE, scale)
+        return float(found.estimate), float(found.low), float(found.high)
+
     def chance_f1(self, run_id):
         """Give the macro-F1 that shuffled targets would give."""
         return float(compare.chance_f1(self.terms(run_id, "emotion_f1")[0].sum(axis=(0, 1))))
@@ -74,7 +82,10 @@ class Compared:
         return compare.falls_short(right, asked - right, self.study.samples)
 
     def interval(self, terms, statistic, of, scale="identity"):
-        return compare.interval(terms, statistic, of, scale, self.greedy)
+        found = compare.interval(terms, statistic, of, scale, self.greedy)
+        if of == compare.PROMPTS_LIKE_THESE and len(terms) < FEWEST:
+            return replace(found, low=found.low * np.nan, high=found.high * np.nan)
+        return found
 
     def pairs(self):
         """List the runs that have their baseline beside them, with it."""
@@ -82,9 +93,9 @@ class Compared:
         with_baseline = [(run, self.study.baseline(run.model)) for run in self.runs]
         return [(run, baseline) for run, baseline in with_baseline if baseline.id in there and run is not there[baseline.id]]
 
-    def counts_of(self, run_id, other_id):
+    def counts_of(self, run_id, other_id, figure="emotion_f1"):
         """Give the counts of two runs' F1, as compare takes a pair."""
-        return np.stack([self.terms(one, "emotion_f1")[0] for one in (run_id, other_id)], axis=-1)
+        return np.stack([self.terms(one, figure)[0] for one in (run_id, other_id)], axis=-1)
 
     def f1_difference(self, run_id, other_id, of=compare.PROMPTS_LIKE_THESE):
         """Give the Interval of one run's macro-F1 less another's."""
@@ -92,6 +103,8 @@ class Compared:
 
     def f1_draws(self, rng):
         """Give macro-F1 of every run with the prompts resampled, the same ones for all: shape (DRAWS, runs)."""
+        if not self.runs:
+            return np.empty((DRAWS, 0))
         counts = np.stack([self.terms(run.id, "emotion_f1")[0] for run in self.runs], axis=2)
         return compare.resampled(counts, compare.macro_f1, rng, DRAWS)
 
@@ -111,15 +124,22 @@ def intervals(compared):
             terms, statistic, scale = compared.terms(run.id, figure)
             short = bool(compared.falls_short(run.id, figure)) if figure in F1S else False
             for of in ESTIMANDS:
-                found = compared.interval(terms, statistic, of, scale)
-                rows.append(about | {"figure": figure, "estimand": of} | _ends(found) | {"falls_short": short})
+                found = _within(compared.interval(terms, statistic, of, scale))
+                exact = of == compare.THESE_PROMPTS and compared.greedy
+                rows.append(about | {"figure": figure, "estimand": of} | _ends(found) | {"falls_short": short and not exact})
         counts, short = compared.terms(run.id, "emotion_f1")[0], compared.falls_short(run.id, by_emotion=True)
         for of in ESTIMANDS:
             found = compared.interval(counts, compare.f1_by_emotion, of, "logit")
             for number, emotion in enumerate(compared.study.emotions):
                 row = about | {"figure": f"f1 {emotion}", "estimand": of} | _ends(found, number)
-                rows.append(row | {"falls_short": bool(short[number])})
+                exact = of == compare.THESE_PROMPTS and compared.greedy
+                rows.append(row | {"falls_short": bool(short[number]) and not exact})
     return pd.DataFrame(rows, columns="model precision figure estimand estimate low high standard_error falls_short".split())
+
+
+def _within(found):
+    """Keep the ends of a share between 0 and 1."""
+    return replace(found, low=np.clip(found.low, 0, 1), high=np.clip(found.high, 0, 1))
 
 
 def _ends(found, at=(), scale=1, suffix=""):
@@ -129,18 +149,19 @@ def _ends(found, at=(), scale=1, suffix=""):
 
 def share_interval(values):
     """Give (low, high) of a share, for prompts like these. values: 0 or 1, of shape (prompts, texts a prompt)."""
-    found = compare.interval(compare.totals(values[:, :, None]), compare.mean, compare.PROMPTS_LIKE_THESE)
-    return max(float(found.low), 0.0), min(float(found.high), 1.0)
+    found = _within(compare.interval(compare.totals(values[:, :, None]), compare.mean, compare.PROMPTS_LIKE_THESE))
+    return float(found.low), float(found.high)
 
 
 def differences(compared, rng):
     """Give each run's difference of F1 against its baseline, in percentage points, paired by prompt.
 
-    One row a run and: `overall`, both estimands, the primary family of tests; each `emotion`, a second family; each `kind` of
-    prompt and each `prompt`, without a p-value: ten prompts can give none that is small. Columns {model, precision, against,
-    family, of, estimand, estimate_points, low_points, high_points, standard_error_points, p, p_holm, effect_size, wrong_sign}.
-    p: of swapping the two runs' texts by prompt; p_holm: held against the family's number of tests. wrong_sign: the chance that
-    the true difference has the other sign. effect_size: d_z.
+    One row a run and: `overall`, both estimands, the primary family of tests; `masked`, with emotion words hidden from the judge,
+    untested; each `emotion`, a second family; each `kind` of prompt and each `prompt`, without a p-value: ten prompts can give
+    none that is small. Columns {model, precision, against, family, of, estimand, estimate_points, low_points, high_points,
+    standard_error_points, p, p_holm, effect_size, wrong_sign, falls_short}. p: of swapping the two runs' texts by prompt; p_holm:
+    held against the family's number of tests. wrong_sign: the chance that the true difference has the other sign, under a flat
+    prior. effect_size: d_z. falls_short: as in intervals, of either run.
     """
     rows, study = [], compared.study
     for run, baseline in compared.pairs():
@@ -153,8 +174,14 @@ def differences(compared, rng):
             found, tested = compared.interval(pair, overall, of), of == compare.PROMPTS_LIKE_THESE
             rows.append(about | {"family": "overall", "of": "all texts", "estimand": of} | _points(found))
             if tested:
+                rows[-1]["falls_short"] = any(compared.falls_short(one.id) for one in (run, baseline))
                 rows[-1] |= {"p": float(p_overall), "wrong_sign": float(compare.wrong_sign(found))}
                 rows[-1] |= {"effect_size": float(compare.effect_size(found, len(compared.prompts)))}
+        if all(compared.has(one.id, "emotion_f1_masked") for one in (run, baseline)):
+            masked = compared.counts_of(run.id, baseline.id, "emotion_f1_masked")
+            found = compared.interval(masked, overall, compare.PROMPTS_LIKE_THESE)
+            row = about | {"family": "masked", "of": "all texts, emotion words masked", "estimand": compare.PROMPTS_LIKE_THESE}
+            rows.append(row | _points(found))
         found = compared.interval(pair, each, compare.PROMPTS_LIKE_THESE)
         for number, emotion in enumerate(study.emotions):
             row = about | {"family": "emotion", "of": emotion, "estimand": compare.PROMPTS_LIKE_THESE} | _points(found, number)
@@ -166,14 +193,16 @@ def differences(compared, rng):
             found = compared.interval(pair[inside], overall, estimand)
             rows.append(about | {"family": family, "of": of, "estimand": estimand} | _points(found))
     columns = "model precision against family of estimand estimate_points low_points high_points standard_error_points".split()
-    frame = pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "effect_size", "wrong_sign"])
+    frame = pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "effect_size", "wrong_sign", "falls_short"])
     for _, family in frame[frame["p"].notna()].groupby("family"):
         frame.loc[family.index, "p_holm"] = compare.holm(family["p"])
     return frame
 
 
 def _points(found, at=()):
-    return _ends(found, at, 100, "_points")
+    """Give a difference in points, its ends between −100 and 100: F1 has no other."""
+    points = _ends(found, at, 100, "_points")
+    return points | {name: float(np.clip(points[name], -100, 100)) for name in ("low_points", "high_points")}
 
 
 def variance(compared):
@@ -203,10 +232,15 @@ def detectable(compared):
 
 
 def foreseen(study, prompts):
-    """Say the same of a study without judged texts, from how the packaged default's differences vary: (frame, of what)."""
+    """Say the same of a study without judged texts, from how the packaged default's differences vary: (frame, of what).
+
+    Nothing for a study that is not like it: other emotions, sampled texts, another baseline.
+    """
     reference = yaml.safe_load(Path(__file__).with_name("reference_variance.yaml").read_text(encoding="utf-8"))
     most, rows = max(reference["points"].values()), []
-    for run in study.runs():
+    alike = len(study.emotions) == reference["emotions"] and study.generation["decoding"] == reference["decoding"]
+    runs = [run for run in study.runs() if alike and study.baseline(run.model).precision == reference["against"]]
+    for run in runs:
         if (baseline := study.baseline(run.model)).precision != run.precision:
             seen = power.Components((reference["points"].get(run.precision, most) / 100) ** 2, np.nan)
             rows.append(_seen(run.model.name, run.precision, baseline.precision, seen, prompts, study.samples))
@@ -249,11 +283,9 @@ def verdicts(compared, records, summary):
             found = compared.f1_difference(run_id, other_id)
             return float(found.estimate), float(found.low), float(found.high), of
         figure = {"weights_saving": "weights", "peak_saving": "peak", "latency_ratio": "latency"}[statistic]
-        found = resources.ratio(figure, by_id[run_id], by_id[other_id])
+        found, estimand = resources.ratio(figure, by_id[run_id], by_id[other_id])
         estimate, low, high = (float(end) for end in (found.estimate, found.low, found.high))
-        if figure == "latency":
-            return estimate, low, high, of
-        return 1 - estimate, 1 - high, 1 - low, "exact" if figure == "weights" else of
+        return (estimate, low, high, estimand) if figure == "latency" else (1 - estimate, 1 - high, 1 - low, estimand)
 
     runs = summary.assign(parameters=[_parameters(record.run.model) for record in records])
     read = claims.read_claims(compared.study.claims)

@@ -9,22 +9,64 @@ from affq.comparison import WANTED
 from affq.words import as_data
 
 
+def headline(summary, differences):
+    """Answer, model by model and in two sentences, what the lowest precision saves, and what it costs of the emotion.
+
+    summary: tables.summary. differences: comparison.differences.
+    """
+    complete, lines = summary["weights_bytes"].notna().sum(), []
+    if complete < len(summary):
+        lines.append(f"{complete} of {len(summary)} runs are complete.")
+    for model, runs in summary.groupby("model", sort=False):
+        ends = runs.iloc[[0, -1]]
+        if (lost := ends["weights_bytes"].isna()).any():
+            lost = " and ".join(ends["precision"][lost].unique())
+            lines.append(f"**{as_data(model)}**: no comparison, since {lost} is not complete.")
+        elif len(runs) > 1:
+            high, low = runs.iloc[0], runs.iloc[-1]
+            saved = 1 - low["weights_bytes"] / high["weights_bytes"]
+            lines.append(
+                f"**{as_data(model)}** at {low['precision']} takes {saved:.0%} less memory for its weights than at "
+                f"{high['precision']}, {low['weights_bytes'] / 1e6:,.0f} MB, and {low['latency_s'] / high['latency_s']:.2f} "
+                f"times the time for a text.{_f1_change(high, low, differences)}"
+            )
+    return "\n\n".join(lines)
+
+
+def _f1_change(high, low, differences):
+    if low["emotion_f1"] != low["emotion_f1"]:
+        return ""
+    of = differences[(differences["model"] == low["model"]) & (differences["precision"] == low["precision"])]
+    sure = ""
+    for row in of[of["family"] == "overall"].dropna(subset=["wrong_sign", "low_points"]).itertuples():
+        chance = ", which chance could give" if row.low_points <= 0 <= row.high_points else ""
+        sure = f", {row.estimate_points:+.0f} points (95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}){chance}"
+    hidden = [row["emotion_f1_masked"] for row in (low, high)]
+    masked = f"; with emotion words masked {hidden[0]:.2f} and {hidden[1]:.2f}" if hidden[0] == hidden[0] else ""
+    return (
+        f" Its emotion F1 is {low['emotion_f1']:.2f} where {high['precision']} has {high['emotion_f1']:.2f}{sure}{masked}; "
+        f"shuffled targets would give {low['emotion_f1_chance']:.2f}."
+    )
+
+
 def differences(frame, greedy):
     """Say of each run how its F1 differs from the baseline's, and how sure that is. frame: comparison.differences."""
     overall = frame[frame["family"] == "overall"]
     tested = overall[overall["estimand"] == PROMPTS_LIKE_THESE]
     if tested.empty:
-        return "No run has its baseline's judged texts beside it: there is no difference to test."
+        return "No judged run has its baseline's judged texts beside it: there is no difference to test."
     lines = []
     for row in tested.itertuples():
         said = f"**{as_data(f'{row.model} {row.precision}')} against {row.against}**: {row.estimate_points:+.1f} points of F1"
         if np.isnan(row.low_points):
-            lines.append(f"- {said}; no prompt differs from another, so that there is no interval.")
+            lines.append(f"- {said}; too few prompts, or all alike, so that there is no interval.")
             continue
+        p, p_holm = (f"p = {value:.3f}" if value >= 0.0005 else "p < 0.001" for value in (row.p, row.p_holm))
+        short = " The interval may hold the truth less often than it says." if row.falls_short else ""
         lines.append(
-            f"- {said}, 95 % interval {row.low_points:+.1f} to {row.high_points:+.1f} for {PROMPTS_LIKE_THESE}; p = {row.p:.3f}, "
-            f"held against {len(tested)} test{'s' * (len(tested) > 1)} {row.p_holm:.3f} (Holm). The chance that the true "
-            f"difference has the other sign is {row.wrong_sign:.0%}; effect size d_z = {row.effect_size:.2f}."
+            f"- {said}, 95 % interval {row.low_points:+.1f} to {row.high_points:+.1f} for {PROMPTS_LIKE_THESE}; {p}, and held "
+            f"against {len(tested)} test{'s' * (len(tested) > 1)} {p_holm} (Holm). The chance that the true difference has the "
+            f"other sign is {row.wrong_sign:.0%} under a flat prior; effect size d_z = {row.effect_size:.2f}.{short}"
         )
     return "\n".join([*lines, "", _of_these(overall, greedy)])
 
@@ -47,20 +89,23 @@ def _of_these(overall, greedy):
 
 def shortfalls(intervals):
     """Warn of intervals that cover less often than they say; "" where none does. intervals: comparison.intervals."""
-    short = intervals[intervals["falls_short"] & (intervals["estimand"] == PROMPTS_LIKE_THESE)]
+    known = intervals["low"].notna() & (intervals["estimand"] == PROMPTS_LIKE_THESE)
+    short = intervals[known & intervals["falls_short"]]
     if short.empty:
         return ""
-    runs = [as_data(f"{row.model} {row.precision}") for row in short.itertuples() if row.figure == "emotion_f1"]
+    runs = [
+        as_data(f"{row.model} {row.precision}") for row in short.itertuples() if row.figure in ("emotion_f1", "emotion_f1_masked")
+    ]
     emotions = short["figure"].str.startswith("f1 ").sum()
     said = []
     if runs:
         said.append(
-            f"**The interval of {', '.join(runs)} holds the truth less often than 95 %**: too few texts are right, or wrong."
+            f"**The interval of {', '.join(runs)} may hold the truth less often than it says**: few texts are right, or wrong."
         )
     if emotions:
         said.append(
-            f"{emotions} intervals of single emotions rest on so few right, or wrong, texts that they hold the truth less often "
-            f"than 95 %: `falls_short` in `tables/intervals.csv` marks them."
+            f"{emotions} intervals of single emotions rest on so few right, or wrong, texts that they may hold the truth less "
+            f"often than they say: `falls_short` in `tables/intervals.csv` marks them."
         )
     return " ".join(said)
 
@@ -69,7 +114,7 @@ def detectable(frame):
     """Say what change the study could see, and what the wanted change needs. frame: comparison.detectable."""
     known = frame.dropna(subset="detectable_points")
     if known.empty:
-        return "How small a change this study can see is unknown: no prompt differs from another."
+        return "How small a change this study can see is unknown: no two runs to compare, too few prompts, or all alike."
     first, listed = known.iloc[0], []
     for row in known.itertuples():
         run = as_data(f"{row.model} {row.precision}")
@@ -80,7 +125,7 @@ def detectable(frame):
             f"need {prompts} prompts{more}."
         )
     samples = f" and {first['samples']} samples of each" if first["samples"] > 1 else ""
-    said = f"With {first['prompts']} prompts{samples}, a paired test at 5 % sees four times in five a change of F1 of:"
+    said = f"With {first['prompts']} prompts{samples}, one paired test at 5 % sees four times in five a change of F1 of:"
     return "\n".join([said, "", *listed])
 
 
@@ -105,7 +150,7 @@ def variance(frame):
         listed = ", ".join(f"the {source} {part:.0%}" for source, part in share.items() if source != "sample")
         lines.append(
             f"Of the variance in whether a text of {as_data(model)} is judged as asked, {listed} explain"
-            f"{'s' if len(share) == 2 else ''}; {share['sample']:.0%} is left to the single text."
+            f"{'s' if len(share) == 2 else ''}; {share['sample']:.0%} is left, to the single text and what is not told from it."
         )
     return "\n\n".join(lines)
 

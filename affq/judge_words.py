@@ -4,9 +4,10 @@ from affq.words import as_data
 
 
 def judges(by_judge, between):
-    """Say how far the judges agree, and whether the order of a model's precisions is the same under each.
+    """Say how far the judges agree, how each orders a model's precisions, and whether one contradicts another.
 
-    by_judge: agreement.by_judge. between: agreement.between_judges.
+    by_judge: agreement.by_judge. between: agreement.between_judges. The orders are of estimates; a contradiction is of intervals:
+    by one judge a run is better than its baseline, by another worse.
     """
     said = []
     for row in between[between["model"] == "all"].itertuples():
@@ -16,16 +17,25 @@ def judges(by_judge, between):
             + (f" ({', '.join(beyond)}; 0 is chance, 1 full agreement)." if beyond else ".")
         )
     for model, of in by_judge.groupby("model", sort=False):
-        orders = {j: tuple(runs.sort_values("rank")["precision"]) for j, runs in of.groupby("judge", sort=False)}
-        if len(set(orders.values())) == 1:
-            order = ", ".join(next(iter(orders.values())))
-            said.append(f"**{as_data(model)}**: every judge puts the precisions in the same order of F1: {order}.")
-        else:
-            listed = "; ".join(f"by {as_data(judge)} {', '.join(order)}" for judge, order in orders.items())
-            tops = {order[0] for order in orders.values()}
-            same = "though the first is the same" if len(tops) == 1 else "and even the first is another"
-            said.append(f"**{as_data(model)}: the order of precisions depends on the judge**, {same}: {listed}.")
+        if of["precision"].nunique() < 2:
+            continue
+        ranks = of.pivot(index="precision", columns="judge", values="rank")
+        listed = "; ".join(f"by {as_data(judge)} {_ordered(ranks[judge])}" for judge in of["judge"].unique())
+        same = "in the same order" if ranks.nunique(axis=1).eq(1).all() else "in different orders"
+        said.append(f"**{as_data(model)}**: F1, as estimated, puts the precisions {same}: {listed}. {_contradictions(of)}")
     return "\n\n".join(said)
+
+
+def _ordered(ranks):
+    """List precisions by rank, equals joined."""
+    return ", ".join(" = ".join(of.index) for _, of in ranks.groupby(ranks))
+
+
+def _contradictions(of):
+    better, worse = (set(of.loc[sure, "precision"]) for sure in (of["low_points"] > 0, of["high_points"] < 0))
+    if both := [precision for precision in of["precision"].unique() if precision in better & worse]:
+        return f"**The conclusion depends on the judge**: by one {', '.join(both)} is better than the baseline, by another worse."
+    return "No judge's interval contradicts another's."
 
 
 def _beyond_chance(row):

@@ -91,7 +91,9 @@ def smallest_change(study, results):
         own = comparison.detectable(comparison.Compared(tables.texts(records(results, study)), study))
     except InputError:  # no run of it is complete, or its weights are not here
         own = ()
-    return (own, "its own texts") if len(own) else comparison.foreseen(study, len(read_prompts(study.prompts)))
+    if len(own):
+        return own, "its own texts"
+    return comparison.foreseen(study, len(read_prompts(study.prompts)))
 
 
 def left_over(study, results):

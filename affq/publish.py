@@ -22,7 +22,9 @@ LONG = 40  # characters from which a cell is a text, set in a wider column
 
 
 def markdown(text):
-    """Show Markdown that code wrote, with its data escaped; no part of it is maths."""
+    """Show Markdown that code wrote, with its data escaped, unless it is empty; no part of it is maths."""
+    if not text:
+        return
     display(Markdown(f'<div class="mathjax_ignore">\n\n{text}\n\n</div>'))
 
 

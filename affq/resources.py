@@ -232,10 +232,10 @@ def time_spent(records):
 def ratios(records):
     """Give what each complete run costs against its model's baseline, with intervals.
 
-    One row a run, figure and estimand: {model, precision, against, figure, estimand, estimate, low, high}. figure: `weights`,
-    which are counted and exact; `peak`, at decode, of the study's batches, each batch a unit; `latency`, of the timed prompts,
-    each a unit for prompts like these. For these prompts the rounds over a prompt are its samples, or the processes where there
-    are several. Nothing for a baseline that is not complete.
+    One row a run, figure and estimand: {model, precision, against, figure, estimand, estimate, low, high}. figure: `weights` and
+    `peak`, as the summary has them, and `latency`, of the means over the timed prompts, each a unit for prompts like these. For
+    these prompts the rounds over a prompt are its samples, or the processes where there are several. Nothing for a baseline that
+    is not complete.
     """
     rows = []
     for record in (r for r in records if r.complete):
@@ -244,43 +244,32 @@ def ratios(records):
         if baseline is record or not baseline.complete:
             continue
         about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
-        rows += [about | row for row in _ratios(record, baseline)]
+        for figure in ("weights", "peak", "latency"):
+            for of in (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)[: 1 + (figure == "latency")]:
+                found, estimand = ratio(figure, record, baseline, of)
+                ends = {name: float(getattr(found, name)) for name in ("estimate", "low", "high")}
+                rows.append(about | {"figure": figure, "estimand": estimand} | ends)
     return pd.DataFrame(rows, columns="model precision against figure estimand estimate low high".split())
 
 
-def ratio(figure, record, other):
-    """Give one figure of `ratios`, for prompts like these, of any two complete runs: a compare.Interval."""
-    if figure == "weights":
-        found = _weights_bytes(record.measurements()) / _weights_bytes(other.measurements())
-        return compare.Interval(found, found, found, 0.0, np.inf)
-    units = _peaks(record, other) if figure == "peak" else _latencies(record, other, compare.PROMPTS_LIKE_THESE)
-    return _ratio(units, compare.PROMPTS_LIKE_THESE)
+def ratio(figure, record, other, of=compare.PROMPTS_LIKE_THESE):
+    """Give one figure of `ratios` of any two complete runs: (compare.Interval, what it is an interval of, in words).
 
-
-def _ratios(record, baseline):
-    every = (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)
-    found = [(figure, every[0], ratio(figure, record, baseline)) for figure in ("weights", "peak", "latency")]
-    found.append(("latency", every[1], _ratio(_latencies(record, baseline, every[1]), every[1])))
-    for figure, of, interval in found:
-        ends = {name: float(getattr(interval, name)) for name in ("estimate", "low", "high")}
-        yield {"figure": figure, "estimand": "exact" if figure == "weights" else of, **ends}
-
-
-def _ratio(units, of):
-    """Give the ratio of two runs' means over paired units, (units, repeats, 2 runs), on the log scale."""
-    if units is None:
-        return compare.Interval(*[np.nan] * 5)
-    terms = np.stack([compare.totals(units[:, None, :, run]) for run in (0, 1)], axis=-1)
-    return compare.interval(terms, compare.ratio(compare.mean), of, "log")
-
-
-def _peaks(record, other):
-    """Pair the peaks of two runs' batches at decode, the control's left out; None where one is unknown, or not there."""
-    asked = -(-record.run.study.texts_asked // record.run.study.batch)
-    peaks = [[batch["phases"]["decode"]["peak_bytes"] for batch in one.batches()[:asked]] for one in (record, other)]
-    if not all(peaks) or "unknown" in sum(peaks, []):
-        return None
-    return np.array(peaks, dtype=float).T[:, None, :]
+    Weights are counted. So is a peak by the CUDA allocator; that of resident memory is one reading, which another execution does
+    not give again, and has no interval.
+    """
+    if figure == "latency":
+        units = _latencies(record, other, of)
+        terms = np.stack([compare.totals(units[:, None, :, run]) for run in (0, 1)], axis=-1)
+        within = ", within one process" if record.run.study.measurement["processes"] == 1 else ""
+        return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
+    pair = [one.measurements() for one in (record, other)]
+    of_run = _weights_bytes if figure == "weights" else lambda found: _peak_bytes(found["memory"])
+    values = [of_run(found) for found in pair]
+    found = np.nan if None in values else values[0] / values[1]
+    counted = figure == "weights" or all(one["memory"]["kind"] == "vram_allocated" for one in pair)
+    end = found if counted else np.nan
+    return compare.Interval(found, end, end, 0.0 if counted else np.nan, np.inf), "exact" if counted else "one reading"
 
 
 def _latencies(record, other, of):

@@ -10,44 +10,6 @@ from affq import printable
 SMALL = 0.5  # an effect of the batch is small beside the precision's up to this share of it
 
 
-def headline(summary, differences):
-    """Answer, model by model and in two sentences, what the lowest precision saves, and what it costs of the emotion.
-
-    summary: tables.summary. differences: comparison.differences.
-    """
-    complete, lines = summary["weights_bytes"].notna().sum(), []
-    if complete < len(summary):
-        lines.append(f"{complete} of {len(summary)} runs are complete.")
-    for model, runs in summary.groupby("model", sort=False):
-        ends = runs.iloc[[0, -1]]
-        if (lost := ends["weights_bytes"].isna()).any():
-            lost = " and ".join(ends["precision"][lost].unique())
-            lines.append(f"**{as_data(model)}**: no comparison, since {lost} is not complete.")
-        elif len(runs) > 1:
-            high, low = runs.iloc[0], runs.iloc[-1]
-            saved = 1 - low["weights_bytes"] / high["weights_bytes"]
-            lines.append(
-                f"**{as_data(model)}** at {low['precision']} takes {saved:.0%} less memory for its weights than at "
-                f"{high['precision']}, {low['weights_bytes'] / 1e6:,.0f} MB, and {low['latency_s'] / high['latency_s']:.2f} "
-                f"times the time for a text.{_f1_change(high, low, differences)}"
-            )
-    return "\n\n".join(lines)
-
-
-def _f1_change(high, low, differences):
-    if low["emotion_f1"] != low["emotion_f1"]:
-        return ""
-    of = differences[(differences["model"] == low["model"]) & (differences["precision"] == low["precision"])]
-    sure = ""
-    for row in of[of["family"] == "overall"].dropna(subset="wrong_sign").itertuples():
-        chance = ", which chance could give" if row.low_points <= 0 <= row.high_points else ""
-        sure = f", {row.estimate_points:+.0f} points (95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}){chance}"
-    return (
-        f" Its emotion F1 is {low['emotion_f1']:.2f} where {high['precision']} has {high['emotion_f1']:.2f}{sure}; shuffled "
-        f"targets would give {low['emotion_f1_chance']:.2f}."
-    )
-
-
 def planned(runs, machine):
     """Write the lines of affq plan: a table of the runs, what is at hand, and what int8 saves.
 
@@ -102,15 +64,21 @@ def shown(summary, column, unit="", scale=1, digits=2):
 
 
 def reproduce(study, records):
-    """Say what to type to make a report again, and with what."""
-    software = next(record.about()["software"] for record in records if record.complete)
+    """Say what to type to make a report again, and with what the runs were made."""
+    complete = [record for record in records if record.complete]
+    software = [record.about()["software"] for record in complete]
+    made = dict.fromkeys(f"affq {one['affq']}" + (f" at commit {one['commit']}" if one["commit"] else "") for one in software)
     name = study.source.replace("\\", "/").rpartition("/")[2]
-    commit = f" at commit {software['commit']}" if software["commit"] else ""
-    what = "study" if name == study.source else "study file"
+    what = "file" if name.endswith((".yaml", ".yml")) else "packaged study"
+    stale = any(record.status()[0] == "stale" for record in complete)
+    same = (
+        "Some runs are stale: other versions, or other generating code, made them than wrote this report."
+        if stale
+        else "The same study on the same machine and versions gives the same texts, byte for byte; times are not."
+    )
     return (
-        f"With affq {software['affq']}{commit}, the versions above, and the {what} `{name}`:\n\n"
-        f"```sh\naffq run {name}\naffq report {name}\n```\n\n"
-        f"On the same machine and versions the texts are the same, byte for byte; times are not."
+        f"The runs were made with {' and '.join(made)}, the versions above, and the {what} `{name}`:\n\n"
+        f"```sh\naffq run {name}\naffq report {name}\n```\n\n{same}"
     )
 
 
@@ -183,7 +151,7 @@ def throughput(points):
 
 
 def caveats(study, summary, texts, effect):
-    """List what a reader must know before believing the figures. effect: tables.batch_effect."""
+    """List what a reader must know before believing the figures. effect: batching.batch_effect."""
     disturbed = "".join(
         f"- **The measurement of {as_data(row.model)} at {row.precision} was disturbed**, and its times are not to be relied on: "
         f"{as_data(row.note.partition('measurement disturbed: ')[2].partition(';')[0])}.\n"
@@ -238,7 +206,7 @@ def collapse(written):
 def batch(effect):
     """Say how far batch and padding change the texts, and warn where that is not small beside the precision's effect.
 
-    effect: tables.batch_effect. Not small: at least SMALL of it.
+    effect: batching.batch_effect. Not small: at least SMALL of it.
     """
     known = effect.dropna(subset="changed")
     if known.empty:

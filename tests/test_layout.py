@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "classifiers": {"files", "judge", "sources"},
     "judge_card": {"judge"},
     "judging": {"classifiers", "judge", "scores", "study"},
-    "agreement": {"tables"},
+    "agreement": {"comparison", "tables"},
     "batching": {"tables"},
     "comparison": {"choose", "claims", "compare", "power", "resources"},
     "comparison_words": {"choose", "compare", "comparison", "words"},

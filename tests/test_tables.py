@@ -285,11 +285,11 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
 
 def test_words_are_written_from_the_figures(runs, summary, study):
     differences = comparison.differences(comparison.Compared(tables.texts(runs), study), np.random.default_rng(0))
-    said = words.headline(summary, differences)
+    said = comparison_words.headline(summary, differences)
     # From fp32 to bf16: 4000 to 2000 bytes, F1 0.73 to 0.83, 2 s to 1 s.
     assert "2 of 4 runs are complete" in said
     assert "no comparison, since nf4 is not complete" in said  # another precision never takes its place
-    said = words.headline(summary[:2], differences)
+    said = comparison_words.headline(summary[:2], differences)
     assert (
         "takes 50% less memory for its weights than at fp32" in said and "0.50 times the time" in said and "runs are" not in said
     )
