@@ -164,7 +164,7 @@ class Explorer:
             left = row.cost > right / 2
             style = {"xytext": (-9 if left else 9, -15 if number % 2 else 5), "ha": "right" if left else "left"}
             axes.annotate(name, (row.cost, row.emotion_f1), textcoords="offset points", size="small", **style)
-        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1))
+        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1.05))
         axes.set_title(f"Emotion F1 against {tables.COSTS[cost]}", loc="left")
         self.canvas.draw_idle()
 

@@ -60,7 +60,7 @@ def test_texts_that_are_not_judged_are_shown_and_nothing_is_advised(study, resul
         for file in folder.iterdir():
             file.unlink()
     explorer = Explorer(study, results)
-    assert "not judged" in shown(explorer.side_by_side) and "fp32 note joy" in shown(explorer.side_by_side)
+    assert "judged: –" in shown(explorer.side_by_side) and "fp32 note joy" in shown(explorer.side_by_side)
     assert "no run has an emotion F1" in shown(explorer.advice)
     assert explorer.points == [] and "(not judged)" in explorer.asked.options[0][0]
 

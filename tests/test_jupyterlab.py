@@ -145,6 +145,7 @@ def test_explorer(page, server, folder):
     from playwright.sync_api import expect
 
     run_all(page, f"{server}/lab/tree/reports/toy/4_explore.ipynb?reset")
+    assert "Opening reports/toy/4_explore.ipynb" in (folder / "server.log").read_text()
     columns = page.locator(".affq article")
     expect(columns).to_have_count(3)  # nf4 is not there
     expect(columns.nth(2)).to_contain_text("smollm2-135m int8")
