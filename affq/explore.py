@@ -192,7 +192,9 @@ def run_texts(texts, run_id):
         for row in of.head(RUN_TEXTS).itertuples()
     )
     first = of.iloc[0]
-    counted = f"{len(of):,} texts" if len(of) <= RUN_TEXTS else f"the first {RUN_TEXTS} of {len(of):,} texts; choose fewer above"
+    counted = f"{len(of):,} text{'s' * (len(of) > 1)}"
+    if len(of) > RUN_TEXTS:
+        counted = f"the first {RUN_TEXTS} of {counted}; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
     said = f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p>"
     return _page(f'{said}<div class="list"><table>{head}{rows}</table></div>')

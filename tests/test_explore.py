@@ -189,6 +189,26 @@ def test_the_chart_has_both_costs_and_the_frontier(explorer):
     assert drawn()[0] == "seconds for a text, median"
 
 
+def test_of_many_points_the_frontiers_and_the_chosen_one_are_named(explorer, monkeypatch):
+    def names():
+        return {text.get_text() for text in explorer.canvas.figure.axes[0].texts}
+
+    assert names() == {"fp32", "bf16"}
+    monkeypatch.setattr("affq.explorer.NAMED", 1)
+    explorer.run.label = "smollm2-135m bf16"
+    assert names() == {"bf16"}  # on the frontier, and chosen
+    explorer.run.label = "smollm2-135m fp32"
+    assert names() == {"fp32", "bf16"}
+    legend = explorer.canvas.figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["fp32", "bf16"]
+
+
+def test_a_run_of_many_texts_shows_the_first(explorer, monkeypatch):
+    monkeypatch.setattr("affq.explore.RUN_TEXTS", 2)
+    explorer.run.label = "smollm2-135m bf16"
+    assert "the first 2 of 6 texts" in shown(explorer.run_texts) and explorer.run_texts.value.count("<tr>") == 1 + 2
+
+
 def test_budget_is_answered_by_the_one_rule(explorer):
     said = shown(explorer.advice)
     assert "Within any budget, take smollm2-135m at bf16 (emotion F1 1.00, 2.00 GB, 1.00 s a text)" in said
