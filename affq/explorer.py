@@ -146,12 +146,12 @@ class Explorer:
         figure.clear()
         axes = figure.add_subplot()
         runs = self.explored.runs
-        marked = choose.frontier(runs, cost, self.explored.draws)["on_frontier"]
+        marked = choose.frontier(runs, cost)["on_frontier"]
         found = runs.assign(best=marked, cost=runs[cost].astype(float) / scale).dropna(subset=["emotion_f1", "cost"])
         found = found.sort_values(["cost", "emotion_f1"])
         self.points, right = list(found["run_id"]), 1.1 * found["cost"].max() if len(found) else 1
         best = found[found["best"]]
-        if len(best):  # on to the right, where more is to be had for nothing
+        if len(best):  # on to the edge: who can spend more can have it too
             highest = best["emotion_f1"]
             axes.step([*best["cost"], right], [*highest, highest.iloc[-1]], where="post", color="0.6", zorder=1)
         spread = [found["emotion_f1"] - found["emotion_f1_low"], found["emotion_f1_high"] - found["emotion_f1"]]
