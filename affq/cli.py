@@ -178,7 +178,7 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
     from affq.study import load_study
 
     loaded = load_study(study)
-    from affq import publish
+    from affq import index, publish
     from affq.execute import score_study, summarize_study
     from affq.records import study_folder
 
@@ -187,8 +187,8 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
         score_study(loaded, results)
     _say("Summarizing …")
     notebook = summarize_study(loaded, results)
-    index = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
-    _say(f"Published {index}")
+    page = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
+    _say(f"Published {page}, listed in {index.write(results)}")
 
 
 @app.command()

@@ -64,13 +64,15 @@ def between_processes(medians):
     return float(np.mean(medians) - half), float(np.mean(medians) + half)
 
 
-def under_shuffled_targets(statistic, targets, judged, rng, draws):
-    """Give the mean of statistic(targets, judged) with the targets shuffled: the floor that needs no emotion in the texts.
+def chance_f1(terms):
+    """Give the mean of macro-F1 with the targets shuffled, of summed counts (..., 3, emotions): what needs no emotion in a text.
 
-    Shuffling keeps how often each emotion was asked for and how often each was judged, and breaks only their pairing.
+    Shuffling keeps how often each emotion was asked for and how often each was judged, and breaks their pairing: of the texts
+    asked for one, it is judged in the share in which it is judged of all (the mean of the hypergeometric distribution).
     """
-    targets = np.asarray(targets)
-    return float(np.mean([statistic(rng.permutation(targets), judged) for _ in range(draws)]))
+    _, judged, asked = np.moveaxis(terms, -2, 0)
+    texts = asked.sum(axis=-1, keepdims=True)
+    return macro_f1(np.stack((asked * judged / texts, judged, asked), axis=-2))
 
 
 @dataclass(frozen=True)

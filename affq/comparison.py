@@ -14,7 +14,7 @@ from affq import InputError, choose, claims, compare, power, resources
 ESTIMANDS = (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)
 F1S = {"emotion_f1": "judged_emotion", "emotion_f1_masked": "masked_emotion"}
 MEANS = ("names_target", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline")
-SWAPS = 9_999  # of two runs' texts, where they are too many to look at all
+SWAPS = 1_999  # of two runs' texts, where they are too many to look at all
 DRAWS = 1_000  # of the prompts
 WANTED = 0.05  # the change of F1 that a reader is told the price of
 DETECTABLE = (
@@ -63,6 +63,16 @@ class Compared:
         """Say whether a run's texts have this figure, every one of them."""
         return run_id in self._of and not self._of[run_id][F1S.get(figure, figure)].isna().any()
 
+    def chance_f1(self, run_id):
+        """Give the macro-F1 that shuffled targets would give."""
+        return float(compare.chance_f1(self.terms(run_id, "emotion_f1")[0].sum(axis=(0, 1))))
+
+    def falls_short(self, run_id, figure="emotion_f1", by_emotion=False):
+        """Say whether too few texts are right, or wrong, for the interval of F1 to cover as often as it says."""
+        counts = self.terms(run_id, figure)[0].sum(axis=(0, 1))
+        right, judged, asked = counts if by_emotion else counts.sum(axis=-1)
+        return compare.falls_short(right, asked - right, self.study.samples)
+
     def interval(self, terms, statistic, of, scale="identity"):
         return compare.interval(terms, statistic, of, scale, self.greedy)
 
@@ -87,8 +97,10 @@ class Compared:
 
 
 def intervals(compared):
-    """Give the intervals of each run's figures: {model, precision, figure, estimand, estimate, low, high, standard_error}.
+    """Give the intervals of each run's figures.
 
+    Columns {model, precision, figure, estimand, estimate, low, high, standard_error, falls_short}. falls_short: an interval that
+    covers less often than it says, for want of right or wrong texts (compare.falls_short).
     figure: emotion_f1, emotion_f1_masked, `f1 <emotion>`, and means over texts: ROUGE, names_target. Ends are nan where there is
     no spread to see them by; under greedy decoding those for these prompts are the estimate, which they would give again.
     """
@@ -96,14 +108,18 @@ def intervals(compared):
     for run in compared.runs:
         about = {"model": run.model.name, "precision": run.precision}
         for figure in filter(lambda figure: compared.has(run.id, figure), (*F1S, *MEANS)):
+            terms, statistic, scale = compared.terms(run.id, figure)
+            short = bool(compared.falls_short(run.id, figure)) if figure in F1S else False
             for of in ESTIMANDS:
-                found = compared.interval(*compared.terms(run.id, figure)[:2], of, compared.terms(run.id, figure)[2])
-                rows.append(about | {"figure": figure, "estimand": of} | _ends(found))
+                found = compared.interval(terms, statistic, of, scale)
+                rows.append(about | {"figure": figure, "estimand": of} | _ends(found) | {"falls_short": short})
+        counts, short = compared.terms(run.id, "emotion_f1")[0], compared.falls_short(run.id, by_emotion=True)
         for of in ESTIMANDS:
-            found = compared.interval(compared.terms(run.id, "emotion_f1")[0], compare.f1_by_emotion, of, "logit")
+            found = compared.interval(counts, compare.f1_by_emotion, of, "logit")
             for number, emotion in enumerate(compared.study.emotions):
-                rows.append(about | {"figure": f"f1 {emotion}", "estimand": of} | _ends(found, number))
-    return pd.DataFrame(rows, columns="model precision figure estimand estimate low high standard_error".split())
+                row = about | {"figure": f"f1 {emotion}", "estimand": of} | _ends(found, number)
+                rows.append(row | {"falls_short": bool(short[number])})
+    return pd.DataFrame(rows, columns="model precision figure estimand estimate low high standard_error falls_short".split())
 
 
 def _ends(found, at=(), scale=1, suffix=""):

@@ -45,6 +45,26 @@ def _of_these(overall, greedy):
     return f"For *{THESE_PROMPTS}* alone, over what sampling gives: {listed}."
 
 
+def shortfalls(intervals):
+    """Warn of intervals that cover less often than they say; "" where none does. intervals: comparison.intervals."""
+    short = intervals[intervals["falls_short"] & (intervals["estimand"] == PROMPTS_LIKE_THESE)]
+    if short.empty:
+        return ""
+    runs = [as_data(f"{row.model} {row.precision}") for row in short.itertuples() if row.figure == "emotion_f1"]
+    emotions = short["figure"].str.startswith("f1 ").sum()
+    said = []
+    if runs:
+        said.append(
+            f"**The interval of {', '.join(runs)} holds the truth less often than 95 %**: too few texts are right, or wrong."
+        )
+    if emotions:
+        said.append(
+            f"{emotions} intervals of single emotions rest on so few right, or wrong, texts that they hold the truth less often "
+            f"than 95 %: `falls_short` in `tables/intervals.csv` marks them."
+        )
+    return " ".join(said)
+
+
 def detectable(frame):
     """Say what change the study could see, and what the wanted change needs. frame: comparison.detectable."""
     known = frame.dropna(subset="detectable_points")

@@ -101,9 +101,14 @@ def read_json(path, remedy):
 
 def read_jsonl(path, remedy):
     """Read JSON lines; raise InputError, with the line and the remedy, for one that is none."""
+    data = path.read_bytes()
+    try:
+        lines = data.decode("utf-8").split("\n")  # not splitlines(): a text may hold a line separator that is not a line feed
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+        raise damaged(f"{path}, line {number}", error, remedy) from None
     rows = []
-    # Not splitlines(): a text may hold a line separator that is not a line feed.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows += [json.loads(line)] if line else []
         except (ValueError, RecursionError) as error:

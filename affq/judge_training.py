@@ -191,7 +191,7 @@ def main(
     card["test"]["masked"] = round(float(np.mean([MASK in text for text in texts["test"]])), 4)
     card["other"] |= {"file": other, "sha256": sha256_of(data / other)}
     judge_card.write(out / "card.md", card)
-    charts.reliability(card["calibration"]["bins"]).figure.savefig(out / "reliability.png", dpi=100)
+    charts.reliability(card["calibration"]["bins"]).figure.savefig(out / "reliability.png")
     print((out / "card.md").read_text(encoding="utf-8"))
 
 

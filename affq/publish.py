@@ -6,14 +6,18 @@ Texts and names are data wherever they are shown: never markup, maths, a formula
 import html
 import json
 import re
+from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 import nbformat
 from IPython.display import HTML, Image, Markdown, display
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 
-from affq import without_places
+from affq import __version__, without_places
 
+WIDE = 14  # columns from which a table is printed in smaller letters
 LONG = 40  # characters from which a cell is a text, set in a wider column
 
 
@@ -40,11 +44,16 @@ def write_csv(frame, path):
 
 
 def table(frame, caption, folded=False):
-    """Show a table of cells as they are, every one escaped; `folded` shows its caption until a reader opens it."""
-    if folded:
-        shown = f"<details><summary>{_escaped(caption)}</summary>{_html(frame, '')}</details>"
+    """Show a table of cells as they are, every one escaped; `folded` shows its caption until a reader opens it.
+
+    The leading columns of words, as few as tell every row from the others, head the rows.
+    """
+    if frame.empty:
+        shown = f"<p>{_escaped(caption)}: there is none.</p>"
     else:
-        shown = _html(frame, f"<caption>{_escaped(caption)}</caption>")
+        shown = _html(frame, _escaped(caption))
+    if folded and not frame.empty:
+        shown = f"<details><summary>{_escaped(caption)}</summary>{shown}</details>"
     # JupyterLab would typeset what looks like LaTeX.
     display(HTML(f'<div class="mathjax_ignore">{shown}</div>'))
 
@@ -60,12 +69,15 @@ def _visible(text):
 
 def _html(frame, caption):
     kinds = {name: _kind(frame[name]) for name in frame.columns}
+    heading = _heading(frame, kinds)
     head = "".join(f'<th scope="col" class="{kinds[name]}">{_escaped(name)}</th>' for name in frame.columns)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{kinds[n]}">{_escaped(v)}</td>' for n, v in zip(frame.columns, row, strict=True)) + "</tr>"
-        for row in frame.itertuples(index=False, name=None)
+    columns = [_cells(frame[name], kinds[name], number < heading) for number, name in enumerate(frame.columns)]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    return (
+        f'<div class="table{" wide" * (len(kinds) > WIDE)}" tabindex="0" role="group" aria-label="{caption}">'
+        f"<table><caption>{caption}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-    return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _kind(column):
@@ -75,9 +87,28 @@ def _kind(column):
     return "text" if max(map(len, cells), default=0) > LONG else "word"
 
 
+def _heading(frame, kinds):
+    """Count the leading columns that head the rows."""
+    words = list(takewhile(lambda name: kinds[name] == "word", frame.columns))
+    return next((n for n in range(1, len(words) + 1) if not frame[words[:n]].duplicated().any()), len(words))
+
+
+def _cells(column, kind, heads):
+    tag = 'th scope="row"' if heads else "td"
+    close = tag.partition(" ")[0]
+    cells = [str(value) for value in column]
+    decimals = ["." + cell.partition(".")[2] if "." in cell else "" for cell in cells]
+    longest = max(map(len, decimals), default=0) if kind == "number" and not any("e" in cell for cell in cells) else 0
+    for cell, part in zip(cells, decimals, strict=True):
+        # The page's style shows these digits unseen, so that the points of a column stand below each other.
+        pad = f' data-pad="{"." * (not part)}{"0" * (longest - max(len(part), 1))}"' if cell and len(part) < longest else ""
+        yield f'<{tag} class="{kind}"{pad}>{_escaped(cell)}</{close}>'
+
+
 def chart(axes, folder, name, alt):
-    """Show a chart with its alternative text and write it to folder/charts/<name>.svg and .png."""
+    """Show a chart with its alternative text and write it to folder/charts/<name>.svg, .pdf and .png."""
     import matplotlib.pyplot as plt
+    import PIL.Image
 
     path = Path(folder) / "charts" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +116,15 @@ def chart(axes, folder, name, alt):
     # No date and fixed ids: the same figures give the same file.
     with plt.rc_context({"svg.hashsalt": name}):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(path.with_suffix(".png"), dpi=150)
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    figure.savefig(path.with_suffix(".png"), dpi=2 * figure.dpi)
     plt.close(figure)
+    # A chart has few colours: with a palette the page is a third of the size.
+    with PIL.Image.open(path.with_suffix(".png")) as picture:
+        few = picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE)
+    few.save(path.with_suffix(".png"), optimize=True)
     image = Image(path.with_suffix(".png").read_bytes(), format="png")
-    display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * 100)}})
+    display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * figure.dpi)}})
 
 
 def report(notebook, folder, title):
@@ -109,6 +145,7 @@ def report(notebook, folder, title):
     for metadata in (node.metadata, *(cell.metadata for cell in node.cells)):
         metadata.pop("papermill", None)  # paths and times of this machine
     node.metadata.pop("widgets", None)
+    node.metadata["affq"] = {"version": __version__, "published": datetime.now(UTC).date().isoformat()}
     nbformat.write(node, Path(folder) / "summary.ipynb")
     template = Path(__file__).with_name("report_template")
     exporter = HTMLExporter(
@@ -116,8 +153,20 @@ def report(notebook, folder, title):
         extra_template_basedirs=[str(template.parent)],
         exclude_input=True,
         exclude_output_prompt=True,
+        filters={"markdown2html": _markdown_html},
     )
-    text, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": title}})
+    sources = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
+    resources = {"metadata": {"name": title}, "chapters": re.findall(r"^## (.+)$", sources, re.M)}
+    text, _ = exporter.from_notebook_node(node, resources=resources)
     index = Path(folder) / "index.html"
     index.write_text(text, encoding="utf-8")
     return index
+
+
+def _markdown_html(source):
+    """Render Markdown; a table of it, such as a card's, gets a box to scroll in and scopes."""
+    text = markdown2html(source)
+    text = re.sub(r"<tr>\s*<td>(.*?)</td>", r'<tr><th scope="row">\1</th>', text)
+    text = re.sub(r"<th(?=[ >])(?! scope)", '<th scope="col"', text)
+    text = text.replace("<table>", '<div class="table" tabindex="0" role="group" aria-label="Table"><table>')
+    return text.replace("</table>", "</table></div>")

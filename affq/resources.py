@@ -239,7 +239,8 @@ def ratios(records):
     """
     rows = []
     for record in (r for r in records if r.complete):
-        baseline = next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
+        wanted = record.run.study.baseline(record.run.model).id
+        baseline = next(r for r in records if r.run.id == wanted)
         if baseline is record or not baseline.complete:
             continue
         about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
@@ -274,12 +275,12 @@ def _ratio(units, of):
 
 
 def _peaks(record, other):
-    """Pair the peaks of two runs' batches at decode, the control's left out; None where one is unknown."""
+    """Pair the peaks of two runs' batches at decode, the control's left out; None where one is unknown, or not there."""
     asked = -(-record.run.study.texts_asked // record.run.study.batch)
-    peaks = np.array(
-        [[b["phases"]["decode"]["peak_bytes"] for b in one.batches()[:asked]] for one in (record, other)], dtype=object
-    )
-    return None if "unknown" in peaks.ravel() else peaks.astype(float).T[:, None, :]
+    peaks = [[batch["phases"]["decode"]["peak_bytes"] for batch in one.batches()[:asked]] for one in (record, other)]
+    if not all(peaks) or "unknown" in sum(peaks, []):
+        return None
+    return np.array(peaks, dtype=float).T[:, None, :]
 
 
 def _latencies(record, other, of):

@@ -121,7 +121,7 @@ class Settings:
     def between(self, low, high, *place):
         value = self._at(place)
         if type(value) not in (int, float) or not low < value < high:
-            raise InputError(f"{place[-1]} in {self.where(*place)} must be between {low} and {high}; found {SHORT.repr(value)}")
+            raise InputError(f"{place[-1]} in {self.where(*place)} must be between {low} and {high:,}; found {SHORT.repr(value)}")
         return float(value)
 
     def file(self, key, suffix, packaged):

@@ -23,7 +23,7 @@ DECODINGS = ("greedy", "sampled")
 HOTTEST = 100  # of temperatures: every token is about as likely there
 WEIGHTS = ("trained", "random")
 YEAR_S = 31_536_000
-MOST = 1e9  # of what anybody can spend
+MOST = 1_000_000_000  # of what anybody can spend
 # The counts of `measurement`, and the least that each may be; two tokens are one further token.
 MEASURED = {"texts": 1, "new_tokens": 2, "warmup_tokens": 1, "rounds": 1, "token_texts": 0, "processes": 1, "throughput": 0}
 
@@ -213,11 +213,15 @@ class _Reader(Settings):
                 f"a judge in {self.where(*place)} must be a name, or {{judge: its name, labels: {{its label: emotion}}}}; "
                 f"found {SHORT.repr(value)}"
             )
-        if not (found := classifiers.find(name, labels, self.path.parent, EMOTIONS)):
+        try:
+            found = classifiers.find(name, labels, self.path.parent, EMOTIONS)
+            if found and found.here:
+                found.need(self.values["emotions"])
+        except InputError as error:
+            raise InputError(f"{self.where(*place)}: {error}") from None
+        if not found:
             others = ("or a folder (beside the study)", "or owner/name of the hub (with @revision)")
             self.refuse("unknown judge", name, place, (*packaged_judges(), *others))
-        if found.here:
-            found.need(self.values["emotions"])
         return found
 
     def generation(self):
@@ -277,7 +281,10 @@ class _Reader(Settings):
             references=self.file("references", ".jsonl", {"synthetic": PACKAGE / "references.jsonl"}),
             perplexity=self.scoring_model(),
             claims=self.file("claims", ".yaml", {"paper": PACKAGE / "claims.yaml"}),
-            budget={name: given and self.between(0, MOST, "budget", name) for name, given in self.values["budget"].items()},
+            budget={
+                name: None if given is None else self.between(0, MOST, "budget", name)
+                for name, given in self.values["budget"].items()
+            },
         )
         # Bad lines are said now, not after a night of generating.
         read_prompts(study.prompts)

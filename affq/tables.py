@@ -1,6 +1,7 @@
 """Records to tidy frames to the published tables. A failed or missing run stays a row. Raw units, until `for_reading`."""
 
-import numpy as np
+from operator import itemgetter
+
 import pandas as pd
 from sklearn.metrics import f1_score
 
@@ -27,7 +28,6 @@ TITLES |= {
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
 KEY = ["prompt_id", "emotion", "sample"]
 COSTS = {"peak_bytes": "peak memory", "latency_s": "latency"}
-SHUFFLES = 200
 
 
 def texts(records):
@@ -71,13 +71,16 @@ def _paired(record, records):
 
 
 def baseline_of(record, records):
-    return next(r for r in records if r.run.id == record.run.study.baseline(record.run.model).id)
+    """Find the record of the run that a record's paired figures are taken against."""
+    baseline = record.run.study.baseline(record.run.model).id
+    return next(r for r in records if r.run.id == baseline)
 
 
 def _in_line(scores, generations):
     """Put scores in the order of the generations, {} where there is none."""
-    by_key = {tuple(row[name] for name in KEY): row for row in scores}
-    return [by_key.get(tuple(row[name] for name in KEY), {}) for row in generations]
+    key = itemgetter(*KEY)
+    by_key = {key(row): row for row in scores}
+    return [by_key.get(key(row), {}) for row in generations]
 
 
 def macro_f1(targets, judged, emotions):
@@ -96,7 +99,8 @@ def summary(records, texts):
     <figure>_low and _high are the ends of its interval for prompts like these, empty where no spread shows. What else is empty
     has its reason in `note`, but for the baseline's rougeL_to_baseline.
     """
-    rows, ends = [], _ends(comparison.intervals(comparison.Compared(texts, records[0].run.study)))
+    compared, rows = comparison.Compared(texts, records[0].run.study), []
+    figures = _with_ends(comparison.intervals(compared))
     for record in records:
         run, (status, note) = record.run, record.status()
         row = {"run_id": run.id, "model": run.model.name, "precision": run.precision, "engine": run.study.engine}
@@ -105,7 +109,11 @@ def summary(records, texts):
         if record.complete:
             row |= resources.measured(record)
             if run.study.judged:
-                row |= _quality(judged_texts(texts, run.id), run.study, notes) | ends.get((run.model.name, run.precision), {})
+                if compared.has(run.id):
+                    chance = {"texts": run.study.texts_asked, "emotion_f1_chance": compared.chance_f1(run.id)}
+                    row |= chance | figures[run.model.name, run.precision]
+                else:
+                    notes.append("not scored")
                 notes += _of_texts(record, baseline_of(record, records))
             else:
                 notes.append("random weights")
@@ -119,14 +127,13 @@ def summary(records, texts):
     return _typed(pd.DataFrame(rows, columns=SUMMARY))
 
 
-def _ends(intervals):
-    """Give the ends for prompts like these, {(model, precision): {<figure>_low, <figure>_high}}."""
+def _with_ends(intervals):
+    """Give the BOUNDED figures for prompts like these: {(model, precision): {<figure>, <figure>_low, <figure>_high}}."""
     found = {}
     for row in intervals[intervals["estimand"] == compare.PROMPTS_LIKE_THESE].itertuples():
         if row.figure in BOUNDED:
-            found.setdefault((row.model, row.precision), {}).update(
-                {f"{row.figure}_low": row.low, f"{row.figure}_high": row.high}
-            )
+            figures = {row.figure: row.estimate, f"{row.figure}_low": row.low, f"{row.figure}_high": row.high}
+            found.setdefault((row.model, row.precision), {}).update(figures)
     return found
 
 
@@ -136,21 +143,6 @@ def _of_texts(record, baseline):
         yield "no chat template: the model is given the prompts as they stand"
     if not baseline.complete:
         yield f"no paired figures: the baseline {baseline.run.precision} is {baseline.status()[0]}"
-
-
-def _quality(asked, study, notes):
-    if asked.empty:
-        notes.append("not scored")
-        return {}
-    targets, judged = asked["emotion"].to_numpy(), asked["judged_emotion"].to_numpy()
-    chance = compare.under_shuffled_targets(
-        lambda t, j: macro_f1(t, j, study.emotions), targets, judged, np.random.default_rng(study.seed), SHUFFLES
-    )
-    figures = {"texts": len(asked), "emotion_f1": macro_f1(targets, judged, study.emotions), "emotion_f1_chance": chance}
-    masked = asked["masked_emotion"]
-    figures["emotion_f1_masked"] = macro_f1(targets, masked.to_numpy(), study.emotions) if masked.notna().all() else np.nan
-    figures["names_target"] = asked["names_target"].mean()
-    return figures | {name: asked[name].mean() for name in ("rouge1", "rouge2", "rougeL", "rougeL_to_baseline")}
 
 
 def _typed(frame):
@@ -197,6 +189,35 @@ def side_by_side(texts, emotion):
         index="prompt_id", columns="run", values="marked", aggfunc="first", sort=False
     )
     return wide.rename_axis(columns=None).fillna("").reset_index(names="prompt")
+
+
+def examples(texts):
+    """Choose texts by rule: one row a text, {why, model, precision, prompt, asked, judged, target_probability, text}.
+
+    Of each run the text with the highest and the one with the lowest probability of the emotion asked for; of each model of
+    several runs the request whose texts' probabilities lie furthest apart, at the runs of the highest and of the lowest.
+    """
+    known = texts[texts["emotion"].notna() & texts["target_probability"].notna()]
+    chosen = []
+    for _, of in known.groupby("run_id", sort=False):
+        chosen += [(why, of.loc[at]) for why, at in _ends_of(of["target_probability"], "surest", "least sure")]
+    for _, of in known.groupby("model", sort=False):
+        by_request = of.groupby(KEY, sort=False)["target_probability"]
+        if by_request.size().max() > 1:
+            widest = (by_request.max() - by_request.min()).idxmax()
+            of_request = of[(of[KEY] == list(widest)).all(axis=1)]
+            ends = _ends_of(of_request["target_probability"], "differs most: highest", "differs most: lowest")
+            chosen += [(why, of.loc[at]) for why, at in ends]
+    rows = [
+        {"why": why, "model": row["model"], "precision": row["precision"], "prompt": row["prompt_id"], "asked": row["emotion"]}
+        | {"judged": row["judged_emotion"], "target_probability": row["target_probability"], "text": row["text"]}
+        for why, row in chosen
+    ]
+    return pd.DataFrame(rows, columns="why model precision prompt asked judged target_probability text".split())
+
+
+def _ends_of(values, highest, lowest):
+    return (highest, values.idxmax()), (lowest, values.idxmin())
 
 
 def judge_quality(judges):

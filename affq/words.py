@@ -11,11 +11,13 @@ SMALL = 0.5  # an effect of the batch is small beside the precision's up to this
 
 
 def headline(summary, differences):
-    """Say, model by model, what the lowest precision saves and costs against the highest.
+    """Answer, model by model and in two sentences, what the lowest precision saves, and what it costs of the emotion.
 
     summary: tables.summary. differences: comparison.differences.
     """
-    lines = [f"{summary['weights_bytes'].notna().sum()} of {len(summary)} runs are complete."]
+    complete, lines = summary["weights_bytes"].notna().sum(), []
+    if complete < len(summary):
+        lines.append(f"{complete} of {len(summary)} runs are complete.")
     for model, runs in summary.groupby("model", sort=False):
         ends = runs.iloc[[0, -1]]
         if (lost := ends["weights_bytes"].isna()).any():
@@ -25,9 +27,9 @@ def headline(summary, differences):
             high, low = runs.iloc[0], runs.iloc[-1]
             saved = 1 - low["weights_bytes"] / high["weights_bytes"]
             lines.append(
-                f"**{as_data(model)}**: from {high['precision']} to {low['precision']} the stored weights shrink by {saved:.0%}, "
-                f"to {low['weights_bytes'] / 1e6:,.0f} MB; {_f1_change(high, low, differences)}a text takes "
-                f"{low['latency_s'] / high['latency_s']:.2f} times as long."
+                f"**{as_data(model)}** at {low['precision']} takes {saved:.0%} less memory for its weights than at "
+                f"{high['precision']}, {low['weights_bytes'] / 1e6:,.0f} MB, and {low['latency_s'] / high['latency_s']:.2f} "
+                f"times the time for a text.{_f1_change(high, low, differences)}"
             )
     return "\n\n".join(lines)
 
@@ -36,15 +38,13 @@ def _f1_change(high, low, differences):
     if low["emotion_f1"] != low["emotion_f1"]:
         return ""
     of = differences[(differences["model"] == low["model"]) & (differences["precision"] == low["precision"])]
-    sure = "no interval"
+    sure = ""
     for row in of[of["family"] == "overall"].dropna(subset="wrong_sign").itertuples():
-        holds = " and may be none" if row.low_points <= 0 <= row.high_points else ""
-        sure = (
-            f"a change of {row.estimate_points:+.0f} points, 95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}{holds}"
-        )
+        chance = ", which chance could give" if row.low_points <= 0 <= row.high_points else ""
+        sure = f", {row.estimate_points:+.0f} points (95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}){chance}"
     return (
-        f"emotion F1 goes from {high['emotion_f1']:.2f} to {low['emotion_f1']:.2f} ({sure}), where chance is "
-        f"{low['emotion_f1_chance']:.2f}; "
+        f" Its emotion F1 is {low['emotion_f1']:.2f} where {high['precision']} has {high['emotion_f1']:.2f}{sure}; shuffled "
+        f"targets would give {low['emotion_f1_chance']:.2f}."
     )
 
 
@@ -99,6 +99,19 @@ def shown(summary, column, unit="", scale=1, digits=2):
     ]
     title = column.removesuffix("_s").removesuffix("_bytes").replace("_", " ").replace("f1", "F1")
     return f"{title}: {', '.join(figures)}"
+
+
+def reproduce(study, records):
+    """Say what to type to make a report again, and with what."""
+    software = next(record.about()["software"] for record in records if record.complete)
+    name = study.source.replace("\\", "/").rpartition("/")[2]
+    commit = f" at commit {software['commit']}" if software["commit"] else ""
+    what = "study" if name == study.source else "study file"
+    return (
+        f"With affq {software['affq']}{commit}, the versions above, and the {what} `{name}`:\n\n"
+        f"```sh\naffq run {name}\naffq report {name}\n```\n\n"
+        f"On the same machine and versions the texts are the same, byte for byte; times are not."
+    )
 
 
 def time_spent(spent):

@@ -18,6 +18,12 @@ QUIET = (
 POLICY = re.compile(r"<meta [^>]*Content-Security-Policy[^>]*>")
 
 
+def chromium():
+    """Give the path of the browser that is installed here."""
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    return found[0] if found else pytest.fail("no chromium or google-chrome is on the path; apt-get install chromium")
+
+
 @pytest.fixture(scope="module")
 def canary():
     """A server that must not be asked: its address, and what it was asked for."""
@@ -47,14 +53,11 @@ def page(tmp_path_factory, tiny_llama, canary):
 @pytest.fixture
 def opened(tmp_path, canary):
     """Open a page's text in Chromium; give what became of it, and what the canary was asked for meanwhile."""
-    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not found:
-        pytest.fail("no chromium, chromium-browser or google-chrome is on the path; install Chromium: apt-get install chromium")
 
     def open_page(text):
         (tmp_path / "page.html").write_text(text, encoding="utf-8")
         canary[1].clear()
-        command = [found[0], *QUIET, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
+        command = [chromium(), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return Page(done.stdout), list(canary[1])
 

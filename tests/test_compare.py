@@ -1,4 +1,5 @@
 import time
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -9,34 +10,24 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from affq import compare
-from affq.tables import macro_f1
 
 
-def accuracy(targets, judged):
-    return float(np.mean(np.asarray(targets) == np.asarray(judged)))
+def summed(targets, judged):
+    """Count lists of emotions a, b and c, 0 to 2, as terms summed over all texts."""
+    each = [[sum(t == j == e for t, j in zip(targets, judged, strict=True)) for e in range(3)]]
+    return np.array([*each, np.bincount(judged, minlength=3), np.bincount(targets, minlength=3)])
 
 
-def test_shuffled_accuracy_is_what_probability_says():
-    # A shuffled target meets a judged emotion as often as the shares say: 0.5 · 0.5 + 0.5 · 0.5.
-    targets, judged = ["a"] * 20 + ["b"] * 20, ["a"] * 20 + ["b"] * 20
-    assert compare.under_shuffled_targets(accuracy, targets, judged, np.random.default_rng(0), 1000) == pytest.approx(
-        0.5, abs=0.02
-    )
+def test_chance_f1_of_a_judge_with_one_answer_by_hand():
+    # All judged 0, half asked: precision 1/2, recall 1, F1 2/3 for 0 and 0 for 1, whatever the order: over three emotions 2/9.
+    assert compare.chance_f1(summed([0, 1] * 5, [0] * 10)) == pytest.approx(2 / 9)
 
 
-def test_shuffled_f1_of_a_judge_with_one_answer_does_not_depend_on_the_draw():
-    # All judged "a", half asked: precision 1/2, recall 1, F1 2/3 for "a" and 0 for "b", whatever the order: mean 1/3.
-    chance = compare.under_shuffled_targets(
-        lambda t, j: macro_f1(t, j, ["a", "b"]), ["a", "b"] * 5, ["a"] * 10, np.random.default_rng(0), draws=3
-    )
-    assert chance == pytest.approx(1 / 3)
-
-
-def test_same_seed_gives_the_same_chance():
-    draws = [
-        compare.under_shuffled_targets(accuracy, list("aabbc"), list("abcab"), np.random.default_rng(7), 20) for _ in range(2)
-    ]
-    assert draws[0] == draws[1]
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=6))
+def test_chance_f1_is_the_mean_over_every_order_of_the_targets(texts):
+    targets, judged = zip(*texts, strict=True)
+    every = [compare.macro_f1(summed(order, judged)) for order in permutations(targets)]
+    assert compare.chance_f1(summed(targets, judged)) == pytest.approx(np.mean(every))
 
 
 def test_median_interval_is_between_order_statistics_by_hand():

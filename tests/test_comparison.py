@@ -55,6 +55,19 @@ def test_every_f1_is_that_of_scikit_learn(study):
     assert mean.tolist() == pytest.approx(texts.groupby("run_id", sort=False)["rougeL"].mean().tolist())
 
 
+def test_intervals_that_rest_on_too_few_right_texts_are_warned_of(write_study):
+    study = load_study(write_study(precisions=["fp32", "int8"]))
+    ids = [run.id for run in study.runs()]
+    texts = many(12, ids[:1], right=0.1), many(12, ids[1:], right=0.5)
+    found = comparison.intervals(comparison.Compared(pd.concat(texts), study))
+    short = found[found["falls_short"] & found["estimand"].eq(PROMPTS_LIKE_THESE)]
+    assert {(row.precision, row.figure) for row in short.itertuples() if row.figure == "emotion_f1"} == {("fp32", "emotion_f1")}
+    assert "The interval of smollm2-135m fp32 holds the truth less often" in comparison_words.shortfalls(found).replace(
+        "&#45;", "-"
+    )
+    assert comparison_words.shortfalls(found[~found["falls_short"]]) == ""
+
+
 def test_greedy_texts_of_these_prompts_are_exact(compared):
     found = comparison.intervals(compared)
     these = found[found["estimand"] == THESE_PROMPTS]

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "words": set(),
     "prompts": set(),
     "publish": set(),
+    "exports": set(),
+    "index": {"files"},
     "checkpoints": set(),
     "settings": set(),
     "files": set(),
@@ -80,20 +82,8 @@ MAY_IMPORT = {
     "perplexity": {"models"},
     "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {
-        "annotation",
-        "comparison_words",
-        "doctor",
-        "execute",
-        "files",
-        "judging",
-        "lab",
-        "labels",
-        "memory",
-        "own_study",
-        "plan",
-    }
-    | {"progress", "publish", "records", "study", "tables", "words"},
+    "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "index", "judging", "lab", "labels", "memory"}
+    | {"own_study", "plan", "progress", "publish", "records", "study", "tables", "words"},
 }
 
 

@@ -1,8 +1,10 @@
 import csv
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import nbformat
@@ -11,7 +13,7 @@ import pytest
 import yaml
 from test_tables import PEAKS, write_run
 
-from affq import execute, files, publish, records
+from affq import execute, files, index, publish, records
 from affq.study import load_study
 from affq.weights import sha256_of
 
@@ -79,6 +81,10 @@ def seal(record):
     (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", hashes)))
 
 
+# What a page holds itself, or what is published beside it.
+HARMLESS = re.compile(r"data:image/png|#|(tables|charts)/[\w.%-]+$|(\.\./index\.html|summary\.ipynb|references\.bib)$")
+
+
 class Page(HTMLParser):
     """A page's elements with their attributes, and its text."""
 
@@ -100,7 +106,7 @@ class Page(HTMLParser):
             for tag, attrs in self.elements
             if tag in {"script", "iframe", "object", "b", "i", "u"}
             or any(name.startswith("on") for name in attrs)
-            or not all(attrs[n].startswith(("data:image/png", "#")) for n in ("src", "href") if n in attrs)
+            or not all(HARMLESS.match(attrs[n]) for n in ("src", "href") if n in attrs)
         ]
 
 
@@ -126,7 +132,22 @@ def shown(monkeypatch):
 def test_every_cell_header_and_caption_is_escaped(folded, shown):
     publish.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE, folded)
     text = shown[0][0].data
-    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3
+    # A header, a cell, the caption, the name of the table's box, and what is folded once more.
+    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4 + folded
+
+
+def test_leading_columns_of_words_that_tell_rows_apart_head_them(shown):
+    frame = pd.DataFrame({"model": ["a", "a", "b"], "precision": ["fp32", "int8", "fp32"], "device": "cpu", "f1": ["0.1"] * 3})
+    publish.table(frame, "runs")
+    elements = [tag for tag, attrs in Page(shown[0][0].data).elements if attrs.get("scope") == "row" or tag == "td"]
+    assert elements == ["th", "th", "td", "td"] * 3
+
+
+def test_points_of_a_column_stand_below_each_other(shown):
+    publish.table(pd.DataFrame({"s": ["3.08", "12.3", "1,200", ""], "small": ["8.9e-05", "1.00", "1", "0"]}), "seconds")
+    pads = [attrs.get("data-pad") for tag, attrs in Page(shown[0][0].data).elements if tag == "td"]
+    # Two decimals at most: 12.3 lacks a digit, 1,200 the point too. Exponents have no such place.
+    assert pads[::2] == [None, "0", ".00", None] and pads[1::2] == [None] * 4
 
 
 def test_csv_comes_back_as_it_was_with_odd_characters(tmp_path):
@@ -147,12 +168,24 @@ def test_text_that_a_spreadsheet_would_compute_gains_an_apostrophe(tmp_path, tex
         assert list(csv.reader(file))[1] == ["'" + text.replace("\r", "\n"), "-1"]
 
 
-def test_chart_is_written_twice_and_shown_with_its_alternative_text(tmp_path, shown):
+def test_chart_is_written_in_three_formats_and_shown_with_its_alternative_text(tmp_path, shown):
     import matplotlib.pyplot as plt
 
     publish.chart(plt.subplots()[1], tmp_path, "empty", "nothing at all")
     assert shown[0][1]["image/png"]["alt"] == "nothing at all"
-    assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.png", "empty.svg"}
+    assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.pdf", "empty.png", "empty.svg"}
+
+
+def test_same_chart_gives_the_same_files(tmp_path, shown):
+    import matplotlib.pyplot as plt
+
+    files = [tmp_path / name / "charts" / f"line.{kind}" for kind in ("pdf", "svg", "png") for name in ("first", "again")]
+    for name in ("first", "again"):
+        axes = plt.subplots()[1]
+        axes.plot([1, 2])
+        publish.chart(axes, tmp_path / name, "line", "a line")
+    written = [path.read_bytes() for path in files]
+    assert written[::2] == written[1::2] and b"CreationDate" not in written[0]
 
 
 def test_page_has_no_code_no_script_and_no_machine(tmp_path):
@@ -222,7 +255,7 @@ def test_every_hostile_name_and_text_is_text_in_the_notebook(hostile):
 
 def test_no_table_holds_a_formula_and_every_text_is_whole(hostile):
     cells = {}
-    for path in (hostile / "tables").iterdir():
+    for path in (hostile / "tables").glob("*.csv"):
         with open(path, encoding="utf-8", newline="") as file:
             cells[path.stem] = [cell for row in csv.reader(file) for cell in row]
         assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells[path.stem])
@@ -238,7 +271,36 @@ def test_hostile_names_are_text_in_every_chart(hostile):
         elements = list(ElementTree.parse(path).iter())  # a control character would be no XML
         assert not any(element.tag.endswith(("}script", "}b", "}a")) for element in elements)
         assert not any(name.startswith("on") for element in elements for name in element.attrib)
-        texts = [element.text for element in elements if element.tag.endswith("}text")]
+        texts = "".join(
+            element.text or "" for element in elements if element.tag.endswith("}text")
+        )  # names are broken into lines
         of_runs = {f"{MODELS[0]} fp32", f"{MODELS[0]} bf16", f"{visible(MODELS[1])} fp32"}
-        # Each is there, with the phase behind it where kernels are drawn; reliability is a judge's.
-        assert path.stem.startswith("reliability") or all(any(text.startswith(run) for text in texts if text) for run in of_runs)
+        # reliability is a judge's
+        assert path.stem.startswith("reliability") or all(run in texts for run in of_runs)
+
+
+def test_contents_lead_to_every_chapter(hostile):
+    page = Page((hostile / "index.html").read_text(encoding="utf-8"))
+    chapters = [attrs["id"] for tag, attrs in page.elements if tag == "h2"]
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a" and "class" not in attrs]
+    assert len(chapters) > 10 and [f"#{chapter}" for chapter in chapters] == links[: len(chapters)]
+
+
+def test_every_table_has_a_caption_and_every_header_a_scope(hostile):
+    elements = Page((hostile / "index.html").read_text(encoding="utf-8")).elements
+    boxes = [attrs["aria-label"] for tag, attrs in elements if attrs.get("role") == "group"]
+    tags = [tag for tag, _ in elements]
+    assert len(boxes) == tags.count("table")  # each in a box of its own, which a keyboard reaches and a narrow page scrolls
+    assert tags.count("caption") == tags.count("table") - boxes.count("Table") > 10  # a card's tables follow its headings
+    assert {attrs.get("scope") for tag, attrs in elements if tag == "th"} == {"col", "row"}
+    assert all(attrs["alt"] for tag, attrs in elements if tag == "img")
+
+
+def test_links_lead_to_files_that_are_there(hostile):
+    index.write(hostile.parent)
+    page = Page((hostile / "index.html").read_text(encoding="utf-8"))
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a" and not attrs["href"].startswith("#")]
+    assert not [link for link in links if not (hostile / unquote(link)).is_file()]
+    beside = {path for inside in ("tables", "charts") for path in (hostile / inside).iterdir()}
+    assert beside <= {hostile / unquote(link) for link in links}
+    assert {"tables/summary.tex", "tables/claims.tex", "summary.ipynb", "references.bib", "../index.html"} <= set(links)

@@ -268,7 +268,7 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
     bars = charts.f1_by_precision(summary)
     widths = [bar.get_width() for bar in bars.patches]
     assert widths == pytest.approx(list(summary["emotion_f1"][:2]))
-    points = charts.f1_against_memory(summary).collections[0].get_offsets()
+    points = charts.f1_against_memory(summary).collections[-1].get_offsets()
     assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
     assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == [
         "0.80",
@@ -290,7 +290,11 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     assert "2 of 4 runs are complete" in said
     assert "no comparison, since nf4 is not complete" in said  # another precision never takes its place
     said = words.headline(summary[:2], differences)
-    assert "F1 goes from 0.73 to 0.83" in said and "takes 0.50 times as long" in said and "shrink by 50%" in said
+    assert (
+        "takes 50% less memory for its weights than at fp32" in said and "0.50 times the time" in said and "runs are" not in said
+    )
+    # Ten points: (2/3 + 1)/2 less (0.8 + 2/3)/2. Two prompts of a run give an interval as wide as can be.
+    assert "F1 is 0.83 where fp32 has 0.73, +10 points" in said and "which chance could give" in said
     assert words.shown(summary, "latency_s", " s") == "latency: fp32 2.00 s, bf16 1.00 s"
     texts = tables.texts(runs)
     caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
@@ -300,3 +304,20 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     )
     assert "count as wrong: smollm2-135m fp32 0%, smollm2-135m bf16 25%" in caveats  # one `none` of the four that were asked
     assert "resident memory" in words.memory(summary)
+
+
+def test_example_texts_are_chosen_by_the_rule(runs):
+    texts = tables.texts(runs)
+    asked = texts["emotion"].notna()
+    # Probabilities of the two runs' four texts each; the third request's lie furthest apart: 0.1 and 0.9.
+    texts.loc[asked, "target_probability"] = [0.5, 0.6, 0.1, 0.7, 0.5, 0.2, 0.9, 0.4]
+    found = tables.examples(texts)
+    assert found["why"].tolist() == ["surest", "least sure"] * 2 + ["differs most: highest", "differs most: lowest"]
+    assert found["target_probability"].tolist() == [0.7, 0.1, 0.9, 0.2, 0.9, 0.1]
+    assert found["precision"].tolist() == ["fp32", "fp32", "bf16", "bf16", "bf16", "fp32"]
+    assert found["text"].tolist()[:2] == ["fp32 day sadness", "fp32 day joy"]
+
+
+def test_how_to_make_it_again_names_no_folder(runs, study):
+    said = words.reproduce(study, runs)
+    assert "affq run toy.yaml\naffq report toy.yaml" in said and "/" not in said
