@@ -58,7 +58,8 @@ class Annotator:
         self.text, self.said, self.study = widgets.HTML(), widgets.Label(), study
         self.progress = widgets.IntProgress(max=len(self.frame), layout={"width": "30em"})
         self.counted = widgets.Label()
-        self.buttons = [widgets.Button(description=f"{n} {printable(label)}") for n, label in enumerate(self.choices, 1)]
+        named = [f"{number} {printable(label)}" for number, label in enumerate(self.choices, 1)]
+        self.buttons = [widgets.Button(description=name, layout={"width": "8em"}) for name in named]
         for button, label in zip(self.buttons, self.choices, strict=True):
             button.on_click(lambda _, label=label: self.answer(label))
         self.back = widgets.Button(description="Undo (u)")

@@ -35,6 +35,7 @@ STYLE = """<style>
 .affq .bars .asked {font-weight: bold}
 .affq .bars i.asked {background: #0173b2}
 .affq table {border-collapse: collapse; margin: 4px 0}
+.affq td:not(.text) {white-space: nowrap}
 .affq .list {max-height: 36em; overflow-y: auto}
 .affq td, .affq th {padding: 3px 10px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid
   var(--jp-border-color2, #ccc)}
@@ -138,9 +139,9 @@ def _bars(probabilities, asked):
 
 def _judged(row):
     if row.probabilities is None:
-        return "not judged"
+        return "–"
     right = {True: "✓ ", False: "✗ "}[row.judged_emotion == row.emotion] if row.emotion != NO_EMOTION else ""
-    return f"{right}judged {escaped(row.judged_emotion)}"
+    return f"{right}{escaped(row.judged_emotion)}"
 
 
 def _page(content):
@@ -169,7 +170,7 @@ def side_by_side(explored, texts, request):
             same = row.text == every[baseline.id]
             said = f"as at {baseline.precision}" if same else f"{share:.0%} of its words are not those at {baseline.precision}"
         bars = _bars(row.probabilities, row.emotion) if row.probabilities else ""
-        head = f"<h4>{escaped(row.model)} {row.precision}</h4><small>{_judged(row)}; {said}</small>"
+        head = f"<h4>{escaped(row.model)} {row.precision}</h4><small>judged: {_judged(row)}; {said}</small>"
         columns.append(f'<article>{head}<p class="text">{text or "<i>an empty text</i>"}</p>{bars}</article>')
     asked = f"<p><small>Asked for {escaped(request[1])}:</small> {escaped(here['request'].iloc[0])}</p>"
     return _page(f'{asked}<div class="runs">{"".join(columns)}</div>')
@@ -191,7 +192,9 @@ def run_texts(texts, run_id):
         for row in of.head(RUN_TEXTS).itertuples()
     )
     first = of.iloc[0]
-    counted = f"{len(of):,} texts" if len(of) <= RUN_TEXTS else f"the first {RUN_TEXTS} of {len(of):,} texts; choose fewer above"
+    counted = f"{len(of):,} text{'s' * (len(of) > 1)}"
+    if len(of) > RUN_TEXTS:
+        counted = f"the first {RUN_TEXTS} of {counted}; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
     said = f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p>"
     return _page(f'{said}<div class="list"><table>{head}{rows}</table></div>')

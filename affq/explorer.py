@@ -8,6 +8,7 @@ from affq import InputError, charts, choose, explore, notes, printable, tables
 from affq.keys import keyed
 
 WIDE = {"width": "100%"}
+NAMED = 8  # so many points are all named in the chart; of more, the frontier's and the chosen run's
 COSTS = {"memory": "peak_bytes", "latency": "latency_s"}
 UNITS = {"peak_bytes": (1e6, "peak memory, MB"), "latency_s": (1, "seconds for a text, median")}
 
@@ -145,12 +146,12 @@ class Explorer:
         figure.clear()
         axes = figure.add_subplot()
         runs = self.explored.runs
-        marked = choose.frontier(runs, cost, self.explored.draws)["on_frontier"]
+        marked = choose.frontier(runs, cost)["on_frontier"]
         found = runs.assign(best=marked, cost=runs[cost].astype(float) / scale).dropna(subset=["emotion_f1", "cost"])
         found = found.sort_values(["cost", "emotion_f1"])
         self.points, right = list(found["run_id"]), 1.1 * found["cost"].max() if len(found) else 1
         best = found[found["best"]]
-        if len(best):  # on to the right, where more is to be had for nothing
+        if len(best):  # on to the edge: who can spend more can have it too
             highest = best["emotion_f1"]
             axes.step([*best["cost"], right], [*highest, highest.iloc[-1]], where="post", color="0.6", zorder=1)
         spread = [found["emotion_f1"] - found["emotion_f1_low"], found["emotion_f1_high"] - found["emotion_f1"]]
@@ -158,13 +159,18 @@ class Explorer:
         colours = [charts.COLOURS[name] for name in found["precision"]]
         rings = ["black" if run_id == self.run.value else "none" for run_id in self.points]
         axes.scatter(found["cost"], found["emotion_f1"], s=110, color=colours, edgecolors=rings, linewidths=2, picker=8)
+        if len(found) > NAMED:
+            for precision in filter(set(found["precision"]).__contains__, charts.COLOURS):
+                axes.scatter([], [], s=60, color=charts.COLOURS[precision], label=precision)
+            axes.legend(frameon=False, fontsize="small", ncols=2)
+            found = found[found["best"] | (found["run_id"] == self.run.value)]
         for number, row in enumerate(found.itertuples()):
             # Towards the side where there is room, and neighbours above and below their points in turn.
-            name = row.precision if found["model"].nunique() < 2 else f"{printable(row.model)} {row.precision}"
+            name = row.precision if self.explored.runs["model"].nunique() < 2 else f"{printable(row.model)} {row.precision}"
             left = row.cost > right / 2
             style = {"xytext": (-9 if left else 9, -15 if number % 2 else 5), "ha": "right" if left else "left"}
             axes.annotate(name, (row.cost, row.emotion_f1), textcoords="offset points", size="small", **style)
-        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1))
+        axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1.05))
         axes.set_title(f"Emotion F1 against {tables.COSTS[cost]}", loc="left")
         self.canvas.draw_idle()
 

@@ -60,7 +60,7 @@ def test_texts_that_are_not_judged_are_shown_and_nothing_is_advised(study, resul
         for file in folder.iterdir():
             file.unlink()
     explorer = Explorer(study, results)
-    assert "not judged" in shown(explorer.side_by_side) and "fp32 note joy" in shown(explorer.side_by_side)
+    assert "judged: –" in shown(explorer.side_by_side) and "fp32 note joy" in shown(explorer.side_by_side)
     assert "no run has an emotion F1" in shown(explorer.advice)
     assert explorer.points == [] and "(not judged)" in explorer.asked.options[0][0]
 
@@ -187,6 +187,26 @@ def test_the_chart_has_both_costs_and_the_frontier(explorer):
     assert drawn() == ("peak memory, MB", [1.0, 1.0])
     explorer.cost.value = "latency_s"
     assert drawn()[0] == "seconds for a text, median"
+
+
+def test_of_many_points_the_frontiers_and_the_chosen_one_are_named(explorer, monkeypatch):
+    def names():
+        return {text.get_text() for text in explorer.canvas.figure.axes[0].texts}
+
+    assert names() == {"fp32", "bf16"}
+    monkeypatch.setattr("affq.explorer.NAMED", 1)
+    explorer.run.label = "smollm2-135m bf16"
+    assert names() == {"bf16"}  # on the frontier, and chosen
+    explorer.run.label = "smollm2-135m fp32"
+    assert names() == {"fp32", "bf16"}
+    legend = explorer.canvas.figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["fp32", "bf16"]
+
+
+def test_a_run_of_many_texts_shows_the_first(explorer, monkeypatch):
+    monkeypatch.setattr("affq.explore.RUN_TEXTS", 2)
+    explorer.run.label = "smollm2-135m bf16"
+    assert "the first 2 of 6 texts" in shown(explorer.run_texts) and explorer.run_texts.value.count("<tr>") == 1 + 2
 
 
 def test_budget_is_answered_by_the_one_rule(explorer):

@@ -23,7 +23,7 @@ from affq.study import load_study
 pytestmark = pytest.mark.full
 
 AFFQ = Path(sys.executable).with_name("affq")
-HOSTILE = '<img src="x" onerror="document.title=\'owned\'"><script>document.title="owned"</script> $x$ \x1b[31m \u202e'
+HOSTILE = '<img src="x" onerror="window.owned=1"><script>window.owned=1</script> $x$ \x1b[31m \u202e'
 PEAKS = {"fp32": 8000, "bf16": 4000, "int8": 2000, "nf4": 1000}
 
 
@@ -145,10 +145,12 @@ def test_explorer(page, server, folder):
     from playwright.sync_api import expect
 
     run_all(page, f"{server}/lab/tree/reports/toy/4_explore.ipynb?reset")
+    assert "Opening reports/toy/4_explore.ipynb" in (folder / "server.log").read_text()
     columns = page.locator(".affq article")
     expect(columns).to_have_count(3)  # nf4 is not there
     expect(columns.nth(2)).to_contain_text("smollm2-135m int8")
     expect(columns.nth(2)).to_contain_text("int8 note joy")
+    assert page.evaluate("window.owned") is None
     expect(columns.nth(2)).to_contain_text(HOSTILE.split("$")[0].strip())  # as it stands
     assert columns.nth(2).locator("mark").first.inner_text() == "int8"
     assert columns.nth(0).locator("mark").count() == 0  # the baseline
@@ -186,7 +188,7 @@ def test_explorer(page, server, folder):
     restart(page)
     page.get_by_label("emotion").select_option("sadness")
     expect(page.get_by_text("xn <b>sad</b>")).to_be_visible()
-    assert "owned" not in page.title() and page.locator(".affq img, .affq script").count() == 0
+    assert page.evaluate("window.owned") is None and page.locator(".affq img, .affq script").count() == 0
 
 
 def test_annotator(page, server, folder):
@@ -215,7 +217,7 @@ def test_annotator(page, server, folder):
     expect(page.get_by_text("9 of 12")).to_be_visible()
     page.get_by_role("button", name="2 sadness").click()
     expect(page.get_by_text("10 of 12")).to_be_visible()
-    assert "owned" not in page.title()
+    assert page.evaluate("window.owned") is None
     done = subprocess.run(
         [AFFQ, "annotate", "toy.yaml", "--labels", "sample-Anna.csv"], cwd=folder, capture_output=True, text=True
     )
