@@ -1,4 +1,4 @@
-"""The commands: affq plan | run | score | report | judge | annotate | study | doctor."""
+"""The commands: affq plan | run | score | report | explore | judge | annotate | study | doctor."""
 
 import json
 import os
@@ -189,6 +189,16 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
     notebook = summarize_study(loaded, results)
     page = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
     _say(f"Published {page}, listed in {index.write(results)}")
+
+
+@app.command()
+def explore(study: STUDY, results: RESULTS = Path("reports")):
+    """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
+    from affq import lab
+
+    notebook = lab.copy(study, results)
+    _say(f"Opening {notebook}; jupyter lab {notebook} does it too. Run all its cells; Ctrl-C here ends JupyterLab.")
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])
 
 
 @app.command()

@@ -65,6 +65,12 @@ MAY_IMPORT = {
     "correction": set(),
     "judge_words": {"words"},
     "labels": {"files", "records"},
+    "notes": {"files", "records"},
+    "keys": set(),
+    "lab": {"provenance", "records", "study"},
+    "explore": {"annotation", "choose", "comparison", "prompts", "records", "study", "tables"},
+    "explorer": {"charts", "choose", "explore", "keys", "notes", "tables"},
+    "annotator": {"annotation", "explore", "files", "keys", "labels", "records", "scores", "study", "tables"},
     "own_study": {"files", "settings", "study"},
     "judge_training": {"charts", "judge", "judge_card", "scores", "study", "weights"},
     "scored": {"files", "provenance", "weights"},
@@ -76,8 +82,8 @@ MAY_IMPORT = {
     "perplexity": {"models"},
     "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "index", "judging", "labels", "memory", "own_study"}
-    | {"plan", "progress", "publish", "records", "study", "tables", "words"},
+    "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "index", "judging", "lab", "labels", "memory"}
+    | {"own_study", "plan", "progress", "publish", "records", "study", "tables", "words"},
 }
 
 
@@ -130,6 +136,8 @@ def test_papermill_sees_the_parameters():
         "1_generate": {"study", "model", "precision", "results", "process"},
         "2_score": {"study", "results"},
         "3_summary": {"study", "results"},
+        "4_explore": {"study", "results"},
+        "5_annotate": {"study", "results", "sample", "person"},
     }
 
 
