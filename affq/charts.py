@@ -230,10 +230,10 @@ def f1_against_memory(summary):
     drawn = summary.dropna(subset=["emotion_f1", "peak_bytes"]).assign(run=_runs)
     drawn = drawn.assign(megabytes=drawn["peak_bytes"].astype(float) / 1e6)
     axes = _axes(8)
-    axes.scatter(drawn["megabytes"], drawn["emotion_f1"], color=[COLOURS[name] for name in drawn["precision"]], s=35, zorder=3)
     spread = [drawn["emotion_f1"] - drawn["emotion_f1_low"], drawn["emotion_f1_high"] - drawn["emotion_f1"]]
     style = {"fmt": "none", "color": "0.6", "capsize": 2.5, "linewidth": 0.8}
     axes.errorbar(drawn["megabytes"], drawn["emotion_f1"], yerr=spread, **style)
+    axes.scatter(drawn["megabytes"], drawn["emotion_f1"], color=[COLOURS[name] for name in drawn["precision"]], s=35, zorder=3)
     right_edge = 1.15 * drawn["megabytes"].max() if len(drawn) else 1
     ordered = drawn.sort_values("megabytes")
     ends = [0, *ordered["megabytes"], right_edge]

@@ -12,8 +12,8 @@ from affq import printable
 
 RUN = ["model", "precision"]
 F1 = "emotion F1"
-LINKED = {"Tables": ("tables", ("csv", "tex")), "Charts": ("charts", ("png", "svg", "pdf"))}
-FORMATS = {"csv": "CSV", "tex": "LaTeX", "png": "PNG", "svg": "SVG", "pdf": "PDF"}
+LINKED = {"Tables, as CSV": ("tables", "csv", "tex"), "Charts, as PNG": ("charts", "png", "svg", "pdf")}
+FORMATS = {".tex": "LaTeX", ".svg": "SVG", ".pdf": "PDF"}
 
 
 def latex(folder, summary, differences, verdicts, compared):
@@ -86,19 +86,17 @@ def references(folder):
 def links(folder):
     """Show links to every table and chart beside the page, in each of their formats, to the notebook and the references."""
     folder, said = Path(folder), []
-    for kind, (inside, suffixes) in LINKED.items():
-        names = sorted({path.stem for path in (folder / inside).iterdir() if path.suffix[1:] in suffixes})
-        of_each = (
-            f"{html.escape(name)} ("
-            + ", ".join(
-                f'<a href="{quote(f"{inside}/{name}.{suffix}")}">{FORMATS[suffix]}</a>'
-                for suffix in suffixes
-                if (folder / inside / f"{name}.{suffix}").exists()
-            )
-            + ")"
-            for name in names
-        )
-        said.append(f"<li>{kind}: {'; '.join(of_each)}</li>")
+    for words, (inside, first, *more) in LINKED.items():
+        each = []
+        for path in sorted((folder / inside).glob(f"*.{first}")):
+            others = [path.with_suffix(f".{kind}") for kind in more]
+            listed = ", ".join(_link(folder, other, FORMATS[other.suffix]) for other in others if other.exists())
+            each.append(_link(folder, path, path.stem) + (f" ({listed})" if listed else ""))
+        said.append(f"<li>{words}: {'; '.join(each)}</li>")
     said.append('<li><a href="summary.ipynb">The notebook of this page</a>, with the code of every figure</li>')
-    said.append('<li><a href="references.bib">References</a> (BibTeX)</li>')
+    said.append('<li><a href="references.bib">References</a>, as BibTeX</li>')
     display(HTML(f'<div class="mathjax_ignore"><ul>{"".join(said)}</ul></div>'))
+
+
+def _link(folder, path, words):
+    return f'<a href="{quote(path.relative_to(folder).as_posix())}">{html.escape(words)}</a>'
