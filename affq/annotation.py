@@ -40,20 +40,21 @@ def sample(texts, count, rng):
 def check(frame, texts, emotions, place):
     """Give the labels of one person's file: a frame {id, label}, without the texts that have none.
 
-    frame: the file as strings, with its columns; texts: tables.texts. Raises InputError, with the line, for anything else.
+    frame: the file as strings, with its columns; texts: tables.texts. Raises InputError for anything else, with the record: a
+    text may hold line breaks, so that the file's lines say little. Records are counted from 1, below the columns' names.
     """
     if missing := [name for name in ("id", "label") if name not in frame]:
         raise InputError(f"{place} has no column {missing[0]}; label a file that affq annotate --out wrote")
     known, choices = set(identified(texts)["id"]), (*emotions, NONE)
     seen = set()
-    for line, row in enumerate(frame.to_dict("records"), 2):
-        label = row["label"].strip().lower()
+    for number, row in enumerate(frame.to_dict("records"), 1):
+        label, record = row["label"].strip().lower(), f"{place}, record {number} (id {row['id']!r})"
         if row["id"] not in known:
-            raise InputError(f"{place}, line {line}: {row['id']!r} is no text of the runs that are here; were they done again?")
+            raise InputError(f"{record}: that is no text of the runs that are here; were they done again?")
         if row["id"] in seen:
-            raise InputError(f"{place}, line {line}: the text {row['id']} is there twice; leave one out")
+            raise InputError(f"{record}: the text is there twice; leave one out")
         if label and label not in choices:
-            raise InputError(f"{place}, line {line}: unknown label {row['label']!r}; known: {', '.join(choices)}, or nothing")
+            raise InputError(f"{record}: unknown label {row['label']!r}; known: {', '.join(choices)}, or nothing")
         seen.add(row["id"])
     kept = frame.assign(label=frame["label"].str.strip().str.lower())
     if (kept := kept[kept["label"] != ""]).empty:
@@ -61,14 +62,25 @@ def check(frame, texts, emotions, place):
     return kept[["id", "label"]].reset_index(drop=True)
 
 
-def beside(texts, labels):
-    """Put people's labels beside target and judge: the labelled rows of `texts`, with a column for each person.
+def known(labels, texts):
+    """Leave out the labels of texts that are there no more, as of a run that was done again, and people who have no other.
 
-    labels: {person: frame {id, label}}.
+    labels: {person: frame {id, label}}; texts: tables.texts. Gives (the labels that are left, how many were left out).
+    """
+    ids = identified(texts)["id"]
+    left = {person: frame[frame["id"].isin(ids)].reset_index(drop=True) for person, frame in labels.items()}
+    out = sum(len(frame) for frame in labels.values()) - sum(len(frame) for frame in left.values())
+    return {person: frame for person, frame in left.items() if len(frame)}, out
+
+
+def beside(texts, labels):
+    """Put people's labels beside target and judge: the texts that were asked for an emotion, with a column for each person.
+
+    labels: {person: frame {id, label}}. The column of anna is `label of anna`: a person may be called as a column of `texts` is.
     """
     asked = identified(texts)
     for person, frame in labels.items():
-        asked = asked.merge(frame.rename(columns={"label": person}), on="id", how="left")
+        asked = asked.merge(frame.rename(columns={"label": _column(person)}), on="id", how="left")
     return asked
 
 
@@ -80,16 +92,17 @@ def between_people(labelled, people):
     """
     others = {"target": "emotion", "judge": "judged_emotion"}
     pairs = [(person, name, column) for person in people for name, column in others.items()]
-    pairs += [(one, two, two) for number, one in enumerate(people) for two in people[number + 1 :]]
+    pairs += [(one, two, _column(two)) for number, one in enumerate(people) for two in people[number + 1 :]]
     rows = []
     for first, second, column in pairs:
-        both = labelled[[first, column]].dropna()
-        same = (both[first] == both[column]).mean() if len(both) else np.nan
+        both = labelled[[_column(first), column]].dropna()
+        one, two = both[_column(first)], both[column]
+        same = (one == two).mean() if len(both) else np.nan
         row = {"first": first, "second": second, "texts": len(both), "same": same}
-        rows.append({**row, "cohen_kappa": kappa(both[first].tolist(), both[column].tolist())})
+        rows.append({**row, "cohen_kappa": kappa(one.tolist(), two.tolist())})
     frame = pd.DataFrame(rows).assign(krippendorff_alpha=np.nan)
     if len(people) > 1:
-        every = labelled[list(people)].dropna(how="all")
+        every = labelled[[_column(person) for person in people]].dropna(how="all")
         together = {"first": "all people", "second": "", "texts": len(every), "krippendorff_alpha": alpha(every)}
         frame = pd.concat([frame, pd.DataFrame([together])], ignore_index=True)
     return frame
@@ -102,8 +115,8 @@ def corrected(labelled, people, emotions):
     """
     rows = []
     for (model, precision), of in labelled.groupby(["model", "precision"], sort=False):
-        answers = np.stack([_codes(of[person], emotions) for person in people])
-        gave = np.stack([of[person].notna().to_numpy() for person in people])
+        answers = np.stack([_codes(of[_column(person)], emotions) for person in people])
+        gave = np.stack([of[_column(person)].notna().to_numpy() for person in people])
         if not gave.any():
             continue
         each = np.eye(len(emotions) + 1)[answers][..., :-1] * gave[..., None]  # none, and no label, are the last
@@ -126,6 +139,10 @@ def bands(texts, emotions, card, rng):
         low, high = by_confusion(_codes(of["emotion"], every), _codes(of["judged_emotion"], every), counts, every, rng)
         rows.append({"model": model, "precision": precision, "texts": len(of), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def _column(person):
+    return f"label of {person}"
 
 
 def _codes(names, emotions):

@@ -6,8 +6,9 @@ from functools import cached_property
 from affq import InputError, sources
 from affq.files import slug
 from affq.judge import Judge, packaged, saying_little
+from affq.scores import NONE
 
-MOST_TOKENS = 512  # of a text that are read, where the tokenizer does not say how many
+MOST_TOKENS = 512  # of a text that are read, where neither tokenizer nor model takes fewer
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class SequenceClassifier:
         stands_for = {label.lower(): emotion for label, emotion in self.labels}
         if unknown := [label for label, _ in self.labels if label.lower() not in own]:
             raise InputError(f"judge {self.source.name} has no label {unknown[0]!r}; its labels: {', '.join(own)}")
-        return tuple(stands_for.get(label, label) for label in own)
+        found = tuple(stands_for.get(label, label) for label in own)
+        if NONE in found:  # scores say it of a text that collapsed
+            raise InputError(
+                f"judge {self.source.name} has a label of its own called {NONE}, which affq says of collapsed texts; say which "
+                f"emotion it stands for, as labels: {{{NONE}: sadness}}, or rename it in the id2label of its config.json"
+            )
+        return found
 
     @property
     def emotions(self):
@@ -83,30 +90,53 @@ class SequenceClassifier:
             raise InputError(f"transformers cannot load the classifier {folder} ({words})") from None
         if found["missing_keys"]:
             raise InputError(f"{folder} lacks {len(found['missing_keys'])} of its weights, as {min(found['missing_keys'])}")
+        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token
+        # A model that generates reads its answer at the last token that is not this one.
+        model.config.pad_token_id = tokenizer.pad_token_id
         return tokenizer, model.eval()
 
     def probabilities(self, texts, batch=32):
         """Give the probability of each of `emotions` for each text: array of shape (texts, emotions).
 
         Labels that stand for one emotion are added; those of a classifier of several labels a text, each a probability by
-        itself, give the greatest.
+        itself, give the greatest. A text without a token gives all labels the same.
         """
         import numpy as np
         import torch
 
         tokenizer, model = self._loaded
         several = model.config.problem_type == "multi_label_classification"
-        most = min(tokenizer.model_max_length, MOST_TOKENS)
-        found = np.empty((len(texts), len(self.answers)))
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
-        for start in range(0, len(texts), batch):
+        most = min(tokenizer.model_max_length, _positions(model), MOST_TOKENS)
+        if tokenizer.pad_token is None:
+            batch = 1
+        found = np.full((len(texts), len(self.answers)), 1 / len(self.answers))
+        # Where a tokenizer adds no token of its own, an empty text has none, and a model has nothing to read.
+        read = [i for i, text in enumerate(texts) if tokenizer(text, truncation=True, max_length=most)["input_ids"]]
+        by_length = sorted(read, key=lambda i: len(texts[i]))  # little padding
+        for start in range(0, len(by_length), batch):
             where = by_length[start : start + batch]
-            inputs = tokenizer([texts[i] for i in where], return_tensors="pt", padding=True, truncation=True, max_length=most)
+            inputs = tokenizer(
+                [texts[i] for i in where], return_tensors="pt", padding=batch > 1, truncation=True, max_length=most
+            )
             with torch.inference_mode():
                 logits = model(**inputs).logits.float()
             found[where] = (torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)).numpy()
         of = [[i for i, answer in enumerate(self.answers) if answer == emotion] for emotion in self.emotions]
         return np.stack([found[:, i].max(axis=1) if several else found[:, i].sum(axis=1) for i in of], axis=1)
+
+
+def _positions(model):
+    """Give how many tokens a model has positions for; those of RoBERTa and its kin begin after the padding's."""
+    import torch
+
+    most = getattr(model.config, "max_position_embeddings", MOST_TOKENS)
+    if most < 1:  # XLNet's have no end
+        return MOST_TOKENS
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            return most - module.padding_idx - 1
+    return most
 
 
 def find(value, labels, beside, emotions):

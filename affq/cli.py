@@ -249,10 +249,12 @@ def annotate(
             raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
         publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
         _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
-    for path in labels or ():
-        kept = annotation.check(given.read(path), every, loaded.emotions, path)
-        given.keep(results, loaded, path.stem, kept)
-        _say(f"{len(kept)} labels of {path.stem} kept; affq report {study} uses them.")
+    people = given.people(labels or ())
+    # All are checked before any is kept.
+    checked = {who: annotation.check(given.read(path), every, loaded.emotions, path) for who, path in people.items()}
+    for person, kept in checked.items():
+        given.keep(results, loaded, person, kept)
+        _say(f"{len(kept)} labels of {person} kept; affq report {study} uses them.")
 
 
 @app.command()

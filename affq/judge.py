@@ -195,7 +195,7 @@ def _read_line(line):
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         return row if isinstance(row, dict) else {}, "a line must be a JSON object with a text"
     if (length := len(row["text"])) > MAX_CHARACTERS:
-        return row, f"a text of {length:,} characters; the judge takes {MAX_CHARACTERS:,}, of which it reads {MAX_TOKENS} tokens"
+        return row, f"a text of {length:,} characters; a judge takes {MAX_CHARACTERS:,} at most"
     return row, None
 
 

@@ -79,14 +79,15 @@ def shares(correct):
 
     Gives {precision, prompt, emotion, interactions, sample}, the sum 1. Crossed random effects with all their interactions, by
     expected mean squares (Searle, Casella and McCulloch 1992, Variance Components, chapter 4); a negative component is 0. A
-    source of one level is nan. With one sample, a text's own chance is not told from the highest interaction: both are in sample.
+    source of one level is nan, and so is each of a single text. With one sample, a text's own chance is not told from the highest
+    interaction: both are in sample.
     """
     correct = np.asarray(correct, dtype=float)
     *levels, samples = correct.shape
     crossed = [axis for axis, count in enumerate(levels) if count > 1]
     effects = [effect for size in range(len(crossed), 0, -1) for effect in combinations(crossed, size)]
     square = {effect: _mean_square(correct, effect) for effect in effects}
-    sample = correct.var(axis=-1, ddof=1).mean() if samples > 1 else square[tuple(crossed)]
+    sample = correct.var(axis=-1, ddof=1).mean() if samples > 1 else square.get(tuple(crossed), np.nan)
     repeats = {effect: correct.size / np.prod([levels[axis] for axis in effect]) for effect in effects}
     found = {}
     for effect in effects:  # from the highest interaction down: those that contain an effect are in its mean square

@@ -19,6 +19,7 @@ from affq import __version__, without_places
 
 WIDE = 14  # columns from which a table is printed in smaller letters
 LONG = 40  # characters from which a cell is a text, set in a wider column
+WRITTEN = set()  # the tables and charts that this process wrote
 
 
 def markdown(text):
@@ -33,6 +34,17 @@ def csv(frame, folder, name):
     path = Path(folder) / "tables" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(frame, path)
+    WRITTEN.add(path)
+
+
+def drop_former(folder):
+    """Delete the tables and charts that an earlier report left in folder/tables and folder/charts: what this process did not write.
+
+    To be called once a report has written all of its own, so that a report that fails takes nothing away.
+    """
+    for inside in ("tables", "charts"):
+        for path in set((Path(folder) / inside).glob("*.*")) - WRITTEN:
+            path.unlink()
 
 
 def write_csv(frame, path):
@@ -125,6 +137,7 @@ def chart(axes, folder, name, alt):
     with PIL.Image.open(path.with_suffix(".png")) as picture:
         few = picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE)
     few.save(path.with_suffix(".png"), optimize=True)
+    WRITTEN.update(path.with_suffix(kind) for kind in (".svg", ".pdf", ".png"))
     image = Image(path.with_suffix(".png").read_bytes(), format="png")
     display(image, metadata={"image/png": {"alt": _visible(alt), "width": int(figure.get_figwidth() * figure.dpi)}})
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +45,8 @@ def test_labels_are_read_back_and_kept(texts, write_study, tmp_path):
     drawn.to_csv(path, index=False)
     kept = annotation.check(labels.read(path), texts, EMOTIONS, path)
     assert kept["label"].tolist() == ["joy", "fear", "none"]
-    labels.keep(tmp_path / "reports", study, path.stem, kept)
+    (person,) = labels.people([path])
+    labels.keep(tmp_path / "reports", study, person, kept)
     assert labels.kept(tmp_path / "reports", study)["Anna-B"].equals(kept)
     assert labels.kept(tmp_path / "elsewhere", study) == {}
 
@@ -52,9 +55,13 @@ def test_labels_are_read_back_and_kept(texts, write_study, tmp_path):
     "change, said",
     [
         (lambda f: f.drop(columns="label"), "has no column label; label a file that affq annotate --out wrote"),
-        (lambda f: f.assign(label=["joy", "envy", "", ""]), "line 3: unknown label 'envy'; known: joy, fear, none, or nothing"),
-        (lambda f: f.assign(id=["0", *f["id"][1:]]), "line 2: '0' is no text of the runs that are here"),
-        (lambda f: pd.concat([f, f[:1]]), "line 6: the text [0-9a-f]+ is there twice"),
+        (
+            # The first text takes two lines of the file.
+            lambda f: f.assign(text=["a\nb", "", "", ""], label=["joy", "envy", "", ""]),
+            r"record 2 \(id '[0-9a-f]+'\): unknown label 'envy'; known: joy, fear, none, or nothing",
+        ),
+        (lambda f: f.assign(id=["0", *f["id"][1:]]), r"record 1 \(id '0'\): that is no text of the runs that are here"),
+        (lambda f: pd.concat([f, f[:1]]), r"record 5 \(id '[0-9a-f]+'\): the text is there twice"),
         (lambda f: f, "has no label yet; write one of joy, fear, none beside each text"),
     ],
 )
@@ -70,6 +77,35 @@ def test_what_is_no_csv_file_is_said(tmp_path, content, said):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(InputError, match=said):
         labels.read(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("id;text;label\n0;a, b;joy\n1;a, b, c;joy\n", "separated by semicolons: save it with commas"),
+        ("id\ttext\tlabel\n0\ta\tjoy\n", "separated by tabs: save it with commas"),
+        (
+            "id,text,label\n0,joy, and fear,joy\n",
+            "record 1 has more cells than columns; put a text with a comma in double quotes",
+        ),
+    ],
+)
+def test_a_file_saved_otherwise_is_refused_with_its_remedy(tmp_path, content, said):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(InputError, match=said):
+        labels.read(tmp_path / "x.csv")
+
+
+def test_a_comma_at_the_end_of_each_row_moves_no_cell(tmp_path):
+    (tmp_path / "x.csv").write_text("id,text,label\n0,a;b,joy,\n1,c,fear,\n")
+    assert labels.read(tmp_path / "x.csv").to_dict("list") == {"id": ["0", "1"], "text": ["a;b", "c"], "label": ["joy", "fear"]}
+
+
+@pytest.mark.parametrize("second", ["b/anna.csv", "Anna.csv", "änna.csv"])
+def test_two_files_of_one_name_are_refused(second):
+    assert labels.people([Path("anna.csv"), Path("ben c.csv")]) == {"anna": Path("anna.csv"), "ben-c": Path("ben c.csv")}
+    with pytest.raises(InputError, match=f"{second} and a/anna.csv would both be the labels of "):
+        labels.people([Path("a/anna.csv"), Path("ben.csv"), Path(second)])
 
 
 def labelled(texts, **people):
@@ -93,6 +129,26 @@ def test_people_against_target_judge_and_each_other_by_hand(texts):
     assert rows["anna", "target"]["cohen_kappa"] == pytest.approx(0.4)  # chance (1·2 + 2·1)/9 = 4/9: (2/3 − 4/9)/(5/9)
     # Of the four answers to texts that both labelled, joy thrice, fear once: observed 1/2, expected 2·3·1/(4·3) = 1/2.
     assert rows["all people", ""]["krippendorff_alpha"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name", ["text", "id", "emotion", "judged_emotion", "model", "label"])
+def test_a_person_may_be_called_as_a_column_is(texts, name):
+    given = {"anna": {0: "joy", 1: "fear", 2: "fear"}, "ben": {0: "joy", 1: "joy", 3: "none"}}
+    plain, other = (labelled(texts, **people) for people in (given, {name: given["anna"], "ben": given["ben"]}))
+    expected = annotation.between_people(plain, ["anna", "ben"]).replace("anna", name)
+    pd.testing.assert_frame_equal(annotation.between_people(other, [name, "ben"]), expected)
+    expected = annotation.corrected(plain, ["anna", "ben"], EMOTIONS)
+    pd.testing.assert_frame_equal(annotation.corrected(other, [name, "ben"], EMOTIONS), expected)
+
+
+def test_labels_of_texts_that_are_there_no_more_are_left_out_and_counted(texts):
+    ids = annotation.identified(texts)["id"]
+    frame = {"anna": ids[:3], "ben": ids[20:22]}  # ben labelled int8 alone
+    given = {person: pd.DataFrame({"id": of, "label": "joy"}) for person, of in frame.items()}
+    again = texts.assign(text=texts["text"].where(texts["precision"] == "fp32", "another"))
+    left, out = annotation.known(given, again)
+    assert list(left) == ["anna"] and left["anna"]["id"].tolist() == ids[:3].tolist() and out == 2
+    assert annotation.known(given, texts)[1] == 0
 
 
 def test_corrected_f1_of_a_run_whose_texts_are_all_labelled_is_that_of_the_labels(texts):

@@ -153,8 +153,8 @@ def test_labels_given_by_hand_go_on_from_the_first_that_is_missing(annotator, pl
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda f: f.assign(label="envy"), "line 2: unknown label 'envy'; known: joy, sadness, none"),
-        (lambda f: f.assign(id=["0", *f["id"][1:]]), "line 2: '0' is no text of the runs that are here"),
+        (lambda f: f.assign(label="envy"), "record 1 .*: unknown label 'envy'; known: joy, sadness, none"),
+        (lambda f: f.assign(id=["0", *f["id"][1:]]), r"record 1 \(id '0'\): that is no text of the runs that are here"),
         (lambda f: f.drop(columns="text"), "has no column text; label a file that affq annotate --out wrote"),
         (lambda f: f[1:], "has the labels of another sample"),
     ],
@@ -167,7 +167,7 @@ def test_a_copy_of_something_else_is_refused(annotator, place, change, said):
 
 def test_a_sample_of_other_texts_a_missing_one_and_nobody_are_refused(annotator, place):
     pd.DataFrame({"id": ["0"], "text": ["x"], "label": [""]}).to_csv(place / "wrong.csv", index=False)
-    with pytest.raises(InputError, match="wrong.csv, line 2: '0' is no text"):
+    with pytest.raises(InputError, match=r"wrong.csv, record 1 \(id '0'\): that is no text"):
         annotator(sample="wrong.csv")
     with pytest.raises(InputError, match="cannot read .*gone.csv"):
         annotator(sample="gone.csv")

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import transformers
 import yaml
 from conftest import WORDS, put_into_hub_cache, save_classifier
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from affq import InputError, classifiers
 from affq.study import EMOTIONS, load_study
@@ -114,3 +116,56 @@ def test_a_study_says_where_a_judge_does_not_fit(classifier, write_study):
     study.write_text(yaml.safe_dump({**values, "judges": [str(classifier)], "emotions": ["joy", "guilt"]}))
     with pytest.raises(InputError, match="word-reader has no label for guilt"):
         load_study(study)
+
+
+def save_gpt2(folder, eos):
+    """Save a GPT-2 that classifies, random, whose tokenizer has no token for padding."""
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(("[END]", "[UNK]", *WORDS))}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token=eos).save_pretrained(folder)
+    shape = {"vocab_size": 9, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**shape, id2label=dict(enumerate(EMOTIONS)))
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("eos", ["[END]", None])
+def test_a_tokenizer_without_padding_gives_each_text_what_it_gets_alone(tmp_path, eos):
+    folder = save_gpt2(tmp_path / "gpt2", eos)
+    texts = ["yay", "gone yay yay", " ".join(WORDS), "yay " * 40]  # the last beyond its 16 positions
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        alone = [model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=16)).logits[0] for text in texts]
+    found = classifiers.find(str(folder), {}, tmp_path, EMOTIONS).probabilities(texts)
+    assert found == pytest.approx(torch.stack(alone).softmax(dim=1).numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("eos", ["[END]", None])
+def test_a_text_without_a_token_gives_all_labels_the_same_beside_others_and_alone(tmp_path, eos):
+    judge = classifiers.find(str(save_gpt2(tmp_path / "gpt2", eos)), {}, tmp_path, EMOTIONS)
+    assert judge.probabilities(["", "yay", ""])[[0, 2]] == pytest.approx(1 / 7)
+    assert judge.probabilities([""]) == pytest.approx(1 / 7) and judge.probabilities([]).shape == (0, 7)
+
+
+@pytest.mark.parametrize("kind, reads", [("Bert", 16), ("Roberta", 14)])  # RoBERTa's begin after the padding's, 1: 16 - 2
+def test_a_text_is_read_as_far_as_a_model_has_positions(tmp_path, kind, reads):
+    folder = save_classifier(tmp_path / "short")
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+    config = getattr(transformers, f"{kind}Config")(
+        **shape, max_position_embeddings=16, pad_token_id=int(kind == "Roberta"), id2label=dict(enumerate(EMOTIONS))
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(folder)
+    judge = classifiers.find(str(folder), {}, tmp_path, EMOTIONS)
+    longest, beyond, shorter = (judge.probabilities(["yay " * count]) for count in (reads, 40, reads - 1))
+    assert longest == pytest.approx(beyond) and longest != pytest.approx(shorter)
+
+
+def test_a_label_of_its_own_called_none_is_not_taken_for_a_text_that_collapsed(tmp_path):
+    names = ["Anger", "Disgust", "Fear", "guilt", "Joy", "Sadness", "shame", "None"]
+    folder = save_classifier(tmp_path / "nihil", labels=names)
+    with pytest.raises(InputError, match="judge nihil has a label of its own called none, .* or rename it"):
+        classifiers.find(str(folder), {}, tmp_path, EMOTIONS).need(("joy",))
+    assert "none" not in classifiers.find(str(folder), {"none": "sadness"}, tmp_path, EMOTIONS).emotions

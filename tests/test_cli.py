@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_tables import PEAKS, write_run
 
-from affq import cli
+from affq import InputError, annotation, cli, labels, records, tables
+from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 
@@ -72,7 +75,7 @@ def test_bad_lines_come_back_with_their_error_and_the_rest_is_judged(tmp_path):
         (b'{"text": "\\ud83d"}', "half a surrogate pair is no character"),
         (
             b'{"text": "' + b"x" * 100_000 + b'"}',
-            "a text of 100,000 characters; the judge takes 10,000, of which it reads 256 tokens",
+            "a text of 100,000 characters; a judge takes 10,000 at most",
         ),
         (b"[" * 100_000, "not JSON (maximum recursion depth exceeded"),
         (b'{"text": "I was terrified, alone in the dark."}', None),
@@ -142,3 +145,22 @@ def test_judge_says_that_there_is_no_folder_to_write_to(tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "x"}\n')
     done = affq("judge", "texts.jsonl", "-o", "nowhere/judged.jsonl", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr == "affq: cannot write nowhere/judged.jsonl: there is no folder nowhere\n"
+
+
+def test_labels_of_several_people_are_kept_all_or_none(tmp_path, write_study):
+    study, results = load_study(path := write_study(emotions=["joy", "sadness"])), tmp_path / "reports"
+    kept = records.records(results, study)
+    for record in kept:
+        write_run(record, ["joy"] * 6, PEAKS, [1.0])
+    drawn = annotation.sample(tables.texts(kept), 4, np.random.default_rng(0))
+    anna, ben = tmp_path / "anna.csv", tmp_path / "ben.csv"
+    drawn.assign(label="joy").to_csv(anna, index=False)
+    drawn.assign(label="envy").to_csv(ben, index=False)
+    with pytest.raises(InputError, match="ben.csv, record 1 .*: unknown label 'envy'"):
+        cli.annotate(str(path), labels=[anna, ben], results=results)
+    with pytest.raises(InputError, match="would both be the labels of anna"):
+        cli.annotate(str(path), labels=[anna, tmp_path / "b" / "anna.csv"], results=results)
+    assert labels.kept(results, study) == {}
+    drawn.assign(label="sadness").to_csv(ben, index=False)
+    cli.annotate(str(path), labels=[anna, ben], results=results)
+    assert {who: set(of["label"]) for who, of in labels.kept(results, study).items()} == {"anna": {"joy"}, "ben": {"sadness"}}

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "models": {"architectures", "checkpoints", "experts", "precisions"},
     "charts": {"precisions"},
     "judge": {"weights"},
-    "classifiers": {"files", "judge", "sources"},
+    "classifiers": {"files", "judge", "scores", "sources"},
     "judge_card": {"judge"},
     "judging": {"classifiers", "judge", "scores", "study"},
     "agreement": {"comparison", "tables"},

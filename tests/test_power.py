@@ -123,5 +123,9 @@ def test_shares_by_hand():
     assert power.shares(np.repeat(crossed, 2, axis=3))["interactions"] == 1
 
 
+def test_shares_of_a_single_text_are_unknown():
+    assert np.isnan(list(power.shares(np.ones((1, 1, 1, 1))).values())).all()
+
+
 def test_shares_of_texts_that_are_all_right_are_unknown():
     assert np.isnan(list(power.shares(np.ones((2, 3, 4, 2))).values())).all()

@@ -176,6 +176,19 @@ def test_chart_is_written_in_three_formats_and_shown_with_its_alternative_text(t
     assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.pdf", "empty.png", "empty.svg"}
 
 
+def test_tables_and_charts_of_an_earlier_report_are_dropped_and_others_stay(tmp_path, shown):
+    import matplotlib.pyplot as plt
+
+    for name in ("tables/people.csv", "tables/people.tex", "charts/judge.svg", "charts/line.svg", "notes.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("former")
+    publish.chart(plt.subplots()[1], tmp_path, "line", "a line")
+    publish.csv(pd.DataFrame({"n": [1]}), tmp_path, "summary")
+    publish.drop_former(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"notes.jsonl", "tables/summary.csv", *(f"charts/line.{kind}" for kind in ("svg", "pdf", "png"))}
+
+
 def test_same_chart_gives_the_same_files(tmp_path, shown):
     import matplotlib.pyplot as plt
 
