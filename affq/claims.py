@@ -256,8 +256,9 @@ def _judged(claim, place, run, reference, why, estimate_of):
         found = verdict(claim, *figures)
         if found != NOT_TESTABLE:
             return row | {"verdict": found, "sentence": _sentence(claim, row, found, run)}
-        estimate = STATISTICS[claim.statistic].figure(row["estimate"])
-        why = f"its {STATISTICS[claim.statistic].title} of {estimate} has no interval ({row['estimand']})"
+        statistic, of = STATISTICS[claim.statistic], row["estimand"]
+        why = f"its {statistic.title} of {statistic.figure(row['estimate'])} has no interval"
+        why += f" ({of})" if isinstance(of, str) else ""
     of = f" for {row['model']}" if row["model"] else ""
     return row | {"verdict": NOT_TESTABLE, "sentence": f"{claim.id} is {NOT_TESTABLE}{of}: {why}."}
 

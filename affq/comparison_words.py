@@ -93,9 +93,8 @@ def shortfalls(intervals):
     short = intervals[known & intervals["falls_short"]]
     if short.empty:
         return ""
-    runs = [
-        as_data(f"{row.model} {row.precision}") for row in short.itertuples() if row.figure in ("emotion_f1", "emotion_f1_masked")
-    ]
+    overall = short[short["figure"].isin(["emotion_f1", "emotion_f1_masked"])]
+    runs = dict.fromkeys(as_data(f"{row.model} {row.precision}") for row in overall.itertuples())
     emotions = short["figure"].str.startswith("f1 ").sum()
     said = []
     if runs:

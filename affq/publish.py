@@ -38,13 +38,15 @@ def csv(frame, folder, name):
 
 
 def drop_former(folder):
-    """Delete the tables and charts that an earlier report left in folder/tables and folder/charts: what this process did not write.
+    """Delete an earlier report's tables and charts: what of folder/tables and folder/charts this process did not write.
 
-    To be called once a report has written all of its own, so that a report that fails takes nothing away.
+    LaTeX tables stay: they are always written anew. To be called once a report has written all of its own, so that a report that
+    fails takes nothing away.
     """
     for inside in ("tables", "charts"):
         for path in set((Path(folder) / inside).glob("*.*")) - WRITTEN:
-            path.unlink()
+            if path.suffix != ".tex":
+                path.unlink()
 
 
 def write_csv(frame, path):

@@ -3,14 +3,22 @@ import pandas as pd
 import pytest
 
 from affq import agreement, judge_words
+from affq.study import load_study
 
-TARGETS = ["joy", "joy", "fear", "fear"]
+TARGETS = ["joy", "fear", "joy", "fear"]
 
 
 def judgements(**answers):
-    """Four texts of one run, and the answers of each judge to them; masked, each judge answers joy."""
+    """Four texts of one run, of two prompts, and the answers of each judge to them; masked, each judge answers joy."""
     rows = [
-        {"model": "m", "precision": precision, "prompt_id": f"p{i}", "emotion": target, "sample": 0, "judge": judge}
+        {
+            "model": "smollm2-135m",
+            "precision": precision,
+            "prompt_id": f"p{i // 2}",
+            "emotion": target,
+            "sample": 0,
+            "judge": judge,
+        }
         | {"judged_emotion": answer, "masked_emotion": "joy"}
         for judge, by_precision in answers.items()
         for precision, of in by_precision.items()
@@ -19,25 +27,59 @@ def judgements(**answers):
     return pd.DataFrame(rows)
 
 
-def test_f1_and_order_under_each_judge_by_hand():
+def texts(found, study):
+    """The texts of these judgements, as tables.texts has them, under the first judge."""
+    first = found[found["judge"] == found["judge"].iloc[0]]
+    ids = {run.precision: run.id for run in study.runs()}
+    means = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeL_to_baseline"), 0.5)
+    return first.assign(run_id=first["precision"].map(ids), kind="event", names_target=True, **means)
+
+
+@pytest.fixture
+def study(write_study):
+    return load_study(write_study(emotions=["joy", "fear"]))
+
+
+def test_f1_and_order_under_each_judge_by_hand(study):
     found = judgements(
-        a={"fp32": ["joy", "joy", "fear", "fear"], "int8": ["joy", "fear", "fear", "fear"]},
-        b={"fp32": ["fear"] * 4, "int8": ["joy", "joy", "fear", "joy"]},
+        a={"fp32": TARGETS, "int8": ["joy", "fear", "fear", "fear"]},
+        b={"fp32": ["fear"] * 4, "int8": ["joy", "joy", "joy", "fear"]},
     )
-    frame = agreement.by_judge(found, ("joy", "fear"))
+    frame = agreement.by_judge(found, texts(found, study), study)
     # a, int8: joy 2·1/(1+2), fear 2·2/(3+2): mean 11/15. b, fp32: joy 0, fear 2·2/(4+2): 1/3. b, int8: as a, int8, mirrored.
     expected = {("fp32", "a"): (1, 1), ("fp32", "b"): (1 / 3, 2), ("int8", "a"): (11 / 15, 2), ("int8", "b"): (11 / 15, 1)}
     got = {(row.precision, row.judge): (row.emotion_f1, row.rank) for row in frame.itertuples()}
     assert got == {key: (pytest.approx(f1), rank) for key, (f1, rank) in expected.items()}
     assert frame["emotion_f1_masked"].tolist() == pytest.approx([1 / 3] * 4)  # all joy: 2·2/(4+2), and 0
-    said = judge_words.judges(frame, agreement.between_judges(found))
+    points = frame.set_index(["precision", "judge"])["difference_points"]
+    assert points["int8"].tolist() == pytest.approx([100 * -4 / 15, 40]) and points["fp32"].isna().all()
+    said = judge_words.judges(frame, agreement.between_judges(found)).replace("&#45;", "-")
     assert (
-        "the order of precisions depends on the judge**, and even the first is another: by a fp32, int8; by b int8, fp32" in said
+        "in different orders: by a fp32, int8; by b int8, fp32. No judge's interval contradicts" in said
+    )  # two prompts: none has one
+
+
+def test_judges_contradict_each_other_where_their_intervals_do():
+    row = {"model": "m", "emotion_f1": 0.5, "rank": 1, "texts": 4}
+    frame = pd.DataFrame(
+        [
+            row | {"precision": "fp32", "judge": "a", "low_points": np.nan, "high_points": np.nan},
+            row | {"precision": "int8", "judge": "a", "low_points": 2.0, "high_points": 9.0},
+            row | {"precision": "fp32", "judge": "b", "low_points": np.nan, "high_points": np.nan},
+            row | {"precision": "int8", "judge": "b", "low_points": -9.0, "high_points": -2.0},
+        ]
     )
+    none = pd.DataFrame({"model": []})
+    said = judge_words.judges(frame, none)
+    assert "same order: by a fp32 = int8; by b fp32 = int8" in said  # equal ranks are joined, in whatever order they stand
+    assert "The conclusion depends on the judge**: by one int8 is better" in said
+    frame["high_points"] = 9.0
+    assert "No judge's interval contradicts" in judge_words.judges(frame, none)
+    assert judge_words.judges(frame[frame["precision"] == "fp32"], none) == ""  # of one run there is no order
 
 
 def test_agreement_by_hand():
-    found = judgements(a={"fp32": ["joy", "joy", "fear", "fear"]}, b={"fp32": ["joy", "joy", "joy", "fear"]})
+    found = judgements(a={"fp32": TARGETS}, b={"fp32": ["joy", "joy", "joy", "fear"]})
     run, every = agreement.between_judges(found).to_dict("records")
     # Same on 3 of 4; by chance (2·3 + 2·1)/16 = 1/2: κ = (3/4 − 1/2)/(1/2). Krippendorff: of 8 answers 5 and 3, expected
     # disagreement 2·5·3/(8·7) = 15/28, observed 1/4: α = 1 − 7/15.
@@ -56,7 +98,11 @@ def test_three_judges_have_a_row_together():
 def test_one_answer_to_everything_leaves_agreement_beyond_chance_undefined():
     found = agreement.between_judges(judgements(a={"fp32": ["joy"] * 4}, b={"fp32": ["joy"] * 4}))
     assert found["same"].eq(1).all() and found[["cohen_kappa", "krippendorff_alpha"]].isna().all(axis=None)
-    assert "κ" not in judge_words.judges(agreement.by_judge(judgements(a={"fp32": ["joy"] * 4}), ("joy",)), found)
+    assert "κ" not in judge_words.judges(pd.DataFrame({"model": []}), found)
+
+
+def test_runs_that_are_not_scored_have_no_judgement():
+    assert agreement.judgements([]).empty
 
 
 def test_alpha_takes_those_who_did_not_label_every_text():

@@ -214,7 +214,10 @@ def test_random_weights_and_stale_runs_still_have_memory_to_test():
 def test_interval_that_cannot_be_estimated_is_said_and_its_estimate_kept():
     rows = [run("7b", "fp32"), run("7b", "int8")]
     (row,) = judged(rows, "C4", estimate_of=lambda *_: (2.0, math.nan, math.nan, math.nan)).to_dict("records")
-    assert row["sentence"] == "C4 is not testable here for 7b: its interval cannot be estimated." and row["estimate"] == 2.0
+    assert (
+        row["sentence"] == "C4 is not testable here for 7b: its ratio of seconds a text of 2.00 has no interval."
+        and row["estimate"] == 2.0
+    )
 
 
 def test_model_of_unknown_size_is_tested_only_by_claims_about_all():

@@ -54,7 +54,7 @@ def test_interval_covers_the_truth_where_the_judge_alone_is_biased(follows_targe
     # Of 120 intervals that cover 95 %, fewer than 106 do in one of two thousand executions.
     assert sum(covered) >= 106
     assert np.mean(alone) < bias if bias < 0 else np.mean(alone) > bias
-    assert np.mean(widths, axis=0)[0] < 0.85 * np.mean(widths, axis=0)[1]  # the judge is worth labels
+    assert np.mean(widths, axis=0)[0] < 0.9 * np.mean(widths, axis=0)[1]  # the judge is worth labels
 
 
 def test_labels_of_all_texts_give_their_f1_exactly():
@@ -65,12 +65,13 @@ def test_labels_of_all_texts_give_their_f1_exactly():
     assert found["judge_alone"] == pytest.approx(true_f1(targets, judged))
 
 
-def test_a_judge_that_reads_as_people_do_weighs_fully_and_leaves_no_doubt():
+def test_a_judge_that_reads_as_people_do_weighs_fully_and_leaves_less_doubt():
     rng = np.random.default_rng(0)
     targets, _, read = draw(rng, 700, 0.6, 1, 0)
     found = correction.by_labels(targets, read, label(rng, targets, read, 5), EMOTIONS)
     assert found["weight"] == pytest.approx(1) and found["estimate"] == pytest.approx(true_f1(targets, read))
-    assert found["high"] - found["low"] < 1e-6 < found["labels_alone_high"] - found["labels_alone_low"]
+    # That they never differed among 35 labels does not say that they never will.
+    assert 0 < found["high"] - found["low"] < found["labels_alone_high"] - found["labels_alone_low"]
 
 
 def test_two_emotions_by_hand():
@@ -121,6 +122,14 @@ def test_band_holds_the_truth_where_the_judge_errs_as_on_its_card():
 
 def test_band_of_a_judge_that_never_errs_is_its_f1():
     targets = np.repeat(np.arange(COUNT), 50)
-    judged = np.where(np.arange(350) % 5 == 0, -1, targets)
+    judged = np.where(np.arange(350) % 5 == 0, (targets + 1) % COUNT, targets)
     low, high = correction.by_confusion(targets, judged, 10**7 * np.eye(COUNT), EMOTIONS, np.random.default_rng(0))
     assert low < true_f1(targets, judged) < high and high - low < 0.12  # the texts' own chance is left
+
+
+def test_band_lies_between_0_and_1_whatever_the_judge_and_its_answers():
+    rng, targets = np.random.default_rng(0), np.repeat(np.arange(COUNT), 10)
+    for confusion in (np.ones((COUNT, COUNT)), 20 * np.eye(COUNT) + 1):
+        for judged in (targets, (targets + 1) % COUNT, np.full(70, 3), np.full(70, -1)):
+            low, high = correction.by_confusion(targets, judged, confusion, EMOTIONS, rng)
+            assert 0 <= low <= high <= 1
