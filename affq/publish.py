@@ -172,8 +172,9 @@ def report(notebook, folder, title):
         exclude_output_prompt=True,
         filters={"markdown2html": _markdown_html},
     )
-    sources = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
-    resources = {"metadata": {"name": title}, "chapters": re.findall(r"^## (.+)$", sources, re.M)}
+    opening = [cell for cell in node.cells if cell.cell_type == "markdown" and cell.source.startswith("## ")]
+    chapters = [re.match(r"## (.+)", cell.source)[1] for cell in opening]
+    resources = {"metadata": {"name": title}, "chapters": chapters, "first_chapter": opening[0].id if opening else None}
     text, _ = exporter.from_notebook_node(node, resources=resources)
     index = Path(folder) / "index.html"
     index.write_text(text, encoding="utf-8")
