@@ -1,8 +1,11 @@
 """Frames of differences, held against figures worked by hand and by scikit-learn, and their sentences."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
@@ -133,6 +136,13 @@ def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_tex
     for other in ({"emotions": ["joy", "fear"]}, {"precisions": ["bf16", "int8"], "emotions": list(EMOTIONS)}):
         unlike = load_study(write_study("unlike", **{"precisions": ["fp32", "int8"], **other}))
         assert comparison.foreseen(unlike, 10)[0].empty  # what varies there is not known
+
+
+def test_the_packaged_variance_is_that_of_the_published_default():
+    root = Path(__file__).parents[1]
+    reference = yaml.safe_load((root / "affq" / "reference_variance.yaml").read_text(encoding="utf-8"))
+    published = pd.read_csv(root / "reports" / "default" / "tables" / "power.csv").set_index("precision")["between_points"]
+    assert published.round(1).to_dict() == reference["points"]
 
 
 def test_ratios_by_hand(runs):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -50,7 +51,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    """JupyterLab as affq explore starts it: its address."""
+    with lab(folder, "toy.yaml") as address:
+        yield address
+
+
+@contextmanager
+def lab(folder, study):
+    """Start JupyterLab as affq explore does, in a folder; give its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,7 +69,7 @@ def server(folder):
     places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     with open(folder / "server.log", "w") as log:
         started = subprocess.Popen(
-            [AFFQ, "explore", "toy.yaml"], cwd=folder, env=os.environ | places, stdout=log, stderr=subprocess.STDOUT
+            [AFFQ, "explore", study], cwd=folder, env=os.environ | places, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             yield _address(f"http://127.0.0.1:{port}", started, folder / "server.log")
@@ -84,6 +91,13 @@ def _address(address, started, log):
 
 @pytest.fixture(scope="module")
 def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@contextmanager
+def chromium():
+    """Open the Chromium that is on the path."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=20_000)
@@ -91,9 +105,9 @@ def browser():
     if not found:
         pytest.fail("no chromium, chromium-browser or google-chrome is on the path; install Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
-        yield chromium
-        chromium.close()
+        opened = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
