@@ -40,13 +40,12 @@ def csv(frame, folder, name):
 def drop_former(folder):
     """Delete an earlier report's tables and charts: what of folder/tables and folder/charts this process did not write.
 
-    LaTeX tables stay: they are always written anew. To be called once a report has written all of its own, so that a report that
-    fails takes nothing away.
+    To be called once a report has written all of its CSV files and charts, so that a report that fails takes nothing away; LaTeX
+    is written after it.
     """
     for inside in ("tables", "charts"):
         for path in set((Path(folder) / inside).glob("*.*")) - WRITTEN:
-            if path.suffix != ".tex":
-                path.unlink()
+            path.unlink()
 
 
 def write_csv(frame, path):

@@ -142,6 +142,7 @@ def test_what_has_no_shape_is_refused_with_the_choices(write_study, tmp_path, ti
         load_study(write_study(models=[value], weights="random"))
 
 
+@pytest.mark.full
 def test_random_weights_are_measured_and_reported_and_never_judged(tmp_path, write_study):
     """Through the commands, from a folder that holds a configuration and nothing else."""
     (tmp_path / "shape").mkdir()

@@ -92,6 +92,7 @@ def test_a_head_that_is_not_there_is_not_made_up(tmp_path):
 
 def test_a_classifier_of_the_hubs_cache_is_a_judge_of_a_study(classifier, tmp_path, monkeypatch, write_study):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     snapshot = put_into_hub_cache(tmp_path / "hub", "someone/reader", classifier)
     (judge,) = load_study(write_study(judges=["someone/reader"])).judges
     assert judge.name == "someone-reader" and judge.identity["revision"] == f"someone/reader@{snapshot.name}"

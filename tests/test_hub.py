@@ -136,6 +136,8 @@ def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
         "emotions": ["joy"],
         "generation": {"max_new_tokens": 4},
         "measurement": {"texts": 1, "new_tokens": 4, "warmup_tokens": 1},
+        "judges": ["minilm-lora"],
+        "perplexity": None,
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
     run = affq(tmp_path, server, "run", "small.yaml", HF_TOKEN=TOKEN)

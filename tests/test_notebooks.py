@@ -71,6 +71,7 @@ def test_mixture_of_experts_is_never_labelled_int8_with_16_bit_experts(folder, r
     assert not any((run / "done.json").exists() for run in runs(folder) if (run / "failed.json").exists())
 
 
+@pytest.mark.full
 def test_mixtral_runs_at_8_and_4_bits_with_every_expert_counted_in_two_processes(tmp_path, tiny_mixtral):
     (tmp_path / "two.csv").write_text(PROMPTS)
     study = {

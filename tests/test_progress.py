@@ -123,6 +123,7 @@ def test_interruption_ends_cleanly_and_says_how_to_go_on(small):
     assert plan.stdout.splitlines()[1].startswith("failed") and "interrupted: stopped by the user" in plan.stdout
 
 
+@pytest.mark.full
 def test_terminal_shows_a_line_a_run_and_the_total(small):
     master, slave = pty.openpty()
     process = subprocess.Popen(

@@ -21,6 +21,9 @@ AFFQ = Path(sys.executable).with_name("affq")
 THROUGH_PAPERMILL = "llama-2-7b-chat--int8*,llama-2-13b-chat--fp16*,llama-2-70b-chat--fp32*,mistral*--fp16*,mixtral*--int8*"
 
 
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """A hub cache that holds the twins, for this process and those that it starts."""
