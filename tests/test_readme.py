@@ -57,7 +57,7 @@ def test_every_command_works_as_it_stands(typed):
     for study in ("my-model", "mine"):
         assert (folder / "reports" / study / "index.html").stat().st_size > 100_000
     assert {p.name for p in (folder / "reports").iterdir()} == {
-        "my-model", "SmolLM2-360M-Instruct", "from-gguf", "my-prompts", "mine"
+        "my-model", "SmolLM2-360M-Instruct", "from-gguf", "my-prompts", "mine", "index.html"
     }  # fmt: skip
     assert "judged_emotion" in (folder / "judged.jsonl").read_text()
     assert (folder / "events.jsonl").read_text().count('"run_ended"') == 2
