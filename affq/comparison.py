@@ -34,14 +34,10 @@ class Compared:
     def __init__(self, texts, study):
         asked = texts[texts["emotion"].notna() & texts["judged_emotion"].notna()]
         self.study, self.greedy = study, study.generation["decoding"] == "greedy"
-        self.prompts, self.kinds = self._prompts(asked)
+        every = asked.drop_duplicates("prompt_id")
+        self.prompts, self.kinds = list(every["prompt_id"]), every["kind"].to_numpy()
         self._of = {run_id: self._sorted(of) for run_id, of in asked.groupby("run_id", sort=False)}
         self.runs = [run for run in study.runs() if run.id in self._of]
-
-    @staticmethod
-    def _prompts(asked):
-        every = asked.drop_duplicates("prompt_id")
-        return list(every["prompt_id"]), every["kind"].to_numpy()
 
     def _sorted(self, of):
         order = pd.MultiIndex.from_product([self.prompts, self.study.emotions, range(self.study.samples)])
