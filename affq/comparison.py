@@ -32,16 +32,18 @@ class Compared:
     """
 
     def __init__(self, texts, study):
-        asked = texts[texts["emotion"].notna() & texts["judged_emotion"].notna()]
+        columns = ["run_id", "prompt_id", "kind", "emotion", "sample", *F1S.values(), *MEANS]
+        asked = texts.loc[texts["emotion"].notna() & texts["judged_emotion"].notna(), columns]
         self.study, self.greedy = study, study.generation["decoding"] == "greedy"
         every = asked.drop_duplicates("prompt_id")
         self.prompts, self.kinds = list(every["prompt_id"]), every["kind"].to_numpy()
-        self._of = {run_id: self._sorted(of) for run_id, of in asked.groupby("run_id", sort=False)}
+        self._of = {run_id: of for run_id, of in self._sorted(asked).groupby("run_id", sort=False)}
         self.runs = [run for run in study.runs() if run.id in self._of]
 
-    def _sorted(self, of):
-        order = pd.MultiIndex.from_product([self.prompts, self.study.emotions, range(self.study.samples)])
-        return of.set_index(["prompt_id", "emotion", "sample"]).loc[order]
+    def _sorted(self, asked):
+        places = [pd.Index(self.prompts).get_indexer(asked["prompt_id"])]
+        places += [pd.Index(self.study.emotions).get_indexer(asked["emotion"]), asked["sample"]]
+        return asked.iloc[np.lexsort(places[::-1])]
 
     def values(self, run_id, column):
         """Give a column of a run's texts; emotions as their index, −1 for another."""
@@ -182,12 +184,15 @@ def differences(compared, rng):
         for number, emotion in enumerate(study.emotions):
             row = about | {"family": "emotion", "of": emotion, "estimand": compare.PROMPTS_LIKE_THESE} | _points(found, number)
             rows.append(row | {"p": float(p_each[number])})
-        parts = [("kind", kind, compared.kinds == kind) for kind in dict.fromkeys(compared.kinds)]
-        parts += [("prompt", prompt, np.array(compared.prompts) == prompt) for prompt in compared.prompts]
-        for family, of, inside in parts:
-            estimand = compare.THESE_PROMPTS if family == "prompt" else compare.PROMPTS_LIKE_THESE
-            found = compared.interval(pair[inside], overall, estimand)
-            rows.append(about | {"family": family, "of": of, "estimand": estimand} | _points(found))
+        for kind in dict.fromkeys(compared.kinds):
+            found = compared.interval(pair[compared.kinds == kind], overall, compare.PROMPTS_LIKE_THESE)
+            row = about | {"family": "kind", "of": kind, "estimand": compare.PROMPTS_LIKE_THESE}
+            rows.append(row | _points(found))
+        # Each prompt by itself: one unit, with the prompts along a further axis.
+        found = compared.interval(np.swapaxes(pair[None], 1, 2), overall, compare.THESE_PROMPTS)
+        for number, prompt in enumerate(compared.prompts):
+            row = about | {"family": "prompt", "of": prompt, "estimand": compare.THESE_PROMPTS}
+            rows.append(row | _points(found, number))
     columns = "model precision against family of estimand estimate_points low_points high_points standard_error_points".split()
     frame = pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "effect_size", "wrong_sign", "falls_short"])
     for _, family in frame[frame["p"].notna()].groupby("family"):

@@ -6,6 +6,8 @@ import os
 import re
 import unicodedata
 
+import orjson
+
 from affq import InputError
 
 
@@ -31,8 +33,8 @@ def write_json(path, value):
 
 
 def lines(rows):
-    """Turn rows into JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Turn rows into JSON lines; raise ValueError for a number that is not finite, which JSON has no word for."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def sealed(data, about):
@@ -99,20 +101,19 @@ def read_json(path, remedy):
     return found
 
 
-def read_jsonl(path, remedy):
-    """Read JSON lines; raise InputError, with the line and the remedy, for one that is none."""
-    data = path.read_bytes()
-    try:
-        lines = data.decode("utf-8").split("\n")  # not splitlines(): a text may hold a line separator that is not a line feed
-    except UnicodeDecodeError as error:
-        number = data[: error.start].count(b"\n") + 1
-        raise damaged(f"{path}, line {number}", error, remedy) from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+def read_jsonl(path, remedy, fields=()):
+    """Read JSON lines; raise InputError, with the line and the remedy, for one that is none, or lacks one of the fields."""
+    rows, wanted = [], set(fields)
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line:
+            continue
         try:
-            rows += [json.loads(line)] if line else []
-        except (ValueError, RecursionError) as error:
+            row = orjson.loads(line)
+        except ValueError as error:
             raise damaged(f"{path}, line {number}", error, remedy) from None
+        if not (isinstance(row, dict) and wanted <= row.keys()):  # need() of each line would take as long as reading it
+            need(row, fields, f"{path}, line {number}", remedy)
+        rows.append(row)
     return rows
 
 

@@ -27,8 +27,7 @@ def kept(results, study):
     path, remedy = _path(results, study), "mend or delete that line"
     if not path.exists():
         return []
-    rows = files.read_jsonl(path, remedy)
-    return [files.need(row, FIELDS, f"{path}, line {number}", remedy) for number, row in enumerate(rows, 1)]
+    return files.read_jsonl(path, remedy, FIELDS)
 
 
 def _path(results, study):

@@ -267,11 +267,7 @@ class Record(Scored):
 
     def generations(self):
         """Read the generations, in the order in which they were made."""
-        path = self.folder / "generations.jsonl"
-        rows = files.read_jsonl(path, REMEDY)
-        for number, row in enumerate(rows, 1):
-            files.need(row, FIELDS["generations.jsonl"], f"{path}, line {number}", REMEDY)
-        return rows
+        return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, FIELDS["generations.jsonl"])
 
     def measurements(self):
         """Read the raw readings."""

@@ -24,6 +24,8 @@ EMOTION_WORDS = {
     "shame": r"asham\w*|sham(?:e[ds]?|eful\w*|eless\w*|ing)|embarrass\w*|humiliat\w*|mortif\w*|disgrac\w*",
 }
 _ANY_EMOTION_WORD = re.compile(rf"\b(?:{'|'.join(EMOTION_WORDS.values())})\b", re.IGNORECASE)
+# Of lower-case text: several times faster than ignoring the case, and a study has a million texts.
+_WORD_OF = {emotion: re.compile(rf"\b(?:{words})\b") for emotion, words in EMOTION_WORDS.items()}
 
 _CANNOT = r"I(?:['’]m| am)? (?:can(?:no|['’])t|can not|will not|won['’]t|not able to|unable to)(?: be able to)?"
 _COMPLY = r"(?:help(?! \w+ing\b)|assist|write|generate|create|compose|produce|provide|fulfill?|comply|answer|do that)\b"
@@ -53,7 +55,7 @@ def masked(generations):
 
 def names_emotion(text, emotion):
     """Say whether a text has a word that names this emotion, or a near neighbour of it."""
-    return re.search(rf"\b(?:{EMOTION_WORDS[emotion]})\b", text, re.IGNORECASE) is not None
+    return _WORD_OF[emotion].search(text.lower()) is not None
 
 
 def words(text):

@@ -47,7 +47,7 @@ class Run:
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
             "engine": study.engine,
             "offload": study.offload,
-            "prompts_sha256": _sha256(read_prompts(study.prompts)),  # an empty line more is the same prompts
+            "prompts_sha256": study.prompts_sha256,
             "emotions": list(study.emotions),
             "samples": study.samples,
             "batch": study.batch,
@@ -98,6 +98,11 @@ class Study:
         return [Run(self, model, p) for model in self.models for p in PRECISIONS if p in self.precisions]
 
     @cached_property
+    def prompts_sha256(self):
+        """Give the hash of what the prompts say: an empty line more in their file is the same prompts."""
+        return _sha256(read_prompts(self.prompts))
+
+    @cached_property
     def texts_wanted(self):
         """Count the texts of each run, the control's among them."""
         return len(cross(read_prompts(self.prompts), self.emotions, self.samples))
@@ -134,7 +139,7 @@ class Study:
 
     def baseline(self, model):
         """Give the run that this model's paired figures are taken against: the highest precision that the study names."""
-        return next(run for run in self.runs() if run.model == model)
+        return Run(self, model, next(p for p in PRECISIONS if p in self.precisions))
 
 
 def _sha256(value):

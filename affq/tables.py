@@ -2,6 +2,7 @@
 
 from operator import itemgetter
 
+import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
@@ -35,27 +36,30 @@ def texts(records):
 
     Emotion is None for the control prompts. Scores that were not made are empty. Raises InputError if no run is complete.
     """
-    frames = []
+    frames, held = [], {}
     for record in records:
         if not record.complete:
             continue
         run, generations = record.run, record.generations()
+        keys, judge = list(map(itemgetter(*KEY), generations)), run.study.judges[0].name
         frame = pd.DataFrame(generations)
         frame.insert(0, "run_id", run.id)
         frame.insert(1, "model", run.model.name)
         frame.insert(2, "precision", run.precision)
-        judged = _in_line(record.scores(run.study.judges[0].name), generations)
+        judged = _in_line(record.scores(judge), keys)
         frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
-        masked = _in_line(record.scores(f"{run.study.judges[0].name}-masked"), generations)
+        masked = _in_line(record.scores(f"{judge}-masked"), keys)
         frame["masked_emotion"] = [row.get("judged_emotion") for row in masked]
         frame["names_target"] = [bool(g["emotion"]) and names_emotion(g["text"], g["emotion"]) for g in generations]
         of_target = [row.get("probabilities", {}).get(g["emotion"]) for row, g in zip(judged, generations, strict=True)]
-        frame["target_probability"] = pd.Series(of_target, dtype=float)
-        to_references = _in_line(record.scores("rouge-references"), generations)
+        frame["target_probability"] = np.array(of_target, dtype=float)
+        to_references = _in_line(record.scores("rouge-references"), keys)
         for name in ("rouge1", "rouge2", "rougeL"):
-            frame[name] = pd.Series([row.get(name) for row in to_references], dtype=float)
-        to_baseline = _in_line(_paired(record, records), generations)
-        frame["rougeL_to_baseline"] = pd.Series([row.get("rougeL") for row in to_baseline], dtype=float)
+            frame[name] = np.array([row.get(name) for row in to_references], dtype=float)
+        to_baseline = _in_line(_paired(record, records), keys)
+        frame["rougeL_to_baseline"] = np.array([row.get("rougeL") for row in to_baseline], dtype=float)
+        for name in ("prompt_id", "kind", "emotion", "prompt", "judged_emotion", "masked_emotion"):
+            frame[name] = [held.setdefault(value, value) for value in frame[name]]  # once, whatever the number of runs
         frames.append(frame)
     if not frames:
         raise InputError("no run of this study is complete: there is no text; affq run makes them")
@@ -76,11 +80,10 @@ def baseline_of(record, records):
     return next(r for r in records if r.run.id == baseline)
 
 
-def _in_line(scores, generations):
-    """Put scores in the order of the generations, {} where there is none."""
-    key = itemgetter(*KEY)
-    by_key = {key(row): row for row in scores}
-    return [by_key.get(key(row), {}) for row in generations]
+def _in_line(scores, keys):
+    """Put scores in the order of the generations' keys, {} where there is none."""
+    by_key = dict(zip(map(itemgetter(*KEY), scores), scores, strict=True))
+    return [by_key.get(key, {}) for key in keys]
 
 
 def macro_f1(targets, judged, emotions):

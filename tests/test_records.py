@@ -300,6 +300,13 @@ def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, c
     assert record.scores("judge") == [{"score": 3}]
 
 
+def test_score_that_is_no_finite_number_is_refused_and_the_former_ones_stay(record):
+    complete(record).score("judge", {"v": 1}, lambda _: [{"score": 1}])
+    with pytest.raises(InputError, match=f"judge gives a text of .*{record.run.id} a figure that is no finite number"):
+        record.score("judge", {"v": 2}, lambda _: [{"score": float("nan")}])
+    assert record.scores("judge") == [{"score": 1}]
+
+
 def test_last_words_name_no_folder_of_the_user(record):
     from pathlib import Path
 

@@ -75,7 +75,7 @@ def write(study, results):
         record.finish({"model": about, "census": CENSUS, "memory": memory, **rest})
         keys = [{key: row[key] for key in tables.KEY} for row in rows]
         judged = [
-            key | {"judged_emotion": key["emotion"] if right else "joy", "probabilities": {"joy": 0.5}}
+            key | {"judged_emotion": key["emotion"] if right else "joy", "probabilities": dict.fromkeys(study.emotions, 0.142857)}
             for key, right in zip(keys, rng.random(len(keys)) < 0.5, strict=True)
         ]
         for scorer in ("minilm-lora", "minilm-lora-masked"):
