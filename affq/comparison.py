@@ -115,7 +115,7 @@ def intervals(compared):
     figure: emotion_f1, emotion_f1_masked, `f1 <emotion>`, and means over texts: ROUGE, names_target. Ends are nan where there is
     no spread to see them by; under greedy decoding those for these prompts are the estimate, which they would give again.
     """
-    rows = []
+    rows, exact = [], {of: of == compare.THESE_PROMPTS and compared.greedy for of in ESTIMANDS}
     for run in compared.runs:
         about = {"model": run.model.name, "precision": run.precision}
         for figure in filter(lambda figure: compared.has(run.id, figure), (*F1S, *MEANS)):
@@ -123,15 +123,14 @@ def intervals(compared):
             short = bool(compared.falls_short(run.id, figure)) if figure in F1S else False
             for of in ESTIMANDS:
                 found = _within(compared.interval(terms, statistic, of, scale))
-                exact = of == compare.THESE_PROMPTS and compared.greedy
-                rows.append(about | {"figure": figure, "estimand": of} | _ends(found) | {"falls_short": short and not exact})
+                row = about | {"figure": figure, "estimand": of} | _ends(found)
+                rows.append(row | {"falls_short": short and not exact[of]})
         counts, short = compared.terms(run.id, "emotion_f1")[0], compared.falls_short(run.id, by_emotion=True)
         for of in ESTIMANDS:
             found = compared.interval(counts, compare.f1_by_emotion, of, "logit")
             for number, emotion in enumerate(compared.study.emotions):
                 row = about | {"figure": f"f1 {emotion}", "estimand": of} | _ends(found, number)
-                exact = of == compare.THESE_PROMPTS and compared.greedy
-                rows.append(row | {"falls_short": bool(short[number]) and not exact})
+                rows.append(row | {"falls_short": bool(short[number]) and not exact[of]})
     return pd.DataFrame(rows, columns="model precision figure estimand estimate low high standard_error falls_short".split())
 
 
@@ -268,5 +267,5 @@ def by_prompts(compared):
         judged = compared.values(run.id, "judged_emotion")
         found = choose.by_prompts(judged, SIZES, lambda some: float(compare.macro_f1(compare.counts(some).sum(axis=(0, 1)))))
         frames.append(found.assign(model=run.model.name, precision=run.precision))
-    every = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["model", "precision"])
-    return every[["model", "precision", *every.columns.difference(["model", "precision"], sort=False)]]
+    columns = ["model", "precision", "prompts", "emotion_f1", "blocks", "lowest", "highest"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -103,8 +103,8 @@ def shortfalls(intervals):
         )
     if emotions:
         said.append(
-            f"{emotions} intervals of single emotions rest on so few right, or wrong, texts that they may hold the truth less "
-            f"often than they say: `falls_short` in `tables/intervals.csv` marks them."
+            f"{emotions} interval{'s of single emotions rest' if emotions > 1 else ' of a single emotion rests'} on so few right, "
+            f"or wrong, texts that the truth may lie outside more often than it says: `falls_short` in `tables/intervals.csv`."
         )
     return " ".join(said)
 
@@ -126,6 +126,16 @@ def detectable(frame):
     samples = f" and {first['samples']} samples of each" if first["samples"] > 1 else ""
     said = f"With {first['prompts']} prompts{samples}, one paired test at 5 % sees four times in five a change of F1 of:"
     return "\n".join([said, "", *listed])
+
+
+def by_prompts(frame):
+    """Say how far the choice of prompts moves F1; "" where there are too few to choose from. frame: comparison.by_prompts."""
+    lines = []
+    for (model, precision), of in frame[frame["blocks"] > 1].groupby(["model", "precision"], sort=False):
+        listed = ", ".join(f"{row.lowest:.2f} to {row.highest:.2f} with {row.prompts}" for row in of.itertuples())
+        lines.append(f"- **{as_data(f'{model} {precision}')}**: {listed}.")
+    head = "How far does the choice of prompts move F1? Lowest to highest, over sets of so many prompts that share none:"
+    return "\n".join([head, "", *lines]) if lines else ""
 
 
 def planned(frame, of):

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 
+KEY = ["prompt_id", "emotion", "sample"]  # what tells one text of a run from another
 NONE = "none"
 MASK = "..."  # as enISEAR hides the emotion that a text is about
 
@@ -188,4 +189,4 @@ def _rouge(pairs):
 
 
 def _key(generation):
-    return {name: generation[name] for name in ("prompt_id", "emotion", "sample")}
+    return {name: generation[name] for name in KEY}

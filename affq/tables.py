@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import f1_score
 
 from affq import InputError, compare, comparison, resources
-from affq.scores import names_emotion
+from affq.scores import KEY, names_emotion
 
 BOUNDED = (*comparison.F1S, *comparison.MEANS)  # the figures with an interval for prompts like these
 SUMMARY = "run_id model precision engine weights status device stored_dtype compute_dtype texts emotion_f1_chance".split()
@@ -27,7 +27,6 @@ TITLES |= {
     "f1 baseline": "F1 of baseline",
 } | {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
 COUNTS = ("texts", "weights_bytes", "peak_bytes", "load_peak_bytes", "elements", "bytes", "parameters")
-KEY = ["prompt_id", "emotion", "sample"]
 COSTS = {"peak_bytes": "peak memory", "latency_s": "latency"}
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 
 from affq import InputError
-from affq.scores import distinct_n
+from affq.scores import KEY, distinct_n
 
-KEY = ["prompt_id", "emotion", "sample"]
 STATISTICS = ["words", "distinct_1", "distinct_2", "seq_rep_4", "self_bleu", "refusal", "degenerate", "collapsed"]
 LIKELIHOOD = ["nll_nats", "tokens"]
 RUN = ["run_id", "model", "precision"]

@@ -70,6 +70,27 @@ def test_intervals_that_rest_on_too_few_right_texts_are_warned_of(write_study):
     assert comparison_words.shortfalls(found[~found["falls_short"]]) == ""
 
 
+def test_one_interval_of_an_emotion_or_several_are_said_to_fall_short():
+    found = pd.DataFrame({"figure": ["f1 joy", "f1 fear"], "model": "m", "precision": "int8", "estimand": PROMPTS_LIKE_THESE})
+    found = found.assign(low=0.1, falls_short=True)
+    assert comparison_words.shortfalls(found[:1]).startswith("1 interval of a single emotion rests on")
+    assert comparison_words.shortfalls(found).startswith("2 intervals of single emotions rest on")
+
+
+def test_choice_of_prompts_is_said_by_the_sets_of_which_there_are_several(write_study):
+    study = load_study(write_study(precisions=["fp32"]))
+    found = comparison.by_prompts(comparison.Compared(many(12, [study.runs()[0].id]), study))
+    assert found["prompts"].tolist() == [5, 10] and found["blocks"].tolist() == [2, 1]
+    ends = f"{found['lowest'][0]:.2f} to {found['highest'][0]:.2f} with 5."
+    assert comparison_words.by_prompts(found).replace("&#45;", "-").endswith(f"- **smollm2-135m fp32**: {ends}")
+    assert comparison_words.by_prompts(found[1:]) == ""
+
+
+def test_nothing_is_said_of_the_prompts_of_runs_that_are_not_judged(study):
+    nothing = many(5, ["x"]).assign(judged_emotion=None)
+    assert comparison_words.by_prompts(comparison.by_prompts(comparison.Compared(nothing, study))) == ""
+
+
 def test_greedy_texts_of_these_prompts_are_exact(compared):
     found = comparison.intervals(compared)
     these = found[found["estimand"] == THESE_PROMPTS]
