@@ -1,5 +1,5 @@
 # make report   the default study from nothing to reports/default/index.html
-# make test     the tests
+# make test     the tests, two files at a time, of one thread each: threads of two processes that wait for each other take far longer
 # make test-full  the long tests: the README's commands, the notebooks by hand, the page in Chromium (which must be on the path)
 # make lint     ruff over package, tests and notebooks
 # make lab      JupyterLab on the notebooks
@@ -16,7 +16,7 @@ report: .venv/installed
 	@$(BIN)/affq run default; status=$$?; $(BIN)/affq report default && exit $$status
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-full: .venv/installed
 	$(BIN)/python -m pytest -m full

@@ -103,8 +103,9 @@ def shortfalls(intervals):
         )
     if emotions:
         said.append(
-            f"{emotions} interval{'s of single emotions rest' if emotions > 1 else ' of a single emotion rests'} on so few right, "
-            f"or wrong, texts that the truth may lie outside more often than it says: `falls_short` in `tables/intervals.csv`."
+            f"{emotions} interval{'s of single emotions rest' if emotions > 1 else ' of a single emotion rests'} on so few "
+            "right, or wrong, texts that the truth may lie outside more often than 1 in 20: `falls_short` in "
+            "`tables/intervals.csv`."
         )
     return " ".join(said)
 

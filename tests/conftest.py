@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import gguf
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,9 @@ from affq import weights
 from affq.prompts import cross, read_prompts
 from affq.study import PACKAGE
 
+# An example may take long, as on a busy machine. What else the former profile says holds: hypothesis has one of its own for CI.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 CHAT = (
     "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )

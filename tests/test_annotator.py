@@ -126,7 +126,7 @@ def test_an_answer_that_cannot_be_kept_is_no_answer(annotator, place, monkeypatc
     assert one.said.value == "" and labels.read(place / "sample-anna.csv")["label"].tolist()[:2] == ["joy", "sadness"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(keys=st.text("123u", max_size=30))
 def test_whatever_is_pressed_the_file_has_the_answers_that_were_not_taken_back(place, keys):
     path = place / "sample-prop.csv"

@@ -95,7 +95,7 @@ def test_too_few_labels_have_no_interval():
     assert np.isnan([found["low"], found["high"]]).all() and found["labelled"] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 2), st.integers(0, 2), st.booleans()), min_size=12, max_size=30))
 def test_any_labels_give_an_estimate_within_its_interval(rows):
     rows = [(e, 0, 0, True) for e in range(3)] + rows  # each emotion is asked for, and somebody labelled

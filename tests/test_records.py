@@ -111,7 +111,7 @@ def test_whole_batches_are_kept_with_their_readings(record):
 
 
 @given(st.integers(min_value=0), st.sampled_from(records.TEXTS), st.booleans(), st.integers(0, 255))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_wherever_a_file_is_torn_or_changed_only_whole_batches_before_it_are_kept(record, place, name, torn, byte):
     shutil.rmtree(record.folder, ignore_errors=True)
     begun(record)
