@@ -68,14 +68,18 @@ def _figures(frame, form, figure, low=None, high=None):
 def _write(frame, folder, name, bold=None):
     """Write a frame of text; bold: for each row, whether its F1 is."""
     shown = frame.map(lambda cell: "" if pd.isna(cell) else printable(cell)).reset_index(drop=True)
-    # After a row's end LaTeX would take a bracket or a star for that end's own argument.
-    style = shown.style.hide(axis="index").format(lambda cell: "{}" + cell if cell[:1] in ("[", "*") else cell, escape="latex")
+    style = shown.style.hide(axis="index").format(_cell, escape="latex")
     style = style.format_index(escape="latex", axis="columns")
     if bold is not None and F1 in frame:
         style = style.apply(lambda column: ["textbf:--rwrap;" if yes else "" for yes in bold], subset=F1)
     sides = "".join("l" if any(map(str.isalpha, "".join(shown[column]))) else "r" for column in shown)
     text = style.to_latex(hrules=True, column_format=sides)
     (Path(folder) / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
+
+
+def _cell(text):
+    # After a row's end LaTeX would take a bracket or a star for that end's own argument; pdflatex has no letter for a minus.
+    return ("{}" if text[:1] in ("[", "*") else "") + text.replace("\N{MINUS SIGN}", "$-$")
 
 
 def references(folder):
