@@ -26,7 +26,8 @@ def markdown(text):
     """Show Markdown that code wrote, with its data escaped, unless it is empty; no part of it is maths."""
     if not text:
         return
-    display(Markdown(f'<div class="mathjax_ignore">\n\n{text}\n\n</div>'))
+    together = text.replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a percent sign
+    display(Markdown(f'<div class="mathjax_ignore">\n\n{together}\n\n</div>'))
 
 
 def csv(frame, folder, name):

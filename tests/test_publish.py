@@ -150,6 +150,13 @@ def test_points_of_a_column_stand_below_each_other(shown):
     assert pads[::2] == [None, "0", ".00", None] and pads[1::2] == [None] * 4
 
 
+def test_percent_sign_stays_on_the_line_of_its_number_and_nothing_is_shown_of_no_text(shown):
+    publish.markdown("69.6 % less")
+    publish.markdown("")
+    ((value, _),) = shown
+    assert "69.6\N{NO-BREAK SPACE}% less" in value.data
+
+
 def test_csv_comes_back_as_it_was_with_odd_characters(tmp_path):
     frame = pd.DataFrame(
         {"text": ['a "quote", a comma', "two\nlines", "a bare\rreturn", "a=1", "\u2028é"], "n": [1.5, None, 3, 4, -5]}
