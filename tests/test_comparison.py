@@ -58,6 +58,42 @@ def test_every_f1_is_that_of_scikit_learn(study):
     assert mean.tolist() == pytest.approx(texts.groupby("run_id", sort=False)["rougeL"].mean().tolist())
 
 
+@pytest.fixture
+def sampled_twice(write_study):
+    """A study of two samples, and texts of it."""
+    study = load_study(
+        write_study(samples=2, generation={"decoding": "sampled", "temperature": 1.0}, precisions=["fp32", "int8"])
+    )
+    drawn = [many(6, [run.id for run in study.runs()], seed).assign(sample=seed) for seed in (0, 1)]
+    return study, pd.concat(drawn, ignore_index=True)
+
+
+def test_order_of_the_texts_changes_nothing(sampled_twice):
+    study, texts = sampled_twice
+    shuffled = texts.sample(frac=1, random_state=1)
+    found = [comparison.intervals(comparison.Compared(of, study)) for of in (texts, shuffled)]
+    pd.testing.assert_frame_equal(*found)
+    assert found[0]["low"].notna().any()
+
+
+def test_difference_of_one_prompt_is_that_of_its_samples_by_scikit_learn(sampled_twice):
+    study, texts = sampled_twice
+    found = comparison.differences(comparison.Compared(texts, study), np.random.default_rng(0))
+    found = found[found["family"] == "prompt"].set_index("of")
+    fp32, int8 = (run.id for run in study.runs())
+    for prompt, of in texts.groupby("prompt_id"):
+        one = {run: f1_score(t["emotion"], t["judged_emotion"], average="macro") for run, t in of.groupby("run_id")}
+        assert found.loc[prompt, "estimate_points"] == pytest.approx(100 * (one[int8] - one[fp32]))
+    assert len(found) == 6 and found["estimate_points"].nunique() > 1
+
+
+def test_text_that_is_there_twice_or_not_at_all_is_refused(sampled_twice):
+    study, texts = sampled_twice
+    for wrong in (texts[1:], pd.concat([texts, texts[:1]]), pd.concat([texts[1:], texts[1:2]])):
+        with pytest.raises(ValueError, match="has not every text once"):
+            comparison.Compared(wrong, study)
+
+
 def test_intervals_that_rest_on_too_few_right_texts_are_warned_of(write_study):
     study = load_study(write_study(precisions=["fp32", "int8"]))
     ids = [run.id for run in study.runs()]

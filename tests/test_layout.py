@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "tables": {"compare", "comparison", "resources", "scores"},
     "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
     "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
-    "perplexity": {"models"},
+    "perplexity": {"models", "scores"},
     "text_quality": {"scores"},
     "trials": {"generate", "models", "precisions", "probes"},
     "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "index", "judging", "lab", "labels", "memory"}

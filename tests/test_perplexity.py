@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import models, perplexity, sources, weights
+from affq import InputError, models, perplexity, sources, weights
 from affq.study import load_study
 
 TEXTS = ["I was so happy that I cried.", "", "a", "Sad.", "My heart sank as the train left without her. " * 6, "🌟 It's over"]
@@ -53,6 +53,12 @@ def test_every_text_of_two_tokens_is_in_one_batch_and_no_batch_is_too_large(leng
     assert sorted(sum(batches, [])) == [place for place, length in enumerate(lengths) if length > 1]
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= most
+
+
+def test_text_without_a_finite_likelihood_is_named_with_a_remedy(scorer, monkeypatch):
+    monkeypatch.setattr(perplexity, "_negative_log_likelihoods", lambda model, ids: [float("nan")] * len(ids))
+    with pytest.raises(InputError, match="gives the text .* no likelihood but nan; let the study's perplexity name another"):
+        scorer.score(generations(TEXTS))
 
 
 def test_of_a_long_text_the_beginning_counts(scorer, monkeypatch):

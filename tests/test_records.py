@@ -290,6 +290,15 @@ def test_damaged_generation_is_named_with_its_line(record):
         record.generations()
 
 
+@pytest.mark.parametrize("line", [b"{", b'"\xff"', b"[" * 100_000, b"NaN", b"\xef\xbb\xbf{}"])
+def test_line_that_is_no_json_is_named_with_its_number_whatever_it_is(record, line):
+    complete(record)
+    with open(record.folder / "generations.jsonl", "ab") as file:
+        file.write(b"\n\n" + line + b"\n")
+    with pytest.raises(InputError, match="generations.jsonl, line 9 is damaged .* does it again$"):
+        record.generations()
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"score": 2}\n'])
 @pytest.mark.parametrize("name", ["judge.jsonl", "judge.manifest.json"])
 def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, content):
@@ -298,13 +307,6 @@ def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, c
     assert record.scores("judge") == []
     record.score("judge", {}, lambda _: [{"score": 3}])
     assert record.scores("judge") == [{"score": 3}]
-
-
-def test_score_that_is_no_finite_number_is_refused_and_the_former_ones_stay(record):
-    complete(record).score("judge", {"v": 1}, lambda _: [{"score": 1}])
-    with pytest.raises(InputError, match=f"judge gives a text of .*{record.run.id} a figure that is no finite number"):
-        record.score("judge", {"v": 2}, lambda _: [{"score": float("nan")}])
-    assert record.scores("judge") == [{"score": 1}]
 
 
 def test_last_words_name_no_folder_of_the_user(record):

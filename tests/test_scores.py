@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import scores
+from affq import InputError, scores
 from affq.study import EMOTIONS
 
 
@@ -65,6 +65,13 @@ def test_judged_takes_the_likeliest_and_none_for_a_degenerate_text():
     assert alive["probabilities"]["joy"] == pytest.approx(0.9 + 0.1 / 7, abs=1e-6)
 
 
+def test_text_that_a_judge_gives_no_number_is_named():
+    probabilities = np.full((2, 7), 1 / 7)
+    probabilities[1] = np.nan
+    with pytest.raises(InputError, match="the judge gives the text 'a sad day' no probability but nan"):
+        scores.judged(["a fine day", "a sad day"], probabilities, EMOTIONS)
+
+
 def test_rouge_by_hand_against_the_best_of_two_references():
     # "the cat sat" against "the cat ran": 2 of 3 unigrams, 1 of 2 bigrams, LCS 2 of 3, all both ways: F 2/3, 1/2, 2/3.
     # Against "a dog": nothing. The best match is the first.
@@ -90,7 +97,13 @@ def test_generations_are_masked_and_the_text_alone_changes():
 
 
 @pytest.mark.parametrize(
-    "text, emotion, names", [("I was furious.", "anger", True), ("I was furious.", "joy", False), ("A madrigal.", "anger", False)]
+    "text, emotion, names",
+    [
+        ("I was furious.", "anger", True),
+        ("FURIOUS!", "anger", True),
+        ("I was furious.", "joy", False),
+        ("A madrigal.", "anger", False),
+    ],
 )
 def test_text_names_an_emotion_by_its_words_alone(text, emotion, names):
     assert scores.names_emotion(text, emotion) is names
