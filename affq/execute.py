@@ -1,5 +1,6 @@
 """Drive papermill over a study: each run in a process of its own, what is done skipped, what fails a row."""
 
+import logging
 import os
 import sys
 import threading
@@ -149,6 +150,7 @@ def _attempt(record, results, process, last):
     try:
         execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark, without)
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at exit it would tell of the cell that nobody waits for now
         record.fail(**endings.INTERRUPTED)
         raise
     except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on

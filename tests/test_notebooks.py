@@ -176,7 +176,7 @@ def test_summary_has_a_row_a_run_with_figures_or_a_reason(report):
     for row in found[:6]:
         assert row["texts"] == "4" and row["peak_kind"] == "rss" and row["device"] == "cpu"
         assert row["note"] == "" or row["note"].startswith("measurement disturbed: ")  # where else something runs
-        assert 0 <= float(row["emotion_f1"]) <= 1 and float(row["latency_s"]) > float(row["ttft_s"]) > 0
+        assert 0 <= float(row["emotion_f1"]) <= 1 and float(row["latency_s"]) > 0 and float(row["ttft_s"]) > 0
         assert (row["rougeL_to_baseline"] == "") == (row["precision"] == "fp32")
     assert all("did not take effect" in row["note"] and row["weights_bytes"] == "" for row in found[6:])
     stored = [int(row["weights_bytes"]) for row in found[:4]]
