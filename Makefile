@@ -1,7 +1,7 @@
 # make report   the default study from nothing to reports/default/index.html
 # make test     the tests, two files at a time, of one thread each: threads of two processes that wait for each other take far longer
 # make test-full  the long tests: the README's commands, the notebooks by hand, the page in Chromium (which must be on the path)
-# make lint     ruff over package, tests and notebooks
+# make lint     ruff over package, tests and notebooks; no import goes up the house; types
 # make lab      JupyterLab on the notebooks
 # make clean    remove what the others made, but for reports and the cache of weights
 # make lock     write requirements.lock anew from pyproject.toml's ranges
@@ -24,6 +24,8 @@ test-full: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

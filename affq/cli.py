@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 import typer.core
 
-from affq import InputError, __version__, printable
+from affq import __version__
+from affq.errors import InputError, printable
 
 STUDY = Annotated[str, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")]
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
@@ -60,12 +61,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Write one list of JSON objects.")] = False,
 ):
     """Show a study's runs: the status of each, why, the memory it will take, and what affq run with the same options would do."""
-    from affq import plan as planning
+    from affq.runner import planning
     from affq.study import load_study
 
     loaded = load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
-    from affq import comparison_words, memory, words
+    from affq.models import memory
+    from affq.report import comparison_words, words
 
     machine = memory.at_hand(loaded.device)
     named = ("run_id", "model", "precision", "status", "reason", "to_run")
@@ -73,7 +75,9 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    change = comparison_words.planned(*planning.smallest_change(loaded, results)) if loaded.judged else []
+    from affq.analysis import smallest_change
+
+    change = comparison_words.planned(*smallest_change(loaded, results)) if loaded.judged else []
     for line in [*words.planned(rows, machine), *change]:
         _say(line)
     if other := planning.left_over(loaded, results):
@@ -103,9 +107,9 @@ def run(
 
     With --model the study is written to a file first: NAME.yaml in the current folder.
     """
-    from affq import own_study
-    from affq import plan as planning
+    from affq.runner import planning
     from affq.study import load_study
+    from affq.study import new as own_study
 
     if quiet or as_json:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's client is imported
@@ -121,8 +125,7 @@ def run(
     elif given := [f"--{option}" for option, value in asked.items() if value is not None]:
         raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
     loaded = load_study(study)
-    from affq.execute import run_study
-    from affq.progress import reporter
+    from affq.runner import reporter, run_study
 
     try:
         with reporter(as_json, quiet) as tell:
@@ -164,7 +167,7 @@ def score(study: STUDY, results: RESULTS = Path("reports")):
     from affq.study import load_study
 
     loaded = load_study(study)
-    from affq.execute import score_study
+    from affq.runner import score_study
 
     if not loaded.judged:
         raise InputError(f"study {loaded.name} has random weights: its texts mean nothing, and none is judged")
@@ -178,9 +181,9 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
     from affq.study import load_study
 
     loaded = load_study(study)
-    from affq import index, publish
-    from affq.execute import score_study, summarize_study
-    from affq.records import study_folder
+    from affq.report import index, publish
+    from affq.results import study_folder
+    from affq.runner import score_study, summarize_study
 
     if loaded.judged:
         _say(f"Scoring the texts of {loaded.name} …")
@@ -194,7 +197,7 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
 @app.command()
 def explore(study: STUDY, results: RESULTS = Path("reports")):
     """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
-    from affq import lab
+    from affq.runner import lab
 
     notebook = lab.copy(study, results)
     _say(f"Opening {notebook}; jupyter lab {notebook} does it too. Run all its cells; Ctrl-C here ends JupyterLab.")
@@ -212,7 +215,7 @@ def judge(
 
     A line that cannot be judged comes back with judged_emotion null and the reason as error. Exit status 1 if there is one.
     """
-    from affq import judging
+    from affq.scoring import judge_file as judging
 
     chosen = judging.chosen(judge, _listed(labels))
     lines = judging.judge_file(texts, out, chosen, lambda line: _say(line, sys.stderr))
@@ -239,9 +242,10 @@ def annotate(
         raise InputError("give either --out sample.csv, to write a sample, or --labels anna.csv, to read one back")
     import numpy as np
 
-    from affq import annotation, publish, tables
-    from affq import labels as given
-    from affq.records import records
+    from affq.analysis import annotation, tables
+    from affq.report import publish
+    from affq.results import labels as given
+    from affq.results import records
 
     every = tables.texts(records(results, loaded))
     if out is not None:
@@ -265,7 +269,7 @@ def doctor(
     """Show what this machine can run, and the remedy for what it cannot. Exit status 1 if the default study cannot run."""
     from dataclasses import asdict
 
-    from affq.doctor import examine, lines
+    from affq.runner import examine, lines
 
     found = []
     for finding in examine(results):

@@ -5,16 +5,44 @@ import json
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 import orjson
 
-from affq import InputError
+from affq.errors import InputError
 
 
 def slug(name):
     """Make of any name one that is safe as a file's on every system: 60 letters, digits, dots and dashes at most."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
+
+
+def without_places(text: str) -> str:
+    """Put ~ for the user's folder and . for the current one, in what is published."""
+    for place, sign in ((Path.cwd(), "."), (Path("~").expanduser(), "~")):
+        if place.name:  # the root is in every path
+            text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w-])", sign, text)
+    return text
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path, what: str = "") -> str:
+    """Return a text file of the user's, without a byte order mark; what: what it is, in the message.
+
+    Raises InputError for one that cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{{place}} is not UTF-8 (byte {error.start})", place=path, remedy="save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read {f'the {what} ' if what else ''}{{place}}: {error.strerror}", place=path) from None
 
 
 def write(path, text):

@@ -16,9 +16,9 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from affq import weights
-from affq.prompts import cross, read_prompts
-from affq.study import PACKAGE
+from affq.emotions import REFERENCES
+from affq.models import weights
+from affq.study.prompts import cross, read_prompts
 
 # An example may take long, as on a busy machine. What else the former profile says holds: hypothesis has one of its own for CI.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
@@ -49,12 +49,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
+def said_of(record):
+    """Give a run's status and note."""
+    state = record.state()
+    return str(state.status), state.note
+
+
 def save_tiny(folder, config, chat=CHAT, **options):
     """Save a model with random weights, and a byte-level BPE tokenizer trained on the packaged references, to a folder."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = [json.loads(line)["text"] for line in (PACKAGE / "references.jsonl").read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in (REFERENCES).read_text().splitlines()]
     special = ["<|end|>", "<|user|>", "<|assistant|>"]
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=512, special_tokens=special, show_progress=False))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")

@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from affq import agreement, judge_words
-from affq.study import load_study
+from affq.analysis import judges
+from affq.report import judge_words
+from affq.stats.agreement import alpha
+from affq.study.study import load_study
 
 TARGETS = ["joy", "fear", "joy", "fear"]
 
@@ -45,7 +47,7 @@ def test_f1_and_order_under_each_judge_by_hand(study):
         a={"fp32": TARGETS, "int8": ["joy", "fear", "fear", "fear"]},
         b={"fp32": ["fear"] * 4, "int8": ["joy", "joy", "joy", "fear"]},
     )
-    frame = agreement.by_judge(found, texts(found, study), study)
+    frame = judges.by_judge(found, texts(found, study), study)
     # a, int8: joy 2·1/(1+2), fear 2·2/(3+2): mean 11/15. b, fp32: joy 0, fear 2·2/(4+2): 1/3. b, int8: as a, int8, mirrored.
     expected = {("fp32", "a"): (1, 1), ("fp32", "b"): (1 / 3, 2), ("int8", "a"): (11 / 15, 2), ("int8", "b"): (11 / 15, 1)}
     got = {(row.precision, row.judge): (row.emotion_f1, row.rank) for row in frame.itertuples()}
@@ -53,7 +55,7 @@ def test_f1_and_order_under_each_judge_by_hand(study):
     assert frame["emotion_f1_masked"].tolist() == pytest.approx([1 / 3] * 4)  # all joy: 2·2/(4+2), and 0
     points = frame.set_index(["precision", "judge"])["difference_points"]
     assert points["int8"].tolist() == pytest.approx([100 * -4 / 15, 40]) and points["fp32"].isna().all()
-    said = judge_words.judges(frame, agreement.between_judges(found)).replace("&#45;", "-")
+    said = judge_words.judges(frame, judges.between_judges(found)).replace("&#45;", "-")
     assert (
         "in different orders: by a fp32, int8; by b int8, fp32. No judge's interval contradicts" in said
     )  # two prompts: none has one
@@ -80,7 +82,7 @@ def test_judges_contradict_each_other_where_their_intervals_do():
 
 def test_agreement_by_hand():
     found = judgements(a={"fp32": TARGETS}, b={"fp32": ["joy", "joy", "joy", "fear"]})
-    run, every = agreement.between_judges(found).to_dict("records")
+    run, every = judges.between_judges(found).to_dict("records")
     # Same on 3 of 4; by chance (2·3 + 2·1)/16 = 1/2: κ = (3/4 − 1/2)/(1/2). Krippendorff: of 8 answers 5 and 3, expected
     # disagreement 2·5·3/(8·7) = 15/28, observed 1/4: α = 1 − 7/15.
     assert (run["texts"], run["same"], run["cohen_kappa"]) == (4, 0.75, pytest.approx(0.5))
@@ -90,19 +92,19 @@ def test_agreement_by_hand():
 
 def test_three_judges_have_a_row_together():
     answers = {name: {"fp32": ["joy", "joy", "fear", "fear"]} for name in "abc"}
-    frame = agreement.between_judges(judgements(**answers))
+    frame = judges.between_judges(judgements(**answers))
     assert frame["judges"].tolist() == ["a and b", "a and c", "b and c", "a and b and c"] * 2
     assert frame["krippendorff_alpha"].tolist() == pytest.approx([1] * 8) and np.isnan(frame["cohen_kappa"][3])
 
 
 def test_one_answer_to_everything_leaves_agreement_beyond_chance_undefined():
-    found = agreement.between_judges(judgements(a={"fp32": ["joy"] * 4}, b={"fp32": ["joy"] * 4}))
+    found = judges.between_judges(judgements(a={"fp32": ["joy"] * 4}, b={"fp32": ["joy"] * 4}))
     assert found["same"].eq(1).all() and found[["cohen_kappa", "krippendorff_alpha"]].isna().all(axis=None)
     assert "κ" not in judge_words.judges(pd.DataFrame({"model": []}), found)
 
 
 def test_runs_that_are_not_scored_have_no_judgement():
-    assert agreement.judgements([]).empty
+    assert judges.judgements([]).empty
 
 
 def test_alpha_takes_those_who_did_not_label_every_text():
@@ -114,4 +116,4 @@ def test_alpha_takes_those_who_did_not_label_every_text():
         "D": "1 2 3 3 2 4 4 1 2 5 1 -".split(),
     }
     frame = pd.DataFrame(from_paper).replace("-", None)
-    assert agreement.alpha(frame) == pytest.approx(0.743, abs=5e-4)
+    assert alpha(frame) == pytest.approx(0.743, abs=5e-4)

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from affq import InputError, annotation, labels
-from affq.study import load_study
+from affq.analysis import annotation
+from affq.errors import InputError
+from affq.results import labels
+from affq.study.study import load_study
 
 EMOTIONS = ("joy", "fear")
 
@@ -167,7 +169,7 @@ def test_people_who_differ_count_for_their_shares(texts):
 
 
 def test_band_takes_the_cards_emotions_for_a_study_of_fewer(texts):
-    from affq.judge import Judge
+    from affq.scoring.judge import Judge
 
     card = Judge("minilm-lora").card
     frame = annotation.bands(texts, EMOTIONS, card, np.random.default_rng(0))

@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tables import PEAKS, write_run
 
-from affq import InputError, annotation, files, labels, publish, records, tables
-from affq.annotator import Annotator
-from affq.study import load_study
+from affq import files
+from affq.analysis import annotation, tables
+from affq.errors import InputError
+from affq.report import publish
+from affq.results import labels
+from affq.results import record as records
+from affq.study.study import load_study
+from affq.widgets.annotator import Annotator
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,11 @@ from conftest import SIZES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError, architectures, generate, memory, models, weights
-from affq.study import load_study
+from affq.errors import InputError
+from affq.inference import generate
+from affq.models import architectures, memory, weights
+from affq.models import loading as models
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 LLAMA = {"model_type": "llama", "vocab_size": 512, **SIZES}
@@ -116,7 +119,7 @@ def test_stand_in_tokenizer_fits_every_vocabulary(tmp_path_factory, size):
 def test_stand_in_tokenizer_needs_about_as_many_tokens_as_published_ones():
     tokenizer = transformers.AutoTokenizer.from_pretrained(made({**LLAMA, "vocab_size": 32_000}))
     study = load_study("paper-random")
-    asked = memory.cross(memory.read_prompts(study.prompts), study.emotions)
+    asked = study.requests
     tokens = sum(len(tokenizer(request["request"])["input_ids"]) for request in asked)
     assert 1.2 < tokens / sum(len(request["request"].split()) for request in asked) < 1.8  # published ones: 1.2 to 1.4
 

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError, choose
-from affq.prompts import read_prompts
-from affq.study import PACKAGE, load_study
-from affq.tables import macro_f1
+from affq.analysis import choose
+from affq.analysis.tables import macro_f1
+from affq.errors import InputError
+from affq.results.provenance import PACKAGE
+from affq.stats.frontier import on_frontier
+from affq.study.prompts import read_prompts
+from affq.study.study import load_study
 
 COLUMNS = ["run_id", "model", "precision", "peak_kind", "peak_bytes", "latency_s", "emotion_f1"]
 RUNS = pd.DataFrame(
@@ -34,7 +37,7 @@ def test_frontier_by_hand():
 
 
 def test_equal_runs_are_on_the_frontier_together_and_equal_f1_for_less_beats():
-    assert choose.on_frontier([0.5, 0.5, 0.5, 0.4], [2, 2, 3, 2]).tolist() == [True, True, False, False]
+    assert on_frontier([0.5, 0.5, 0.5, 0.4], [2, 2, 3, 2]).tolist() == [True, True, False, False]
 
 
 def test_frontier_in_draws_is_the_share_of_draws_by_hand():
@@ -52,7 +55,7 @@ def test_frontier_agrees_with_brute_force(figures):
         return any(g >= f1 and c <= cost and (g, c) != (f1, cost) for g, c in figures)
 
     f1, cost = np.array(figures, dtype=float).T
-    assert choose.on_frontier(f1, cost).tolist() == [not dominated(*one) for one in figures]
+    assert on_frontier(f1, cost).tolist() == [not dominated(*one) for one in figures]
 
 
 @given(FIGURES, st.integers(1, 4), st.integers(1, 4))
@@ -171,7 +174,7 @@ def test_f1_at_all_prompts_is_the_f1_of_the_tables():
 
 
 def test_forty_prompts_begin_with_the_defaults_and_are_in_balance():
-    folder = PACKAGE / "prompts"
+    folder = PACKAGE / "study" / "prompt_sets"
     assert (folder / "forty.csv").read_bytes().startswith((folder / "default.csv").read_bytes())
     rows = read_prompts(folder / "forty.csv")
     assert len(rows) == 40 and len({row["text"] for row in rows}) == len({row["text_without_emotion"] for row in rows}) == 40

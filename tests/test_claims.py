@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import affq
-from affq import InputError, claims
+from affq.analysis import claims as verdicts
+from affq.errors import InputError
+from affq.study import claims
 
-PACKAGED = Path(affq.__file__).with_name("claims.yaml")
+PACKAGED = Path(affq.__file__).parent / "study" / "claims.yaml"
 PAPERS = {claim.id: claim for claim in claims.read_claims(PACKAGED)}
 ABOUT = {"id": "X", "sentence": "so it is", "source": "here", "precision": "int8", "against": "fp32"}
 BOTH = claims.Claim(**ABOUT, statistic="emotion_f1_difference", direction="lower", size=-0.3, tolerance=0.2)
@@ -53,25 +55,25 @@ BOTH = claims.Claim(**ABOUT, statistic="emotion_f1_difference", direction="lower
     ],
 )
 def test_verdict_at_the_edges_of_the_papers_claims(claim, low, high, found):
-    assert claims.verdict(PAPERS[claim], (low + high) / 2, low, high) == found
+    assert verdicts.verdict(PAPERS[claim], (low + high) / 2, low, high) == found
 
 
 def test_direction_and_size_must_both_hold():
     # -0.3 give or take 0.2 is -0.5 to -0.1; with 0.4 it would reach 0.1, and the direction ends it below 0.
-    assert claims.verdict(BOTH, -0.2, -0.5, -0.1) == "supported"
+    assert verdicts.verdict(BOTH, -0.2, -0.5, -0.1) == "supported"
     wide = dataclasses.replace(BOTH, tolerance=0.4)
-    assert claims.verdict(wide, -0.2, -0.5, -0.01) == "supported" and claims.verdict(wide, 0.05, 0, 0.1) == "contradicted"
+    assert verdicts.verdict(wide, -0.2, -0.5, -0.01) == "supported" and verdicts.verdict(wide, 0.05, 0, 0.1) == "contradicted"
 
 
 @pytest.mark.parametrize("size, low, high", [(0.8, 0.7, 0.9), (0.7, 0.6, 0.8)])
 def test_edge_that_binary_numbers_miss_is_within(size, low, high):
     # In binary 0.8 - 0.1 is 0.7000000000000001, and 0.7 + 0.1 is 0.7999999999999999.
     claim = claims.Claim(**ABOUT, statistic="peak_saving", size=size, tolerance=0.1)
-    assert claims.verdict(claim, size, low, high) == "supported"
+    assert verdicts.verdict(claim, size, low, high) == "supported"
 
 
 def test_estimate_that_is_unknown_is_not_testable():
-    assert claims.verdict(PAPERS["C4"], math.nan, 1.9, 2.1) == "not testable here"
+    assert verdicts.verdict(PAPERS["C4"], math.nan, 1.9, 2.1) == "not testable here"
 
 
 NUMBERS = st.floats(-3, 3) | st.just(math.nan)
@@ -80,13 +82,13 @@ EVERY = st.sampled_from([*PAPERS.values(), BOTH])
 
 @given(EVERY, NUMBERS, NUMBERS, NUMBERS)
 def test_verdict_is_one_of_four(claim, estimate, low, high):
-    assert claims.verdict(claim, estimate, low, high) in claims.VERDICTS
+    assert verdicts.verdict(claim, estimate, low, high) in verdicts.VERDICTS
 
 
 @given(EVERY, st.lists(st.floats(-3, 3), min_size=4, max_size=4).map(sorted))
 def test_narrower_interval_within_keeps_a_verdict_that_was_sure(claim, ends):
     low, inner_low, inner_high, high = ends
-    outer, inner = claims.verdict(claim, 0, low, high), claims.verdict(claim, 0, inner_low, inner_high)
+    outer, inner = verdicts.verdict(claim, 0, low, high), verdicts.verdict(claim, 0, inner_low, inner_high)
     assert inner == outer or outer == "inconclusive"
 
 
@@ -127,13 +129,13 @@ def estimate_of(statistic, run_id, reference_run_id):
 
 
 def judged(rows, *ids, estimate_of=estimate_of):
-    return claims.verdicts([PAPERS[name] for name in ids or PAPERS], pd.DataFrame(rows), estimate_of)
+    return verdicts.verdicts([PAPERS[name] for name in ids or PAPERS], pd.DataFrame(rows), estimate_of)
 
 
 def test_each_claim_is_judged_for_each_model_it_speaks_of():
     rows = [run(model, precision) for model in ("7b", "13b") for precision in ("fp32", "int8")]
     found = judged(rows)
-    assert list(found.columns) == claims.COLUMNS
+    assert list(found.columns) == verdicts.COLUMNS
     assert [tuple(row) for row in found[["claim", "model", "against", "verdict"]].itertuples(index=False)] == [
         ("C1 weights", "7b", "fp32", "supported"),
         ("C1 weights", "13b", "fp32", "supported"),
@@ -249,7 +251,7 @@ def test_pairs_are_the_larger_model_at_the_lower_precision_with_similar_peaks_on
 def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     rows = [run("7b", "fp32"), run("13b", "int8")]
     small = dataclasses.replace(PAPERS["C5"], models="below 10e9", below=10e9)
-    (said,) = claims.verdicts([small], pd.DataFrame(rows), estimate_of)["sentence"]
+    (said,) = verdicts.verdicts([small], pd.DataFrame(rows), estimate_of)["sentence"]
     assert said.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
 
 

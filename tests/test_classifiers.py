@@ -10,8 +10,10 @@ import yaml
 from conftest import WORDS, put_into_hub_cache, save_classifier
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from affq import InputError, classifiers
-from affq.study import EMOTIONS, load_study
+from affq.emotions import EMOTIONS
+from affq.errors import InputError
+from affq.scoring import classifiers
+from affq.study.study import load_study
 
 MAP = {"remorse": "guilt", "embarrassment": "shame"}
 

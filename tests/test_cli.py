@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from test_tables import PEAKS, write_run
 
-from affq import InputError, annotation, cli, labels, records, tables
-from affq.study import load_study
+from affq import cli
+from affq.analysis import annotation, tables
+from affq.errors import InputError
+from affq.results import labels
+from affq.results import record as records
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 

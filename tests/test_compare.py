@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from affq import compare
+from affq.stats import compare
 
 
 def summed(targets, judged):

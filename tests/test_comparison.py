@@ -9,9 +9,12 @@ import yaml
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
-from affq import comparison, comparison_words, records, resources, tables, verdicts
-from affq.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
-from affq.study import EMOTIONS, load_study
+from affq.analysis import claims, comparison, costs, tables
+from affq.emotions import EMOTIONS
+from affq.report import comparison_words
+from affq.results import record as records
+from affq.stats.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
+from affq.study.study import load_study
 
 
 @pytest.fixture
@@ -186,13 +189,13 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
 
 def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_texts(write_study):
     study = load_study(write_study(precisions=["fp32", "int8"], emotions=list(EMOTIONS)))
-    found, of = comparison.foreseen(study, 10)
+    found, of = comparison.foreseen(study)
     # 29.4 points between prompts, ten of them: the t test's 80 % power is at 0.996 standard deviations (tables: d = 1.0, n = 10).
     assert found["detectable_points"].tolist() == pytest.approx([29.4 * 0.996], rel=0.01) and "default" in of
     assert "int8 against fp32: from 29 points" in comparison_words.planned(found, of)[1]
     for other in ({"emotions": ["joy", "fear"]}, {"precisions": ["bf16", "int8"], "emotions": list(EMOTIONS)}):
         unlike = load_study(write_study("unlike", **{"precisions": ["fp32", "int8"], **other}))
-        assert comparison.foreseen(unlike, 10)[0].empty  # what varies there is not known
+        assert comparison.foreseen(unlike)[0].empty  # what varies there is not known
 
 
 def test_the_packaged_variance_is_that_of_the_published_default():
@@ -203,7 +206,7 @@ def test_the_packaged_variance_is_that_of_the_published_default():
 
 
 def test_ratios_by_hand(runs):
-    found = resources.ratios(runs).set_index(["figure", "estimand"])
+    found = costs.ratios(runs).set_index(["figure", "estimand"])
     assert found.loc[("weights", "exact"), ["estimate", "low", "high"]].tolist() == [0.25] * 3
     # The summary's peaks, 2500 of 5000: one reading of resident memory, which has no interval.
     assert found.loc[("peak", "one reading"), "estimate"] == pytest.approx(0.5) and np.isnan(
@@ -220,7 +223,7 @@ def test_a_peak_that_the_allocator_counts_is_exact(runs, monkeypatch):
         found = record.measurements()
         found["memory"]["kind"] = "vram_allocated"
         monkeypatch.setattr(record, "measurements", lambda found=found: found)
-    assert resources.ratios(runs).set_index("figure").loc["peak", ["estimate", "low", "high", "estimand"]].tolist() == [
+    assert costs.ratios(runs).set_index("figure").loc["peak", ["estimate", "low", "high", "estimand"]].tolist() == [
         0.5,
         0.5,
         0.5,
@@ -230,7 +233,7 @@ def test_a_peak_that_the_allocator_counts_is_exact(runs, monkeypatch):
 
 def test_verdicts_join_claims_and_figures(runs, compared):
     texts = tables.texts(runs)
-    found = verdicts.verdicts(compared, runs, tables.summary(runs, texts)).set_index("claim")
+    found = claims.study_verdicts(compared, runs, tables.summary(runs, texts)).set_index("claim")
     assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
     assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
     assert found.loc["C4", "verdict"] == "not testable here" and "has no interval" in found.loc["C4", "sentence"]

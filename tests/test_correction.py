@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from affq import correction
+from affq.stats import correction
 
 EMOTIONS = tuple("abcdefg")
 COUNT = len(EMOTIONS)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from affq.study import PACKAGE
+from affq.results.provenance import PACKAGE
 
 AFFQ = Path(sys.executable).with_name("affq")
 
 
 def test_packaged_model_from_study_file_to_report(tmp_path):
-    prompts = (PACKAGE / "prompts" / "default.csv").read_text().splitlines()
+    prompts = (PACKAGE / "study" / "prompt_sets" / "default.csv").read_text().splitlines()
     (tmp_path / "three.csv").write_text("\n".join([*prompts[:3], prompts[6]]) + "\n")
     study = {
         "models": ["smollm2-135m"],

@@ -11,7 +11,12 @@ import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import InputError, cli, generate, locks, models, weights
+from affq import cli
+from affq.errors import InputError
+from affq.inference import generate
+from affq.models import loading as models
+from affq.models import weights
+from affq.results import locks
 
 GOLDEN = Path(__file__).with_name("golden") / "errors.txt"
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"

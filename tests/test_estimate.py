@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from affq import estimate
-from affq.study import Run, load_study
+from affq.runner import estimate
+from affq.study.study import Run, load_study
 
 SMOLLM2 = SimpleNamespace(parameters=134_515_008, stored_bytes=541_619_073)
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import nbformat
 import pytest
-from conftest import ENVIRONMENT, MEASURED, complete, generations
+from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of
 
-from affq import InputError, endings, execute, locks, records
-from affq.plan import Choice
-from affq.study import load_study
+from affq.errors import InputError
+from affq.results import locks
+from affq.results import record as records
+from affq.runner import endings, execute
+from affq.runner.planning import Choice
+from affq.study.study import load_study
 
 GOES_ON = "the same command goes on from the texts that are there"
 
@@ -59,7 +62,7 @@ def record(write_study, tmp_path, tiny_llama):
 def test_every_end_is_recorded_with_its_kind(broken, record, source, said):
     broken(source)
     execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == ("failed", said)
+    assert said_of(record) == ("failed", said)
     assert (record.folder / "1_generate.ipynb").exists() and (record.folder / "1_generate.log").exists()
 
 
@@ -82,7 +85,7 @@ def test_kernel_that_does_not_start_is_a_row(broken, record, monkeypatch):
     monkeypatch.setattr(execute.papermill, "execute_notebook", refuse)
     broken("pass")
     execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == ("failed", "error: RuntimeError: Kernel didn't respond in 120 seconds")
+    assert said_of(record) == ("failed", "error: RuntimeError: Kernel didn't respond in 120 seconds")
 
 
 def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record, monkeypatch):
@@ -92,7 +95,7 @@ def test_interrupted_run_is_recorded_and_the_interruption_goes_on(broken, record
     monkeypatch.setattr(execute.papermill, "execute_notebook", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == (
+    assert said_of(record) == (
         "failed",
         f"interrupted: stopped by the user; {GOES_ON}",
     )
@@ -150,11 +153,11 @@ def test_kernel_that_hangs_is_ended_with_its_children(broken, record, limit, wha
     )
     record = limited(record, **{limit: 4})
     execute.execute_run(record, record.folder.parents[2])
-    status, note = record.status()
+    status, note = said_of(record)
     assert status == "failed" and note.startswith(
         f"timeout: a {what} took longer than the study's 4 s, and was ended; raise limits"
     )
-    assert not record.failure()["again"]
+    assert not record.failure().again
     assert locks.end_processes(execute._mark(record.folder.parent)) == []
 
 
@@ -172,7 +175,7 @@ raise ValueError("the third time")
 def test_dead_kernel_is_begun_again_and_the_history_stays(broken, record, tmp_path):
     broken(DIES_TWICE.format(counter=str(tmp_path / "counter")))
     execute.execute_run(record, record.folder.parents[2])
-    assert record.status() == ("failed", "error: ValueError: the third time")
+    assert said_of(record) == ("failed", "error: ValueError: the third time")
     earlier = [json.loads((record.folder / "attempts" / n / "failed.json").read_text()) for n in "12"]
     assert [failed["kind"] for failed in earlier] == ["kernel_died"] * 2
 
@@ -181,7 +184,7 @@ def test_kernel_that_always_dies_is_not_begun_for_ever(broken, record):
     broken("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     execute.execute_run(record, record.folder.parents[2])
     assert len(list((record.folder / "attempts").iterdir())) == execute.KERNEL_ATTEMPTS - 1
-    assert not record.failure()["again"]
+    assert not record.failure().again
 
 
 @pytest.fixture
@@ -223,7 +226,7 @@ def test_second_run_on_the_same_results_says_who_holds_them(four, tmp_path):
 )
 def test_kind_of_an_error_follows_from_its_name_and_words(record, name, words, kind):
     ending = endings.of_error(record.run, 11_900_000_000, name, words)
-    assert ending["kind"] == kind and ending["again"] == (name == "OSError")
+    assert ending.kind == kind and ending.again == (name == "OSError")
     assert ("11.9 were free" in str(ending["remedy"])) == (name == "LoadError")  # the host's memory, not the GPU's
 
 
@@ -258,7 +261,7 @@ def three_processes(write_study, tmp_path, tiny_llama, monkeypatch):
 
 def test_processes_of_a_run_are_spread_over_the_study_and_the_first_has_the_texts(three_processes):
     run, every, done, _ = three_processes
-    assert run() == [] and [record.status()[0] for record in every] == ["ok", "ok"]
+    assert run() == [] and [record.state().status for record in every] == ["ok", "ok"]
     again = [(precision, process, "first process") for process in (3, 2) for precision in ("fp32", "bf16")]
     assert done == [*again, ("fp32", 1), ("bf16", 1)]
     assert [[one["process"] for one in record.measurements()["passes"]] for record in every] == [[1, 2, 3], [1, 2, 3]]
@@ -267,5 +270,5 @@ def test_processes_of_a_run_are_spread_over_the_study_and_the_first_has_the_text
 def test_run_whose_further_process_fails_goes_no_further_and_leaves_the_others_going(three_processes):
     run, every, done, fails = three_processes
     fails.add(("fp32", 3))
-    assert run() == [every[0].run.id] and [record.status()[0] for record in every] == ["failed", "ok"]
+    assert run() == [every[0].run.id] and [record.state().status for record in every] == ["failed", "ok"]
     assert [key[:2] for key in done] == [("fp32", 3), ("bf16", 3), ("bf16", 2), ("bf16", 1)]

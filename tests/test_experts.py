@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from affq import checkpoints, experts, generate, models
+from affq.inference import generate
+from affq.models import checkpoints, experts
+from affq.models import loading as models
 
 EXPERT = "model.layers.1.block_sparse_moe.experts.3."
 

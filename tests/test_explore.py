@@ -13,9 +13,14 @@ from matplotlib.backend_bases import MouseEvent
 from test_publish import hostile_texts
 from test_tables import PEAKS, write_run
 
-from affq import InputError, annotation, explore, lab, notes, records, tables
-from affq.explorer import Explorer
-from affq.study import load_study
+from affq.analysis import annotation, tables
+from affq.errors import InputError
+from affq.results import Failure, FailureKind, notes
+from affq.results import record as records
+from affq.runner import lab
+from affq.study.study import load_study
+from affq.widgets import explore
+from affq.widgets.explorer import Explorer
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def results(study, tmp_path):
     fp32, bf16, int8, _ = records.records(tmp_path / "reports", load_study(study))
     write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9e9, 4e9, 5e9, 4e9), [3.0, 1.0, 2.0])
     write_run(bf16, ["joy", "sadness", "joy", "sadness", "joy", "joy"], (9e9, 2e9, 2e9, 2e9), [1.0, 1.0, 4.0])
-    int8.fail("out_of_memory", "no room", "try nf4")
+    int8.fail(Failure(FailureKind("out_of_memory"), "no room", "try nf4"))
     return tmp_path / "reports"
 
 

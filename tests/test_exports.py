@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from affq import compare, exports
-from affq.claims import COLUMNS
+from affq.analysis.claims import COLUMNS
+from affq.report import exports
+from affq.stats import compare
 
 HOSTILE = ("[4cm] \\input{/etc/passwd}", "*$x$ & 50% #1_{a}^~\x1b\n\n")
 ESCAPED = (

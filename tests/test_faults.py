@@ -13,7 +13,7 @@ import pytest
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import locks
+from affq.results import locks
 
 AFFQ = Path(sys.executable).with_name("affq")
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from affq import generate, models
+from affq.inference import generate
+from affq.models import loading as models
 
 REQUESTS = [
     {"prompt_id": "a", "kind": "general", "emotion": "joy", "sample": 0, "request": "Write a note full of joy."},

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from conftest import COMMIT, put_into_hub_cache
 
-from affq import InputError, hub, sources, weights
+from affq.errors import InputError
+from affq.models import hub, sources, weights
 
 AFFQ = Path(sys.executable).with_name("affq")
 TOKEN = "hf_planted_token_never_to_be_seen"

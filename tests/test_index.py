@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_publish import Page
 
-from affq import index, words
+from affq.report import index, words
 
 HOSTILE = "<b onclick=x> [a](javascript:x) `c` *d* \x1b[1m"
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from affq import interference
+from affq.inference import interference
 
 QUIET = {
     "clock_s": 0.0,

@@ -2,17 +2,23 @@ import json
 import random
 import shutil
 
+import judge_card
 import numpy as np
 import peft
 import pytest
 import torch
+import train_judge
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from affq import InputError, judge, judge_card, judge_training, weights
-from affq.study import EMOTIONS, PACKAGE
+from affq import emotions
+from affq.emotions import EMOTIONS
+from affq.errors import InputError
+from affq.files import sha256_of
+from affq.models import weights
+from affq.scoring import judge, judge_file
 
-REFERENCES = [json.loads(line) for line in (PACKAGE / "references.jsonl").read_text().splitlines()]
+REFERENCES = [json.loads(line) for line in emotions.REFERENCES.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,7 @@ def test_card_text_is_written_from_its_figures(name):
 def test_shipped_weights_are_small_and_those_of_the_card(name):
     card, _ = judge.read_card(name)
     file = judge.JUDGES / name / "weights.safetensors"
-    assert file.stat().st_size == card["weights_bytes"] < 5e6 and weights.sha256_of(file) == card["weights_sha256"]
+    assert file.stat().st_size == card["weights_bytes"] < 5e6 and sha256_of(file) == card["weights_sha256"]
 
 
 def test_damaged_weights_are_not_used(tmp_path, monkeypatch):
@@ -135,7 +141,7 @@ def test_bad_lines_are_named(tmp_path, line, said):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "x"}\n' + line + "\n")
     with pytest.raises(InputError, match=said):
-        judge.read_texts(path)
+        judge_file.read_texts(path)
 
 
 @pytest.fixture
@@ -151,11 +157,11 @@ def labelled_folder(tmp_path):
 def test_training_is_reproducible_and_its_card_is_what_the_judge_does(labelled_folder, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "fetch", lambda name: tiny_bert)
     monkeypatch.setattr(weights, "folder", lambda name: tiny_bert)
-    monkeypatch.setattr(judge_training, "SETTINGS", {**judge_training.SETTINGS, "epochs": 1})
+    monkeypatch.setattr(train_judge, "SETTINGS", {**train_judge.SETTINGS, "epochs": 1})
     monkeypatch.setattr(judge_card, "RESAMPLES", 20)
     written = []
     for name in ("one", "two", "one"):
-        judge_training.main(labelled_folder, tmp_path / name, "none", seeds=2)
+        train_judge.main(labelled_folder, tmp_path / name, "none", seeds=2)
         written.append((tmp_path / name / "weights.safetensors").read_bytes())
     assert written[0] == written[1] == written[2]
     shutil.copy(judge.JUDGES / "probes.jsonl", tmp_path)
@@ -171,29 +177,29 @@ def test_training_is_reproducible_and_its_card_is_what_the_judge_does(labelled_f
 
 
 def test_another_seed_gives_other_weights(tiny_bert, monkeypatch):
-    monkeypatch.setattr(judge_training, "SETTINGS", {**judge_training.SETTINGS, "epochs": 1})
-    one, two = (judge_training.train(REFERENCES, tiny_bert, seed)["head.weight"] for seed in (0, 1))
+    monkeypatch.setattr(train_judge, "SETTINGS", {**train_judge.SETTINGS, "epochs": 1})
+    one, two = (train_judge.train(REFERENCES, tiny_bert, seed)["head.weight"] for seed in (0, 1))
     assert not torch.equal(one, two)
 
 
 def test_training_holds_a_respondents_texts_together():
     rows = [{"text": str(n), "respondent": n // 5} for n in range(200)]
-    learnt, held = judge_training.hold_out(rows)
+    learnt, held = train_judge.hold_out(rows)
     assert len(learnt) + len(held) == 200 and len(held) == 20  # a tenth of forty people with five texts each
     assert not {row["respondent"] for row in learnt} & {row["respondent"] for row in held}
 
 
 def test_texts_are_varied_by_masking_and_opening(monkeypatch):
-    monkeypatch.setattr(judge_training, "SETTINGS", {"masked_share": 1, "opened_share": 1})
-    varied = [judge_training.vary(text, random.Random(0)) for text in ("When fear came", "I was glad", "My joy", "")]
+    monkeypatch.setattr(train_judge, "SETTINGS", {"masked_share": 1, "opened_share": 1})
+    varied = [train_judge.vary(text, random.Random(0)) for text in ("When fear came", "I was glad", "My joy", "")]
     assert varied == ["I felt ... when ... came", "I felt ... when I was ...", "I felt ... when my ...", "I felt ... when "]
-    monkeypatch.setattr(judge_training, "SETTINGS", {"masked_share": 0, "opened_share": 0})
-    assert judge_training.vary("My joy", random.Random(0)) == "My joy"
+    monkeypatch.setattr(train_judge, "SETTINGS", {"masked_share": 0, "opened_share": 0})
+    assert train_judge.vary("My joy", random.Random(0)) == "My joy"
 
 
 def test_every_text_is_drawn_once_an_epoch():
     rows = [{"text": "x" * (n % 7), "n": n} for n in range(100)]
-    drawn = judge_training.batches(rows, random.Random(0))
+    drawn = train_judge.batches(rows, random.Random(0))
     assert sorted(row["n"] for batch in drawn for row in batch) == list(range(100))
     assert sorted(map(len, drawn)) == [4, 32, 32, 32]
 
@@ -201,7 +207,7 @@ def test_every_text_is_drawn_once_an_epoch():
 def test_training_line_without_respondent_is_its_own_and_one_without_emotion_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "x", "emotion": "joy"}\n{"text": "y", "emotion": "fear"}\n')
-    assert len({row["respondent"] for row in judge_training.labelled([path])}) == 2
+    assert len({row["respondent"] for row in train_judge.labelled([path])}) == 2
     path.write_text('{"text": "x", "emotion": "joy"}\n{"text": "y"}\n')
     with pytest.raises(InputError, match="train.jsonl, line 2 has no emotion: 'y'"):
-        judge_training.labelled([path])
+        train_judge.labelled([path])

@@ -1,9 +1,10 @@
+import judge_card
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from affq import charts, judge_card
-from affq.study import EMOTIONS
+from affq.emotions import EMOTIONS
+from affq.report import charts
 
 
 def test_calibration_by_hand():

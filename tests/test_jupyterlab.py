@@ -17,9 +17,12 @@ import pytest
 import yaml
 from test_tables import write_run
 
-from affq import annotation, labels, publish, records, tables
-from affq.provenance import NOTEBOOKS
-from affq.study import load_study
+from affq.analysis import annotation, tables
+from affq.report import publish
+from affq.results import labels
+from affq.results import record as records
+from affq.results.provenance import NOTEBOOKS
+from affq.study.study import load_study
 
 pytestmark = pytest.mark.full
 
@@ -145,7 +148,7 @@ def menu(page, name, item):
 
 def point(folder, precision):
     """Say where on the explorer's chart a run's point is, in pixels from its upper left corner."""
-    from affq.explorer import Explorer
+    from affq.widgets.explorer import Explorer
 
     figure = Explorer(folder / "toy.yaml", folder / "reports").canvas.figure
     figure.draw_without_rendering()

@@ -5,7 +5,8 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from affq import generate, kernels, models
+from affq.inference import generate, kernels
+from affq.models import loading as models
 
 REQUEST = {"prompt_id": "a", "emotion": "joy", "sample": 0, "request": "Write a note full of joy about the sea."}
 

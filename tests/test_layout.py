@@ -1,13 +1,14 @@
-"""The house holds its shape: imports run one way, the README's tree is the tree, notebooks are templates."""
+"""The house holds its shape: imports go down, rooms show what is public, its page is true, notebooks are templates."""
 
 import ast
+import importlib
 import os
-import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import architecture
 import nbformat
 import papermill
 import pytest
@@ -17,105 +18,53 @@ ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Each module may import those named here, and nothing else of affq but its root.
-MAY_IMPORT = {
-    "precisions": set(),
-    "weights": set(),
-    "generate": set(),
-    "measure": set(),
-    "probes": set(),
-    "interference": {"probes"},
-    "kernels": set(),
-    "scores": set(),
-    "compare": set(),
-    "choose": set(),
-    "claims": {"choose", "precisions", "settings"},
-    "power": set(),
-    "words": set(),
-    "prompts": set(),
-    "publish": set(),
-    "exports": set(),
-    "index": {"files"},
-    "checkpoints": set(),
-    "settings": set(),
-    "files": set(),
-    "locks": {"files"},
-    "endings": {"estimate", "precisions", "probes"},
-    "provenance": {"study"},
-    "plan": {"comparison", "prompts", "provenance", "records", "tables"},
-    "hub": {"checkpoints", "weights"},
-    "architectures": {"weights"},
-    "sources": {"architectures", "checkpoints", "hub", "weights"},
-    "study": {"claims", "classifiers", "files", "judge", "precisions", "prompts", "settings", "sources", "weights"},
-    "estimate": {"measure", "precisions"},
-    "memory": {"models", "precisions", "prompts"},
-    "progress": {"estimate"},
-    "experts": set(),
-    "models": {"architectures", "checkpoints", "experts", "precisions"},
-    "charts": {"precisions"},
-    "judge": {"weights"},
-    "classifiers": {"files", "judge", "scores", "sources"},
-    "judge_card": {"judge"},
-    "judging": {"classifiers", "judge", "scores", "study"},
-    "agreement": {"comparison", "tables"},
-    "batching": {"tables"},
-    "comparison": {"choose", "compare", "power"},
-    "verdicts": {"claims", "compare", "resources"},
-    "comparison_words": {"choose", "compare", "comparison", "words"},
-    "annotation": {"agreement", "correction", "scores", "tables"},
-    "correction": set(),
-    "judge_words": {"words"},
-    "labels": {"files", "records"},
-    "notes": {"files", "records"},
-    "keys": set(),
-    "lab": {"provenance", "records", "study"},
-    "explore": {"annotation", "choose", "comparison", "prompts", "records", "study", "tables"},
-    "explorer": {"charts", "choose", "explore", "keys", "notes", "tables"},
-    "annotator": {"annotation", "explore", "files", "keys", "labels", "records", "scores", "study", "tables"},
-    "own_study": {"files", "settings", "study"},
-    "judge_training": {"charts", "judge", "judge_card", "scores", "study", "weights"},
-    "scored": {"files", "provenance", "weights"},
-    "records": {"files", "provenance", "scored", "weights"},
-    "resources": {"compare", "interference"},
-    "tables": {"compare", "comparison", "resources", "scores"},
-    "execute": {"endings", "estimate", "labels", "locks", "plan", "probes", "progress", "provenance", "records"},
-    "doctor": {"estimate", "execute", "provenance", "study", "trials", "weights"},
-    "perplexity": {"models", "scores"},
-    "text_quality": {"scores"},
-    "trials": {"generate", "models", "precisions", "probes"},
-    "cli": {"annotation", "comparison_words", "doctor", "execute", "files", "index", "judging", "lab", "labels", "memory"}
-    | {"own_study", "plan", "progress", "publish", "records", "study", "tables", "words"},
-}
+ROOMS = architecture.rooms()
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "affq":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("affq."):
-            yield node.module.split(".")[1]
+def test_imports_go_down_the_house():
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 kept, 0 broken" in done.stdout, done.stdout
+
+
+def imported(source):
+    """Yield (room, name) of each import from a room of affq; name is that of a module where one is imported whole."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("affq."):
+            room, *inside = node.module.split(".")[1:]
+            yield from ((room, ".".join([*inside, alias.name])) for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("affq."))
+            yield from ((*alias.name.split(".", 2)[1:], "")[:2] for alias in node.names if alias.name.startswith("affq."))
 
 
-@pytest.mark.parametrize("module", sorted(p.stem for p in (ROOT / "affq").glob("*.py") if p.stem != "__init__"))
-def test_imports_run_one_way(module):
-    found = set(imported(ROOT / "affq" / f"{module}.py")) - {"InputError", "__version__", "printable", "without_places"}
-    assert found <= MAY_IMPORT[module]
+def public(room):
+    """List what the stub of a room shows."""
+    stub = ast.parse((ROOT / "affq" / room / "__init__.pyi").read_text(encoding="utf-8"))
+    return {alias.asname for node in stub.body for alias in node.names}
 
 
-def test_one_module_each_for_papermill_and_for_charts():
-    uses = {
-        library: [
-            p.stem for p in (ROOT / "affq").glob("*.py") if re.search(rf"^\s*(import|from) {library}\b", p.read_text(), re.M)
-        ]
-        for library in ("papermill", "seaborn")
-    }
-    assert uses == {"papermill": ["execute"], "seaborn": ["charts"]}
+def test_other_rooms_use_public_names_alone():
+    shown = {path.parent.name: public(path.parent.name) for path in (ROOT / "affq").glob("*/__init__.pyi")}
+    assert set(shown) == {room for room in ROOMS if (ROOT / "affq" / room).is_dir()}
+    used = {}
+    for path in (ROOT / "affq").rglob("*.py"):
+        own = path.relative_to(ROOT / "affq").parts[0]
+        for room, name in imported(path.read_text(encoding="utf-8")):
+            if room in shown and room != own:
+                used.setdefault(f"{room}.{name}", (name in shown[room], path.name))
+    for path in NOTEBOOKS:
+        code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        used |= {f"{room}.{name}": (name in shown[room], path.name) for room, name in imported(code) if room in shown}
+    assert len(used) > 20 and {name: place for name, (is_public, place) in used.items() if not is_public} == {}
 
 
-def test_modules_stay_thin():
-    assert {p.name: n for p in (ROOT / "affq").glob("*.py") if (n := len(p.read_text().splitlines())) > 300} == {}
+def test_public_names_are_there():
+    for room in (path.parent.name for path in (ROOT / "affq").glob("*/__init__.pyi")):
+        module = importlib.import_module(f"affq.{room}")
+        assert public(room) == set(dir(module)) and all(getattr(module, name) is not None for name in public(room))
+
+
+def test_page_of_the_house_is_that_of_the_docstrings():
+    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page()  # python scripts/architecture.py writes it
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -140,23 +89,6 @@ def test_papermill_sees_the_parameters():
         "4_explore": {"study", "results"},
         "5_annotate": {"study", "results", "sample", "person"},
     }
-
-
-def test_readme_tree_names_every_file_and_no_other():
-    tree = re.search(r"```\n(affq/ .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
-    folder, named = [], set()
-    for line in tree.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        for name in re.split(r"\s{2,}|#", line.strip())[0].split(", "):
-            folder[depth:] = [name.rstrip("/")]
-            named.add("/".join(folder[1:]) + ("/" if name.endswith("/") else ""))
-    named.discard("/")
-    tops = {f"{path.split('/')[0]}/" if "/" in path else path for path in TRACKED}
-    inside = {p for p in TRACKED if re.fullmatch(r"(affq|notebooks|tests)/[^/]+", p)}
-    missing = {p for p in tops | inside if p not in named and not re.fullmatch(r"tests/test_\w+\.py", p)}
-    assert missing == set()
-    gone = {p for p in named if "<" not in p and "*" not in p and not any(t == p or t.startswith(p) for t in TRACKED)}
-    assert gone == set()
 
 
 def test_wheel_carries_notebooks_and_data_and_works_outside_a_clone(tmp_path):

@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from affq import InputError, locks
+from affq.errors import InputError
+from affq.results import locks
 
 HOLD = (
     "import sys, time; from pathlib import Path; from affq import locks; locks.LEASE_S = 6\n"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from affq import compare, measure
+from affq.inference import measure
+from affq.stats import compare
 
 SETTINGS = {"new_tokens": 4, "warmup_tokens": 2, "aim": 0.03, "rounds": 1, "token_texts": 0}
 

@@ -11,12 +11,14 @@ import torch
 import transformers
 from accelerate import infer_auto_device_map
 
-from affq import memory, models, words
-from affq.checkpoints import check_configuration
-from affq.memory import Machine, Sizes, predict
-from affq.precisions import PRECISIONS
-from affq.study import load_study
-from affq.weights import catalog
+from affq.models import loading as models
+from affq.models import memory
+from affq.models.checkpoints import check_configuration
+from affq.models.memory import Machine, Sizes, predict
+from affq.models.precisions import PRECISIONS
+from affq.models.weights import catalog
+from affq.report import words
+from affq.study.study import load_study
 
 PUBLISHED = {name: entry for name, entry in catalog().items() if "config" in entry}
 ONE = Sizes(batch=1, prompt_tokens=10, new_tokens=8)

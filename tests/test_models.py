@@ -7,8 +7,9 @@ import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import checkpoints, models
-from affq.precisions import PRECISIONS
+from affq.models import checkpoints
+from affq.models import loading as models
+from affq.models.precisions import PRECISIONS
 
 
 def loaded(folder, precision):

@@ -15,9 +15,11 @@ import yaml
 from conftest import save_tiny
 from safetensors.torch import load_file
 
-from affq import InputError, models
-from affq.prompts import read_prompts
-from affq.study import PACKAGE, load_study
+from affq.errors import InputError
+from affq.models import loading as models
+from affq.results.provenance import PACKAGE
+from affq.study.prompts import read_prompts
+from affq.study.study import load_study
 
 STUDIES = PROMPTS = 400
 FOLDERS = 240  # together 1,040
@@ -99,7 +101,7 @@ def one_sentence(error):
 
 @pytest.mark.parametrize("chunk", range(4))
 def test_broken_studies(tmp_path, chunk):
-    whole = (PACKAGE / "studies" / "default.yaml").read_text(encoding="utf-8")
+    whole = (PACKAGE / "study" / "studies" / "default.yaml").read_text(encoding="utf-8")
     refused = 0
     for seed in range(chunk * STUDIES // 4, (chunk + 1) * STUDIES // 4):
         rng, path = random.Random(seed), tmp_path / f"study-{seed}.yaml"
@@ -121,7 +123,7 @@ def test_broken_studies(tmp_path, chunk):
 
 @pytest.mark.parametrize("chunk", range(4))
 def test_broken_prompts(tmp_path, chunk):
-    whole = (PACKAGE / "prompts" / "default.csv").read_bytes()
+    whole = (PACKAGE / "study" / "prompt_sets" / "default.csv").read_bytes()
     refused = 0
     for seed in range(chunk * PROMPTS // 4, (chunk + 1) * PROMPTS // 4):
         path = tmp_path / f"{seed}.csv"

@@ -10,8 +10,10 @@ from playwright.sync_api import sync_playwright
 from test_browser import chromium
 from test_publish import publish_hostile
 
-from affq import execute, index, publish, records
-from affq.study import load_study
+from affq.report import index, publish
+from affq.results import record as records
+from affq.runner import execute
+from affq.study.study import load_study
 
 pytestmark = pytest.mark.full
 

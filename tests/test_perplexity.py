@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError, models, perplexity, sources, weights
-from affq.study import load_study
+from affq.errors import InputError
+from affq.models import loading as models
+from affq.models import sources, weights
+from affq.scoring import perplexity
+from affq.study.study import load_study
 
 TEXTS = ["I was so happy that I cried.", "", "a", "Sad.", "My heart sank as the train left without her. " * 6, "🌟 It's over"]
 

@@ -5,11 +5,13 @@ import json
 import pytest
 from conftest import ENVIRONMENT, complete, generations
 
-from affq import InputError, records
-from affq import plan as planning
-from affq.plan import Choice, left_over, plan
-from affq.provenance import software
-from affq.study import load_study
+from affq.errors import InputError
+from affq.results import Failure, FailureKind
+from affq.results import record as records
+from affq.results.provenance import software
+from affq.runner import planning
+from affq.runner.planning import Choice, left_over, plan
+from affq.study.study import load_study
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch)
 @pytest.mark.parametrize("again", [True, False])
 def test_failed_run_is_tried_again_where_it_may_end_otherwise(planned, record, again):
     record.start(ENVIRONMENT)
-    record.fail("error", "no", again=again)
+    record.fail(Failure(FailureKind("error"), "no", again=again))
     why = "affq run tries it again" if again else "not tried again unless affq run --redo-failed"
     assert planned()["fp32"] == ("failed", f"error: no; {why}", again)
     assert planned(failed=True)["fp32"][2]
@@ -65,7 +67,7 @@ def test_failed_run_is_tried_again_where_it_may_end_otherwise(planned, record, a
 
 def test_failed_run_is_tried_again_when_versions_changed(planned, record, monkeypatch):
     record.start(ENVIRONMENT)
-    record.fail("unsupported", "no such kernel")
+    record.fail(Failure(FailureKind("unsupported"), "no such kernel"))
     now = software()
     monkeypatch.setattr(planning, "software", lambda: {**now, "versions": {**now["versions"], "bitsandbytes": "9"}})
     status, reason, to_run = planned()["fp32"]

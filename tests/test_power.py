@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from affq import compare, power
-from affq.power import Components
+from affq.stats import compare, power
+from affq.stats.power import Components
 
 
 def of_means(values):

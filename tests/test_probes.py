@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from affq import probes
+from affq.inference import probes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident peaks are reset through /proc")

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from affq import printable
-from affq.progress import Pace, details, sentence
-from affq.study import load_study
+from affq.errors import printable
+from affq.runner.progress import Pace, details, sentence
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 

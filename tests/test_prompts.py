@@ -2,9 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError, prompts
-from affq.generate import in_batches
-from affq.study import EMOTIONS, PACKAGE
+from affq.emotions import EMOTIONS
+from affq.errors import InputError
+from affq.inference.generate import in_batches
+from affq.results.provenance import PACKAGE
+from affq.study import prompts
 
 HEAD = "id,kind,text,text_without_emotion\n"
 SEEDS = [
@@ -14,7 +16,7 @@ SEEDS = [
 
 
 def test_default_prompts_are_ten_of_both_kinds():
-    rows = prompts.read_prompts(PACKAGE / "prompts" / "default.csv")
+    rows = prompts.read_prompts(PACKAGE / "study" / "prompt_sets" / "default.csv")
     assert len(rows) == 10 and {row["kind"] for row in rows} == {"general", "event"}
 
 

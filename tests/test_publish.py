@@ -13,9 +13,13 @@ import pytest
 import yaml
 from test_tables import PEAKS, write_run
 
-from affq import execute, files, index, publish, records
-from affq.study import load_study
-from affq.weights import sha256_of
+from affq import files
+from affq.files import sha256_of
+from affq.report import index, publish
+from affq.results import Failure, FailureKind
+from affq.results import record as records
+from affq.runner import execute
+from affq.study.study import load_study
 
 HOSTILE = "<script>alert(1)</script>"
 MODELS = ("<b onclick=x>$\\frac$ [a](javascript:x) =1", "=_*$x$* `c` | ~~y~~ \\(z\\) \x1b[1m")
@@ -66,14 +70,14 @@ def publish_hostile(folder, model, canary):
         for path in record.folder.rglob("*.json*"):
             path.write_text(path.read_text().replace('"note"', json.dumps(PROMPT)))
         seal(record)
-    failed.fail("error", NOTE)
+    failed.fail(Failure(FailureKind("error"), NOTE))
     notebook = execute.summarize_study(study, folder / "results")
     return publish.report(notebook, records.study_folder(folder / "results", study), f"affq: study {study.name}")
 
 
 def seal(record):
     """Write hashes anew over records that were changed by hand."""
-    for manifest in record.scores_folder.glob("*.manifest.json"):
+    for manifest in record._scores_folder.glob("*.manifest.json"):
         about = json.loads(manifest.read_text())
         scores = sha256_of(manifest.with_name(manifest.name.replace(".manifest.json", ".jsonl")))
         manifest.write_text(json.dumps({**about, "sha256": scores}))

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from conftest import put_into_hub_cache, save_classifier
 
-from affq import tables
-from affq.records import records
-from affq.study import load_study
+from affq.analysis import tables
+from affq.results.record import records
+from affq.study.study import load_study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)

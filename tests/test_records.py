@@ -4,13 +4,16 @@ import os
 import shutil
 
 import pytest
-from conftest import ENVIRONMENT, MEASURED, complete, generations
+from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from affq import InputError, files, records, scored
-from affq.provenance import software
-from affq.study import load_study
+from affq import files
+from affq.errors import InputError
+from affq.results import Failure, FailureKind
+from affq.results import record as records
+from affq.results.provenance import software
+from affq.study.study import load_study
 
 
 @pytest.fixture
@@ -19,14 +22,14 @@ def record(write_study, tmp_path):
 
 
 def test_status_follows_a_run_from_missing_to_ok(record):
-    assert record.status() == ("missing", "not run yet")
+    assert said_of(record) == ("missing", "not run yet")
     record.start(ENVIRONMENT)
     texts = generations(record.run.study)
     record.append(texts[:2], {})
-    assert record.status() == ("partial", "2 of 6 texts kept")
+    assert said_of(record) == ("partial", "2 of 6 texts kept")
     record.append(texts[2:], {})
     record.finish(MEASURED)
-    assert record.status() == ("ok", "")
+    assert said_of(record) == ("ok", "")
 
 
 def test_done_holds_the_hashes_of_the_records(record):
@@ -43,19 +46,19 @@ def test_generations_come_back_as_they_were_even_with_odd_line_separators(record
 
 
 def test_failed_run_says_kind_words_and_remedy_and_starting_again_clears_it(record):
-    record.fail("out_of_memory", "no room", "a smaller batch")
-    assert record.status() == ("failed", "out_of_memory: no room; a smaller batch")
-    assert complete(record).status() == ("ok", "")
+    record.fail(Failure(FailureKind("out_of_memory"), "no room", "a smaller batch"))
+    assert said_of(record) == ("failed", "out_of_memory: no room; a smaller batch")
+    assert said_of(complete(record)) == ("ok", "")
 
 
 def test_complete_run_has_not_failed_whatever_comes_after(record):
-    complete(record).fail("interrupted", "too late")
-    assert record.status() == ("ok", "") and not (record.folder / "failed.json").exists()
+    complete(record).fail(Failure(FailureKind("interrupted"), "too late"))
+    assert said_of(record) == ("ok", "") and not (record.folder / "failed.json").exists()
 
 
 def test_last_words_are_one_line(record):
-    record.fail("error", "first\n  second")
-    assert record.status() == ("failed", "error: first second")
+    record.fail(Failure(FailureKind("error"), "first\n  second"))
+    assert said_of(record) == ("failed", "error: first second")
 
 
 @pytest.mark.parametrize("there", [[0, 1], [0, 1, 2, 1], [0, 1, 2, 0, 1, 2]])
@@ -71,7 +74,7 @@ def test_texts_that_are_not_each_there_once_are_no_complete_run_and_the_next_att
     for batch in batches[record.start(ENVIRONMENT) :]:
         record.append(batch, {})
     record.finish(MEASURED)
-    assert record.status() == ("ok", "") and record.generations() == generations(record.run.study)
+    assert said_of(record) == ("ok", "") and record.generations() == generations(record.run.study)
 
 
 def test_complete_run_takes_no_more_texts(record):
@@ -103,7 +106,7 @@ def begun(record, environment=ENVIRONMENT):
 
 def test_whole_batches_are_kept_with_their_readings(record):
     begun(record)
-    assert record.status() == ("partial", "6 of 6 texts kept")
+    assert said_of(record) == ("partial", "6 of 6 texts kept")
     assert record.start(ENVIRONMENT) == 3
     assert record.generations() == generations(record.run.study)
     assert [batch["quality_s"] for batch in record.batches()] == [0, 1, 2]
@@ -158,10 +161,10 @@ def test_texts_of_other_generating_code_are_set_aside(record, monkeypatch):
 def test_failures_of_earlier_attempts_stay_in_the_folder(record):
     for words in ("first", "second"):
         record.start(ENVIRONMENT)
-        record.fail("error", words)
+        record.fail(Failure(FailureKind("error"), words))
         (record.folder / "1_generate.log").write_text(words)
         record.set_aside()
-    assert complete(record).status() == ("ok", "")
+    assert said_of(complete(record)) == ("ok", "")
     for number, words in enumerate(("first", "second"), 1):
         folder = record.folder / "attempts" / str(number)
         assert json.loads((folder / "failed.json").read_text())["words"] == words
@@ -174,28 +177,28 @@ def test_record_that_was_changed_after_the_end_is_noticed_and_named(record, name
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
-    assert record.status() == ("failed", f"damaged: {name} was changed after the run had ended") and not record.complete
+    assert said_of(record) == ("failed", f"damaged: {name} was changed after the run had ended") and not record.complete
     path.unlink()
-    assert record.status() == ("failed", f"damaged: {name} is gone, which was there when the run ended")
-    assert record.failure()["again"]
+    assert said_of(record) == ("failed", f"damaged: {name} is gone, which was there when the run ended")
+    assert record.failure().again
 
 
 def test_end_that_was_changed_is_named_not_what_it_speaks_of(record):
     path = complete(record).folder / "done.json"
     path.write_text(path.read_text().replace("a", "b"))
-    assert record.status() == ("failed", "damaged: done.json was changed after the run had ended")
+    assert said_of(record) == ("failed", "damaged: done.json was changed after the run had ended")
 
 
 def test_end_that_cannot_be_read_is_no_end(record):
     (complete(record).folder / "done.json").write_text("{}")
-    assert record.status() == ("failed", "damaged: done.json was changed after the run had ended") and not record.complete
+    assert said_of(record) == ("failed", "damaged: done.json was changed after the run had ended") and not record.complete
 
 
 def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatch):
     complete(record)
     now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "versions": {**now["versions"], "torch": "99.0"}})
-    status, note = record.status()
+    status, note = said_of(record)
     assert status == "stale" and note == f"torch {now['versions']['torch']} → 99.0"
 
 
@@ -203,7 +206,7 @@ def test_run_of_other_generating_code_is_stale(record, monkeypatch):
     complete(record)
     now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other", "commit": "other"})
-    assert record.status() == ("stale", "the generating code changed")
+    assert said_of(record) == ("stale", "the generating code changed")
 
 
 def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_path):
@@ -211,7 +214,7 @@ def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_
     record.start({**ENVIRONMENT, "hardware": {"device": "cuda"}})
     record.append(generations(record.run.study), {})
     record.finish(MEASURED)
-    assert record.status() == ("stale", "device cuda → cpu")
+    assert said_of(record) == ("stale", "device cuda → cpu")
 
 
 def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record, monkeypatch):
@@ -231,14 +234,14 @@ def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record,
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6] and len(record.scores("judge")) == 1
-    monkeypatch.setattr(scored, "scoring", lambda: {"code_digest": "other"})
+    monkeypatch.setattr(records, "scoring", lambda: {"code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 
 
 def test_scores_without_their_manifest_are_no_scores(record):
     complete(record).score("judge", {}, lambda _: [{"score": 1}])
-    (record.scores_folder / "judge.manifest.json").unlink()
+    (record._scores_folder / "judge.manifest.json").unlink()
     assert record.scores("judge") == []
 
 
@@ -253,8 +256,8 @@ def test_run_of_another_version_is_a_row_that_is_kept(record):
     digest = hashlib.sha256((record.folder / "run.json").read_bytes()).hexdigest()
     hashes = {**json.loads((record.folder / "done.json").read_text()), "run.json": digest}
     (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", {name: hashes[name] for name in records.RECORDS})))
-    status, note = record.status()
-    assert status == "failed" and not record.complete and not record.failure()["again"]
+    status, note = said_of(record)
+    assert status == "failed" and not record.complete and not record.failure().again
     assert note.startswith("other_version: its records are of another version of affq; the version that wrote them reads them")
 
 
@@ -303,7 +306,7 @@ def test_line_that_is_no_json_is_named_with_its_number_whatever_it_is(record, li
 @pytest.mark.parametrize("name", ["judge.jsonl", "judge.manifest.json"])
 def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, content):
     complete(record).score("judge", {}, lambda _: [{"score": 1}])
-    (record.scores_folder / name).write_text(content)
+    (record._scores_folder / name).write_text(content)
     assert record.scores("judge") == []
     record.score("judge", {}, lambda _: [{"score": 3}])
     assert record.scores("judge") == [{"score": 3}]
@@ -312,8 +315,8 @@ def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, c
 def test_last_words_name_no_folder_of_the_user(record):
     from pathlib import Path
 
-    record.fail("error", f"cannot open {Path.home()}/secret/x and {Path.cwd()}/y")
-    assert record.status() == ("failed", "error: cannot open ~/secret/x and ./y")
+    record.fail(Failure(FailureKind("error"), f"cannot open {Path.home()}/secret/x and {Path.cwd()}/y"))
+    assert said_of(record) == ("failed", "error: cannot open ~/secret/x and ./y")
 
 
 def test_progress_follows_the_files_of_this_attempt_alone(record):

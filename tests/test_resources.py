@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from test_tables import LOAD, PEAKS, write_run
 
-from affq import batching, charts, kernels, records, resources, tables, words
-from affq.study import load_study
+from affq.analysis import batching, costs, tables
+from affq.inference import kernels
+from affq.report import charts, words
+from affq.results import record as records
+from affq.study.study import load_study
 
 JUDGED = ["joy", "sadness", "joy", "joy", "joy", "none"]
 
@@ -24,7 +27,7 @@ def runs(study, tmp_path):
 def test_statistics_of_one_process_by_hand(runs):
     # Ten texts of 1 to 10 s: median 5.5, interval from the 2nd to the 9th, 10th percentile 1.9 and 90th 9.1, too few for a 99th.
     write_run(runs[0], JUDGED, PEAKS, [float(s) for s in range(1, 11)])
-    found = resources.latency_statistics(runs).set_index("reading")
+    found = costs.latency_statistics(runs).set_index("reading")
     row = found.loc["latency_s"]
     assert (row["n"], row["median_s"], row["low_s"], row["high_s"]) == (10, 5.5, 2.0, 9.0)
     assert (row["p10_s"], row["p90_s"]) == pytest.approx((1.9, 9.1)) and pd.isna(row["p99_s"])
@@ -36,7 +39,7 @@ def test_statistics_of_one_process_by_hand(runs):
 
 def test_several_processes_give_the_mean_of_their_medians_and_an_interval_between_them(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0, 2.0, 3.0], processes=3)
-    row = resources.latency_statistics(runs).set_index("reading").loc["latency_s"]
+    row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert (row["n"], row["median_s"], row["interval"]) == (9, 2.0, "between processes")
     assert (row["low_s"], row["high_s"]) == (2.0, 2.0)  # three processes that agree to the last digit
     summary = tables.summary(runs, tables.texts(runs))
@@ -45,15 +48,15 @@ def test_several_processes_give_the_mean_of_their_medians_and_an_interval_betwee
 
 def test_too_few_texts_have_a_median_and_no_interval(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0, 2.0])
-    row = resources.latency_statistics(runs).set_index("reading").loc["latency_s"]
+    row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert row["median_s"] == 1.5 and np.isnan(row["low_s"]) and row["interval"] is None
-    assert "fewer than six texts" in words.latency(resources.latency_statistics(runs), 0.03)
+    assert "fewer than six texts" in words.latency(costs.latency_statistics(runs), 0.03)
 
 
 def test_memory_at_decode_is_split_by_hand(runs):
     # Peak 5000: 4000 of weights, 100 of cache; 4400 stay afterwards, so 400 are the rest, and 500 were activations.
     write_run(runs[0], JUDGED, PEAKS, [1.0], scale=4)
-    (row,) = resources.memory_parts(runs).to_dict("records")
+    (row,) = costs.memory_parts(runs).to_dict("records")
     assert {name: value for name, value in row.items() if name.endswith("bytes")} == {
         "weights_bytes": 4000, "cache_bytes": 100, "activations_bytes": 500, "rest_bytes": 400, "peak_bytes": 5000
     }  # fmt: skip
@@ -65,7 +68,7 @@ def test_rest_of_a_gpu_is_what_the_device_holds_beyond_the_allocators_peak(runs,
     found["memory"]["base_device_used_bytes"] = 1000
     found["memory"]["phases"]["decode"] |= {"held_bytes": 4000, "device_used_bytes": 7500}
     monkeypatch.setattr(runs[0], "measurements", lambda: found)
-    (row,) = resources.memory_parts(runs[:1]).to_dict("records")
+    (row,) = costs.memory_parts(runs[:1]).to_dict("records")
     # The device holds 6500 more than before, 1500 beyond the peak of 5000; of that 4000 are weights, 100 cache.
     assert (row["activations_bytes"], row["rest_bytes"]) == (900, 1500)
 
@@ -78,17 +81,17 @@ POINTS = [
 
 def test_throughput_by_hand(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0], points=POINTS)
-    one, four = resources.throughput(runs).to_dict("records")
+    one, four = costs.throughput(runs).to_dict("records")
     assert (one["texts_per_s"], one["tokens_per_s"], one["slowest_s"], one["fastest_s"]) == (0.5, 4.0, 2.5, 1.0)
     assert (four["texts_per_s"], four["tokens_per_s"]) == (1.0, 8.0) and pd.isna(four["peak_bytes"])
-    said = words.throughput(resources.throughput(runs))
+    said = words.throughput(costs.throughput(runs))
     assert "8 tokens a second at 4 texts at once (the largest that memory holds), 2.0 times as many as one by one" in said
-    assert [list(line.get_ydata()) for line in charts.throughput(resources.throughput(runs)).lines[:1]] == [[4.0, 8.0]]
+    assert [list(line.get_ydata()) for line in charts.throughput(costs.throughput(runs)).lines[:1]] == [[4.0, 8.0]]
 
 
 def test_study_without_throughput_or_profile_has_empty_frames(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0])
-    assert resources.throughput(runs).empty
+    assert costs.throughput(runs).empty
 
 
 def test_kernels_have_their_share_of_their_phase(runs):
@@ -98,10 +101,10 @@ def test_kernels_have_their_share_of_their_phase(runs):
         {"phase": "decode", "group": kernels.ACTIVATIONS, "kernel": "c", "calls": 7, "seconds": 0.5},
     ]
     write_run(runs[0], JUDGED, PEAKS, [1.0], kernels=profiled)
-    found = resources.kernels(runs)
+    found = costs.kernels(runs)
     assert list(found["share"]) == [1.0, 0.75, 0.25]
     assert words.kernels(found).endswith("decode: quantized products 75%, quantizing activations 25%")
-    assert list(resources.largest_kernels(found, 1)["kernel"]) == ["a", "b"]
+    assert list(costs.largest_kernels(found, 1)["kernel"]) == ["a", "b"]
     bars = charts.kernels(found, kernels.EVERY)
     widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in bars.containers}
     assert widths[kernels.QUANTIZED] == [0.0, 75.0] and widths[kernels.PLAIN] == [100.0, 0.0]
@@ -162,7 +165,7 @@ def test_batch_that_changes_little_is_not_warned_of(runs):
 def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs, study, monkeypatch):
     write_run(runs[0], JUDGED, PEAKS, [1.0])
     quiet = runs[0].measurements()
-    assert resources.disturbances(runs[0]) == []
+    assert costs.disturbances(runs[0]) == []
     quiet["passes"][0]["load"] = {"before": LOAD, "during": LOAD | {"other_processors": 0.8}}
     monkeypatch.setattr(runs[0], "measurements", lambda: quiet)
     texts = tables.texts(runs)
@@ -171,4 +174,4 @@ def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs,
     caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
     assert caveats.startswith("- **The measurement of smollm2-135m at fp32 was disturbed**")
     assert "other processes took 0" in caveats.splitlines()[0]
-    assert resources.load(runs)["other_processors"].tolist() == [0.01, 0.8]
+    assert costs.load(runs)["other_processors"].tolist() == [0.01, 0.8]

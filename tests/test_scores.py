@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError, scores
-from affq.study import EMOTIONS
+from affq import emotions
+from affq.emotions import EMOTIONS
+from affq.errors import InputError
+from affq.scoring import scores
 
 
 def generation(text, emotion="joy", prompt_id="a"):
@@ -49,12 +51,12 @@ def test_any_text_is_degenerate_or_not(text):
     ],
 )
 def test_emotion_words_are_masked_as_they_are_inflected(text, masked):
-    assert scores.mask_emotion_words(text) == (text if masked is None else masked)
+    assert emotions.mask_emotion_words(text) == (text if masked is None else masked)
 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
 def test_every_emotion_is_masked_by_its_own_name(emotion):
-    assert scores.mask_emotion_words(f"{emotion} {emotion.upper()}") == "... ..." and emotion in scores.EMOTION_WORDS
+    assert emotions.mask_emotion_words(f"{emotion} {emotion.upper()}") == "... ..." and emotion in emotions.EMOTION_WORDS
 
 
 def test_judged_takes_the_likeliest_and_none_for_a_degenerate_text():
@@ -106,7 +108,7 @@ def test_generations_are_masked_and_the_text_alone_changes():
     ],
 )
 def test_text_names_an_emotion_by_its_words_alone(text, emotion, names):
-    assert scores.names_emotion(text, emotion) is names
+    assert emotions.names_emotion(text, emotion) is names
 
 
 def test_distinct_n_by_hand():

@@ -3,8 +3,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affq import InputError
-from affq.study import EMOTIONS, PACKAGE, load_study
+from affq.emotions import EMOTIONS, REFERENCES
+from affq.errors import InputError
+from affq.study.study import load_study
 
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
 
@@ -218,7 +219,7 @@ def test_any_mapping_is_read_or_refused_in_one_sentence(tmp_path_factory, models
 def test_references_are_ten_an_emotion_and_of_like_length():
     import json
 
-    rows = [json.loads(line) for line in (PACKAGE / "references.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (REFERENCES).read_text(encoding="utf-8").splitlines()]
     assert len({row["text"] for row in rows}) == len(rows)
     for emotion in EMOTIONS:
         of = [row["text"] for row in rows if row["emotion"] == emotion]

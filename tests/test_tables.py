@@ -4,8 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from affq import batching, charts, comparison, comparison_words, records, resources, tables, words
-from affq.study import load_study
+from affq.analysis import batching, comparison, costs, tables
+from affq.report import charts, comparison_words, words
+from affq.report.reading import for_reading
+from affq.results import Failure, FailureKind
+from affq.results import record as records
+from affq.study.study import load_study
 
 
 def generation(prompt_id, emotion, text, ended=False):
@@ -105,7 +109,7 @@ def runs(study, tmp_path):
             for g in gs
         ],
     )
-    int8.fail("out_of_memory", "no room", "try nf4")
+    int8.fail(Failure(FailureKind("out_of_memory"), "no room", "try nf4"))
     return every
 
 
@@ -149,7 +153,7 @@ def test_f1_with_emotion_words_masked_and_the_share_of_texts_that_name_their_tar
 
 
 def test_memory_has_what_was_predicted_beside_what_was_measured(runs):
-    fp32, bf16 = resources.memory(runs).to_dict("records")
+    fp32, bf16 = costs.memory(runs).to_dict("records")
     assert (fp32["weights_bytes"], fp32["decode_peak_bytes"], fp32["base_bytes"]) == (4000, 5000, 7)
     assert {name: fp32[f"predicted_{name}"] for name in PREDICTED} == PREDICTED
     assert pd.isna(bf16["predicted_peak_bytes"])  # its configuration said too little
@@ -172,7 +176,7 @@ def test_rouge_to_baseline_is_empty_for_the_baseline_and_leaves_the_control_out(
 
 def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
     (runs[0].folder / "done.json").unlink()
-    runs[0].fail("kernel_died", "gone")
+    runs[0].fail(Failure(FailureKind("kernel_died"), "gone"))
     row = tables.summary(runs, tables.texts(runs)).iloc[1]
     assert pd.isna(row["rougeL_to_baseline"]) and row["note"] == "no paired figures: the baseline fp32 is failed"
 
@@ -180,7 +184,7 @@ def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
 def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
     import shutil
 
-    shutil.rmtree(runs[0].scores_folder)
+    shutil.rmtree(runs[0]._scores_folder)
     row = tables.summary(runs, tables.texts(runs)).iloc[0]
     assert row["note"] == "not scored" and pd.isna(row["emotion_f1"]) and row["latency_s"] == 2.0
     assert set(tables.emotion_f1(tables.texts(runs), ["joy", "sadness"])["precision"]) == {"bf16"}
@@ -198,8 +202,8 @@ def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
     assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
     assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
-    memory, parts = resources.memory(runs), resources.memory_parts(runs)
-    assert memory["decode_peak_bytes"].isna().all() and "unknown" in tables.for_reading(memory, empty="unknown").iloc[0].tolist()
+    memory, parts = costs.memory(runs), costs.memory_parts(runs)
+    assert memory["decode_peak_bytes"].isna().all() and "unknown" in for_reading(memory, empty="unknown").iloc[0].tolist()
     # What is known is drawn: weights and cache.
     assert [bars[0].get_width() for bars in charts.memory(parts, memory).containers[:2]] == pytest.approx([0.004, 0.0001])
     assert "does not tell it" in words.memory(summary)
@@ -246,7 +250,7 @@ def test_provenance_says_which_runs_share_a_value(runs):
 
 
 def test_time_spent_adds_up(runs):
-    row = resources.time_spent(runs).iloc[0]
+    row = costs.time_spent(runs).iloc[0]
     assert row["total_s"] == pytest.approx(1 + 2 + 3 + 4 + row["scoring_s"]) and row["scoring_s"] > 0
 
 
@@ -254,12 +258,12 @@ def test_for_reading_gives_units_and_leaves_the_empty_empty():
     frame = pd.DataFrame(
         {"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]}
     )
-    shown = tables.for_reading(frame)
+    shown = for_reading(frame)
     assert shown.values.tolist() == [["1.5", "0.123", "0.46", ""], ["", "", "", "x"]]
-    assert tables.for_reading(frame, empty="unknown").iloc[1].tolist() == ["unknown", "unknown", "unknown", "x"]
+    assert for_reading(frame, empty="unknown").iloc[1].tolist() == ["unknown", "unknown", "unknown", "x"]
     seconds = pd.DataFrame({"latency_s": [2.0, 0.00123, 123.4], "tokens_per_s": [1.0, 22.25, 3.0]})
-    assert tables.for_reading(seconds)["latency (s)"].tolist() == ["2.00", "0.00123", "123"]
-    assert tables.for_reading(seconds)["tokens per s"].tolist() == ["1.00", "22.25", "3.00"]
+    assert for_reading(seconds)["latency (s)"].tolist() == ["2.00", "0.00123", "123"]
+    assert for_reading(seconds)["tokens per s"].tolist() == ["1.00", "22.25", "3.00"]
     assert list(shown.columns) == ["peak (MB)", "latency (s)", "emotion F1", "note"]
 
 
@@ -277,10 +281,10 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
         "1.00",
     ]
     assert [t.get_text() for t in charts.judged_control(texts, study.emotions).texts] == ["50%", "0%", "50%", "100%", "0%", "0%"]
-    bars = charts.memory(resources.memory_parts(runs), resources.memory(runs))
+    bars = charts.memory(costs.memory_parts(runs), costs.memory(runs))
     assert "MB" in bars.get_xlabel() and [t.get_text() for t in bars.texts] == ["0", "0"]  # of kilobytes
     assert [bar.get_width() for bar in bars.containers[0]] == pytest.approx([0.004, 0.002])
-    assert "8 tokens" in charts.latency(resources.latency(runs), summary).get_xlabel()
+    assert "8 tokens" in charts.latency(costs.latency(runs), summary).get_xlabel()
 
 
 def test_words_are_written_from_the_figures(runs, summary, study):

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from test_tables import PEAKS, write_run
 
-from affq import InputError, records, scores, text_quality
-from affq.study import load_study
+from affq.analysis import text_quality
+from affq.errors import InputError
+from affq.results import record as records
+from affq.scoring import scores
+from affq.study.study import load_study
 
 JUDGED = ["joy"] * 6
 KEY = ("prompt_id", "emotion", "sample")
@@ -37,7 +40,7 @@ def runs(write_study, tmp_path):
 
 def test_texts_have_their_statistics_and_are_empty_where_they_were_not_scored(runs):
     found = text_quality.texts(runs)
-    assert list(found) == [*text_quality.RUN, *text_quality.KEY, "text", "cut", *text_quality.STATISTICS] + [
+    assert list(found) == [*text_quality.RUN, *KEY, "text", "cut", *text_quality.STATISTICS] + [
         *text_quality.LIKELIHOOD,
         "scored_itself",
     ]

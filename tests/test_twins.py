@@ -11,10 +11,13 @@ import pytest
 import torch
 import transformers
 import twins
+from conftest import said_of
 
-from affq import memory, models, tables
-from affq.study import load_study
-from affq.weights import catalog
+from affq.analysis import tables
+from affq.models import loading as models
+from affq.models import memory
+from affq.models.weights import catalog
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 # One of each architecture goes through the command and papermill; the others run in this process.
@@ -69,7 +72,7 @@ def test_twins_keep_what_makes_their_kind():
 
 
 def test_all_fifteen_runs_are_ok_and_have_their_texts(ran):
-    assert [record.status() for record in ran] == 15 * [("ok", "")]
+    assert [said_of(record) for record in ran] == 15 * [("ok", "")]
     assert Counter(r.run.precision for r in ran) == {"fp32": 5, "fp16": 5, "int8": 5}
     assert all(len(record.generations()) == 6 for record in ran)
     table = tables.summary(ran, tables.texts(ran))

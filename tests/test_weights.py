@@ -9,7 +9,8 @@ import pytest
 import transformers
 from conftest import save_gguf
 
-from affq import InputError, checkpoints, weights
+from affq.errors import InputError
+from affq.models import checkpoints, weights
 
 
 def test_fetch_unpacks_the_model_alone_and_once(shelf, tiny_llama):

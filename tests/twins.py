@@ -8,10 +8,10 @@ import transformers
 import yaml
 from conftest import put_into_hub_cache, save_tiny
 
-from affq.provenance import NOTEBOOKS
-from affq.records import records
-from affq.study import load_study, packaged
-from affq.weights import catalog
+from affq.models.weights import catalog
+from affq.results.provenance import NOTEBOOKS
+from affq.results.record import records
+from affq.study.study import load_study, packaged
 
 LAYERS, VOCABULARY, POSITIONS, WINDOW = 2, 512, 256, 12  # a window that is shorter than a prompt
 PAPER = yaml.safe_load(packaged()["paper"].read_text())
@@ -72,6 +72,6 @@ def run_the_others(study, results):
     """Execute in this process each run of a study that is not there yet; give the records of all."""
     found = records(results, load_study(study))
     for record in found:
-        if record.status()[0] == "missing":
+        if record.state().status == "missing":
             run_here(study, record.run, results)
     return found

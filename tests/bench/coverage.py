@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import brentq
 
-from affq import compare
+from affq.stats import compare
 
 SEED = 20261124
 SIMULATIONS = 4000  # of each row; Monte Carlo error of a coverage of 95 %: 0.34 percentage points

@@ -21,10 +21,13 @@ from pathlib import Path
 import psutil
 import transformers
 import yaml
+from conftest import said_of
 
-from affq import locks, prompts, records
-from affq.provenance import software
-from affq.study import load_study
+from affq.results import locks
+from affq.results import record as records
+from affq.results.provenance import software
+from affq.study import prompts
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 TARGETS = ("kernel", "affq")
@@ -221,7 +224,7 @@ class Chain:
         del done["sha256"]  # its own
         digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in records.RECORDS}
         right = {
-            "its status is not ok": self.record.status() == ("ok", ""),
+            "its status is not ok": said_of(self.record) == ("ok", ""),
             "a text is missing, or there twice": keys[0] == keys[1],
             "its generations are not those of the undisturbed run": texts == wanted,
             "done.json does not verify": done == digests,

@@ -20,9 +20,13 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from affq import compare, generate, measure, models, probes, prompts, resources, tables
-from affq.records import records
-from affq.study import load_study
+from affq.analysis import costs, tables
+from affq.inference import generate, measure, probes
+from affq.models import loading as models
+from affq.results.record import records
+from affq.stats import compare
+from affq.study import prompts
+from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
@@ -94,7 +98,7 @@ def run(study, results):
 
 def medians(record, reading):
     """Give the median of a reading in each process of a run."""
-    return [float(np.median(resources.readings(one, reading))) for one in record.measurements()["passes"]]
+    return [float(np.median(costs.readings(one, reading))) for one in record.measurements()["passes"]]
 
 
 def processes(folder):
@@ -110,7 +114,7 @@ def processes(folder):
             hits = [covers_zero(one, other) for one, other in itertools.combinations(by_repetition, 2)]
             covered, pairs = covered + sum(hits), pairs + len(hits)
             first = repetitions[0][number].measurements()["passes"][0]
-            low, high = compare.median_interval(resources.readings(first, reading))
+            low, high = compare.median_interval(costs.readings(first, reading))
             t_low, t_high = compare.between_processes(by_repetition[0])
             middle = np.mean(by_repetition[0])
             shown = ", ".join(f"{1e3 * np.mean(found):.1f}" for found in by_repetition)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from affq.precisions import PRECISIONS
+from affq.models.precisions import PRECISIONS
 
 MODELS = {
     "SmolLM2 135M": "smollm2-135m-instruct",
@@ -26,7 +26,7 @@ def save(name, folder):
     import torch
     import transformers
 
-    from affq.weights import catalog
+    from affq.models.weights import catalog
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import save_tiny
@@ -39,8 +39,10 @@ def save(name, folder):
 
 def measure(name, folder, precision):
     """Load and generate as a run's notebook does; print {predicted, measured, seconds} as JSON."""
-    from affq import generate, memory, models, probes
-    from affq.weights import catalog
+    from affq.inference import generate, probes
+    from affq.models import loading as models
+    from affq.models import memory
+    from affq.models.weights import catalog
 
     models.import_for(folder, precision)
     probe = probes.RssProbe()

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from affq import comparison, records, tables
-from affq.prompts import cross, read_prompts
-from affq.sources import Architecture
-from affq.study import load_study
+from affq.analysis import comparison, tables
+from affq.inference.generate import KEY
+from affq.models.sources import Architecture
+from affq.results import record as records
+from affq.study.prompts import cross, read_prompts
+from affq.study.study import load_study
 
 HERE = Path(__file__).parent
 SIZES = (100, 300, 1000)
@@ -73,7 +75,7 @@ def write(study, results):
         seconds = {"start_s": 1.0, "load_s": 1.0, "quality_s": 1.0, "resource_s": 1.0}
         rest = {"alone": [], "throughput": {"stopped": "cap", "points": []}, "kernels": [], "seconds": seconds}
         record.finish({"model": about, "census": CENSUS, "memory": memory, **rest})
-        keys = [{key: row[key] for key in tables.KEY} for row in rows]
+        keys = [{key: row[key] for key in KEY} for row in rows]
         judged = [
             key | {"judged_emotion": key["emotion"] if right else "joy", "probabilities": dict.fromkeys(study.emotions, 0.142857)}
             for key, right in zip(keys, rng.random(len(keys)) < 0.5, strict=True)

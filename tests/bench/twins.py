@@ -21,7 +21,7 @@ def row(record):
         parts[part["dtype"]] = elements + part["elements"], stored + part["bytes"]
     stored = "; ".join(f"{dtype} {elements:,} in {size:,} bytes" for dtype, (elements, size) in parts.items())
     predicted = record.about()["predicted"]["weights_bytes"] / sum(part["bytes"] for part in census) - 1
-    cells = [record.run.model.name, record.run.precision, record.status()[0], record.about()["stored_dtype"]]
+    cells = [record.run.model.name, record.run.precision, record.state().status, record.about()["stored_dtype"]]
     return f"| {' | '.join([*cells, record.measurements()['model']['class'], stored, f'{predicted:+.1%}'])} |"
 
 

@@ -1,0 +1,8 @@
+"""Records to tidy frames: texts, costs, comparisons, agreement, verdicts on claims. No sentence and no chart.
+
+It may import runner and every room below it. Its public names are in `__init__.pyi`, each imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from . import annotation as annotation
+from . import batching as batching
+from . import choose as choose
+from . import comparison as comparison
+from . import costs as costs
+from . import judges as judges
+from . import tables as tables
+from . import text_quality as text_quality
+from .claims import study_verdicts as study_verdicts
+from .comparison import WANTED as WANTED
+from .comparison import Compared as Compared
+from .results import smallest_change as smallest_change

@@ -1,0 +1,13 @@
+from . import memory as memory
+from . import sources as sources
+from . import weights as weights
+from .loading import by_role as by_role
+from .loading import census as census
+from .loading import compute_once as compute_once
+from .loading import described as described
+from .loading import import_for as import_for
+from .loading import load as load
+from .loading import prove as prove
+from .loading import resolve_device as resolve_device
+from .precisions import PRECISIONS as PRECISIONS
+from .weights import fingerprint as fingerprint

@@ -1,0 +1,299 @@
+"""Load a model and its tokenizer at a precision, and prove that the precision took effect."""
+
+import logging
+import re
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
+
+from affq.models import architectures, experts
+from affq.models.checkpoints import weight_files
+from affq.models.precisions import PRECISIONS
+
+transformers.utils.logging.disable_progress_bar()
+# bitsandbytes warns at every CPU product whose inputs are not float16: tens of thousands of lines, inside timed code.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+# Code that comes with a model is never run; said outright, since transformers would otherwise ask at the keyboard.
+NO_CODE = {"trust_remote_code": False}
+LOCAL = {**NO_CODE, "local_files_only": True}
+
+# Buffers that old checkpoints of these models hold, and that their classes no longer read: causal masks.
+OLD_MASKS = {"gpt2", "gpt_neo", "gptj"}, re.compile(r"(^|\.)attn(\.attention)?\.(masked_)?bias$")
+
+# What may stay unquantized when the linear layers are quantized. Anything else that does fails the run.
+MAY_STAY = ("embedding", "head", "norm", "router gate", "bias")
+
+
+class LoadError(RuntimeError):
+    """The weights, the configuration or the tokenizer could not be loaded."""
+
+
+class PrecisionError(RuntimeError):
+    """The model, or the device, cannot be had as asked for."""
+
+
+def resolve_device(asked):
+    """Give the torch device for `auto`, `cpu` or `cuda`; raise PrecisionError for a cuda that is not there."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise PrecisionError("the study asks for device 'cuda', and torch sees none here; use device: cpu, or auto")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def import_for(folder, precision, seed=None):
+    """Import all that loading and generating will need, by building the model without memory (on the meta device).
+
+    Call it before the memory base is read: the base then holds the code, and what comes above it is the model's. Raises
+    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes. seed: as
+    for `load`, and then there are no weights to look at.
+    """
+    if PRECISIONS[precision].quantization:
+        import bitsandbytes  # noqa: F401
+
+    with _explained(folder):
+        empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
+        if seed is not None:
+            return
+        asked = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
+        mapping = get_model_conversion_mapping(empty)
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        renamings = [entry for entry in mapping if entry not in converters]
+        for file in weight_files(folder):
+            with safe_open(file, framework="pt") as opened:
+                for key in sorted(opened.keys()):
+                    name, converted = rename_source_key(key, renamings, converters, empty.base_model_prefix, asked)
+                    stored = opened.get_slice(key).get_shape()
+                    if not converted and name in asked and stored != asked[name]:
+                        raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
+
+
+def empty_of(config, precision):
+    """Build a configuration's model on the meta device, where no weight takes memory, of the class that serves a precision."""
+    unfused = _unfused(config, precision)
+    with torch.device("meta"):
+        return unfused(config) if unfused else transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
+
+
+def _unfused(config, precision):
+    """Give the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
+    return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
+
+
+def load(folder, precision, device, seed=None, room=None):
+    """Load (model, tokenizer) from a safetensors folder at a precision of the table, prompts padded on the left.
+
+    seed: draw random weights by it, whatever weights there are. room: bytes that each device may hold, as memory.room gives
+    them; else all goes to one. Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
+    """
+    entry = PRECISIONS[precision]
+    with _explained(folder):
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        unfused = _unfused(config, precision)
+    options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
+    if room:
+        # One GPU is filled after the other: a model that fits one is on one, and the fewest wait for each other.
+        options |= {"device_map": "sequential", "max_memory": room}
+    # Weights that stay in the mapped file are as fast as the page cache happens to lie; only the precision that needs no
+    # conversion would stay there. Read into memory, all precisions are alike. Experts are too large for that: they are read
+    # weight by weight from the mapped file, so that a model which fits at 8 bits need not fit at 16.
+    options["disable_mmap"] = device == "cpu" and not unfused
+    if entry.quantization:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
+    with _explained(folder):
+        if seed is None:
+            loader, source = unfused or transformers.AutoModelForCausalLM, folder
+        else:
+            empty, source = empty_of(config, precision), None
+            loader, options["config"] = type(empty), config
+            options["state_dict"] = architectures.draw(empty, options["dtype"], device, seed)
+        model, found = loader.from_pretrained(source, output_loading_info=True, **options, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
+    _names_fit(folder, model.config.model_type, found)
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise torch.OutOfMemoryError("the devices cannot hold the weights, and accelerate would read some from disk at each use")
+    if unfused:
+        for parameter in filter(torch.is_floating_point, model.parameters()):
+            parameter.data = parameter.data.clone()  # out of the mapped file
+    # A checkpoint's own settings (suppressed tokens, time limits, penalties) would weigh in otherwise.
+    own = model.generation_config
+    model.generation_config = transformers.GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)
+    if tokenizer.pad_token_id is None:
+        # What fills a shorter prompt is masked: any token will do, and the end of a text is the custom.
+        ends = [tokenizer.eos_token_id, model.generation_config.eos_token_id, 0]
+        first = next(end for end in ends if end is not None)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(first[0] if isinstance(first, list) else first)
+    return model.eval(), tokenizer
+
+
+def _names_fit(folder, model_type, found):
+    """Raise LoadError for parameters that configuration or weights alone have: transformers would make them up, or drop them."""
+    types, mask = OLD_MASKS
+    if model_type in types:
+        found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not mask.search(name)]
+    for kind, whose in (("missing_keys", "configuration"), ("unexpected_keys", "weights")):
+        if found[kind]:
+            raise _misfit(folder, f"{len(found[kind])} parameters are in the {whose} alone, as {min(found[kind])}")
+
+
+def _misfit(folder, words):
+    remedy = "give the config.json that was saved with these weights"
+    return LoadError(f"the configuration of {folder.name} does not fit its weights: {words}; {remedy}")
+
+
+def compute_once(model, precision):
+    """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision.
+
+    And if they are no numbers: weights beyond the range of float16, or damaged ones, would give empty texts without a word.
+    """
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        _raise_if_memory(error)
+        words = str(error).split("\n")[0]
+        raise PrecisionError(
+            f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise PrecisionError(
+            f"{precision} gives logits of this model that are not finite numbers; choose another precision; "
+            f"if none gives numbers, copy the weights again"
+        )
+
+
+@contextmanager
+def _explained(folder):
+    """Turn what transformers raises for an unusable folder into a LoadError that names the folder."""
+    try:
+        yield
+    except (LoadError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged configuration or tokenizer ends in whatever its reader trips over
+        _raise_if_memory(error)
+        words = str(error).replace(str(folder), folder.name)  # messages are published, the user's folders are not
+        named = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        raise LoadError(f"cannot load {folder.name}: {named}{words}") from error
+
+
+def _raise_if_memory(error):
+    if "can't allocate memory" in str(error):  # torch's own words on a CPU, in a RuntimeError
+        raise MemoryError(str(error)) from error
+
+
+def census(model):
+    """Count every parameter once: a list of {name, role, dtype, elements, bytes}.
+
+    elements: of the unquantized shape. bytes: what is really stored, quantization state and scales counted.
+    role: embedding, head, norm, router gate, bias, or else weight.
+    """
+    head, seen, rows = model.get_output_embeddings(), set(), []
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue  # tied: the head of many models is the embedding
+            seen.add(id(parameter))
+            state = getattr(parameter, "quant_state", None)
+            shape = state.shape if state is not None else parameter.shape
+            tensors = {t.data_ptr(): t.nbytes for t in _stored(module, parameter, state)}
+            rows.append(
+                {
+                    "name": f"{path}.{name}",
+                    "role": _role(module, name, head),
+                    "dtype": str(parameter.dtype).removeprefix("torch."),
+                    "elements": torch.Size(shape).numel(),
+                    "bytes": sum(tensors.values()),
+                }
+            )
+    return rows
+
+
+def _stored(module, parameter, state):
+    """Yield the tensors that hold one parameter: itself, and what bitsandbytes keeps beside it."""
+    yield parameter.data
+    # LLM.int8 keeps rows and scales on the parameter, and moves them to the layer's state at the first product.
+    for holder in (parameter, getattr(module, "state", None)):
+        for name in ("CB", "SCB"):
+            if torch.is_tensor(tensor := getattr(holder, name, None)):
+                yield tensor
+    while state is not None:  # 4 bits: block scales, code book, and the same again if the scales are quantized
+        yield from (t for t in (state.absmax, state.code, getattr(state, "offset", None)) if torch.is_tensor(t))
+        state = getattr(state, "state2", None)
+
+
+def _role(module, name, head):
+    kind = type(module).__name__
+    if name == "bias":
+        return "bias"
+    if isinstance(module, torch.nn.Embedding):
+        return "embedding"
+    if module is head:
+        return "head"
+    if "norm" in kind.lower():
+        return "norm"
+    return "router gate" if kind.endswith("Router") else "weight"
+
+
+def prove(rows, precision):
+    """Raise PrecisionError unless a census shows the precision: every weight is held by its weight_dtype.
+
+    Where it quantizes, MAY_STAY may be held by its compute_dtype instead. The share that a message gives is of all
+    parameters, by elements.
+    """
+    entry = PRECISIONS[precision]
+    wrong = [
+        row
+        for row in rows
+        if row["dtype"] != entry.weight_dtype and (row["role"] not in MAY_STAY or row["dtype"] != entry.compute_dtype)
+    ]
+    if wrong:
+        share = sum(row["elements"] for row in wrong) / sum(row["elements"] for row in rows)
+        first = ", ".join(f"{row['name']} ({row['dtype']})" for row in wrong[:2])
+        raise PrecisionError(
+            f"{precision} did not take effect: {share:.1%} of all parameters are not {entry.weight_dtype}: {first}"
+            + (f" and {len(wrong) - 2} more" if len(wrong) > 2 else "")
+            + "; choose another precision for this model"
+        )
+
+
+def by_role(rows):
+    """Sum a census over (role, dtype): a list of {role, dtype, parameters, elements, bytes}."""
+    parameters, elements, stored = Counter(), Counter(), Counter()
+    for row in rows:
+        key = (row["role"], row["dtype"])
+        parameters[key] += 1
+        elements[key] += row["elements"]
+        stored[key] += row["bytes"]
+    return [
+        {"role": key[0], "dtype": key[1], "parameters": count, "elements": elements[key], "bytes": stored[key]}
+        for key, count in parameters.items()
+    ]
+
+
+def described(model, tokenizer):
+    """Say what serves this loaded model: attention implementation, dtype of activations, class, library of its products.
+
+    chat_template: "none" where a prompt is given to the model as it stands.
+    """
+    quantized = getattr(model, "is_quantized", False)
+    return {
+        "class": type(model).__name__,
+        "attention": model.config._attn_implementation,
+        "compute_dtype": str(model.dtype).removeprefix("torch."),
+        "kernels": "bitsandbytes" if quantized else "torch",
+        "placed": _placed(model),
+        "chat_template": "the tokenizer's" if tokenizer.chat_template else "none",
+    }
+
+
+def _placed(model):
+    """Say where a loaded model is: its device, or how many of its blocks each device holds."""
+    places = getattr(model, "hf_device_map", {"": model.device}).values()  # there is no map for one device
+    blocks = Counter(f"cuda:{place}" if isinstance(place, int) else str(place) for place in places)
+    return ", ".join(f"{device} {count} blocks" for device, count in blocks.items()) if len(blocks) > 1 else next(iter(blocks))

@@ -1,0 +1,246 @@
+"""Predict a run's memory before any weight is loaded: from the configuration alone, on the meta device.
+
+What is predicted is what the quality pass and the resource pass measure: weights, key/value cache, activations, and what the
+libraries take for themselves. The process around them (CONTEXT_BYTES) is in no peak, and counts where a run is to fit.
+"""
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+
+import psutil
+import torch
+import transformers
+
+from affq.models import loading as models
+from affq.models.precisions import PRECISIONS
+
+BYTES = ("weights_bytes", "kv_bytes", "activation_bytes", "peak_bytes")
+TOKENS_PER_WORD = 1.5  # of English; common tokenizers need 1.2 to 1.4
+TEMPLATE_TOKENS = 40  # of a chat template with a system prompt of its own; most need fewer
+# What torch's libraries take at the first products: scratch memory, and on a CPU the code that is read in then. Measured on a
+# CPU from 17 MB (fp32) to 33 MB (int8); on a GPU cuBLAS alone takes as much, by its documentation, and nothing was measured.
+LIBRARIES_BYTES = 25_000_000
+# What a process holds beside its tensors: on a CPU its imports (as base_bytes of the default study's runs), on a GPU the
+# driver's context with the libraries' kernels.
+CONTEXT_BYTES = {"cpu": 470_000_000, "cuda": 800_000_000}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is generated at once: so many texts, each of so many tokens of prompt and new tokens."""
+
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+def predict(config, precision, device, sizes):
+    """Predict {weights_bytes, kv_bytes, activation_bytes, peak_bytes} of a model at a precision, generating texts of these sizes.
+
+    config: a mapping as in config.json. device: cpu or cuda, of this machine. Activations: of prefill, or of a decoding step
+    where it needs more. Peak: all three together, and LIBRARIES_BYTES.
+    """
+    shape, packed = _shape(json.dumps(config, sort_keys=True), precision), _packs(precision, device)
+    found = {
+        "weights_bytes": sum(_stored_bytes(parameter, precision, packed) for parameter in shape.parameters),
+        "kv_bytes": _kv_bytes(shape, precision, sizes),
+        "activation_bytes": _activation_bytes(shape, precision, sizes, packed),
+    }
+    return found | {"peak_bytes": sum(found.values()) + LIBRARIES_BYTES}
+
+
+def of_run(run, device):
+    """Predict the pass of a run, quality or resource, that needs more; None where the model's configuration says too little.
+
+    As before a model is fetched that the catalog does not know.
+    """
+    study = run.study
+    words = max(len(request["request"].split()) for request in study.requests)
+    prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
+    passes = [(min(study.batch, len(study.requests)), study.generation["max_new_tokens"]), (1, study.measurement["new_tokens"])]
+    try:
+        config = run.model.config
+        found = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]
+    except Exception:  # a damaged configuration ends in whatever its reader trips over; loading says what is wrong with it
+        return None
+    return max(found, key=lambda one: one["peak_bytes"])
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The memory at hand, in bytes of each device of a kind."""
+
+    kind: str
+    devices: int
+    device_bytes: int
+
+    def takes(self, weights_bytes, peak_bytes):
+        """Count the devices of this kind that a run takes, its weights spread over them; None where no number would do.
+
+        Each keeps room for all that generating needs beside the weights, as `room` leaves it.
+        """
+        left = self.device_bytes - CONTEXT_BYTES[self.kind] - (peak_bytes - weights_bytes)
+        return math.ceil(weights_bytes / left) if left > 0 else None
+
+
+def at_hand(device):
+    """Give the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM.
+
+    None for cuda where there is none.
+    """
+    if device != "cpu" and torch.cuda.is_available():
+        sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+        return Machine("cuda", len(sizes), min(sizes))
+    if device == "cuda":
+        return None
+    return Machine("cpu", 1, psutil.virtual_memory().total)
+
+
+def planned(run, machine):
+    """Predict what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
+
+    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number.
+    """
+    unknown = dict.fromkeys((*BYTES, "fits", "gpus"))
+    if (found := of_run(run, machine.kind if machine else "cuda")) is None or machine is None:
+        return unknown | (found or {})
+    devices = machine.takes(found["weights_bytes"], found["peak_bytes"])
+    fits = devices is not None and devices <= machine.devices
+    return {**found, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
+
+
+def room(run, predicted, device):
+    """Give the bytes of weights that each GPU may hold, and with `offload` the RAM: {number or "cpu": bytes}.
+
+    None where all goes to one device, and torch itself says if it does not fit. What generating needs beside the weights stays
+    free on each GPU. Weights that are quantized are never offloaded: bitsandbytes would keep them as float32 there. Raises
+    torch.OutOfMemoryError if the GPUs cannot hold the weights, and may not leave any to the RAM.
+    """
+    offload = run.study.offload and not PRECISIONS[run.precision].quantization
+    free = free_of_gpus() if device == "cuda" else []
+    if len(free) < 2 and not (free and offload):
+        return None
+    beside = predicted["peak_bytes"] - predicted["weights_bytes"] if predicted else max(free) // 10
+    found = {number: max(0, size - beside) for number, size in enumerate(free)}
+    if predicted and not offload and predicted["weights_bytes"] > sum(found.values()):
+        raise torch.OutOfMemoryError(
+            f"the weights need {predicted['weights_bytes'] / 1e9:,.1f} GB, and {len(free)} GPUs hold "
+            f"{sum(found.values()) / 1e9:,.1f} GB beside what generating needs"
+        )
+    return found | {"cpu": psutil.virtual_memory().available if offload else 0}
+
+
+def free_of_gpus():
+    """List the free bytes of each GPU."""
+    return [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    role: str
+    shape: tuple
+
+
+@dataclass(frozen=True)
+class _Shape:
+    config: object
+    parameters: tuple
+    layers: tuple  # of the cache: (key and value elements of a token, tokens kept at most or None)
+
+
+@functools.cache
+def _shape(config, precision):
+    """Build the model on the meta device, and keep what counts of it."""
+    model = models.empty_of(transformers.AutoConfig.for_model(**json.loads(config)), precision)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    parameters = tuple(_Parameter(row["role"], shapes[row["name"].lstrip(".")]) for row in models.census(model))
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = 2 * heads * _head_dim(text)
+    windows = [getattr(layer, "sliding_window", None) for layer in transformers.DynamicCache(config=model.config).layers]
+    windows = windows or [None] * text.num_hidden_layers
+    return _Shape(text, parameters, tuple((width, window and window - 1) for window in windows))
+
+
+def _head_dim(text):
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def _itemsize(precision):
+    return getattr(torch, PRECISIONS[precision].compute_dtype).itemsize
+
+
+def _quantized(parameter, precision):
+    return bool(PRECISIONS[precision].quantization) and parameter.role not in models.MAY_STAY
+
+
+def _packs(precision, device):
+    """Say whether bitsandbytes packs 4-bit layers anew at their first product: on CPUs that compute in bfloat16."""
+    if device != "cpu" or PRECISIONS[precision].weight_dtype != "uint8":
+        return False
+    from bitsandbytes.functional import has_avx512bf16
+
+    return bool(has_avx512bf16())
+
+
+def _stored_bytes(parameter, precision, packed):
+    """Give the bytes that hold a parameter, as models.census counts them after the first product.
+
+    LLM.int8 keeps a float32 scale for each output row; 4 bits keep one for each block of 64 weights, which packing turns to
+    bfloat16, and a code book of 16. Quantized once more, the scales are a byte, with a float32 for 256 of them, a code book of
+    256 and a mean; packing undoes that, and leaves the mean.
+    """
+    elements, entry = math.prod(parameter.shape), PRECISIONS[precision]
+    if not _quantized(parameter, precision):
+        return elements * _itemsize(precision)
+    if entry.weight_dtype == "int8":
+        return elements + 4 * elements // parameter.shape[-1]
+    matrices = math.prod(parameter.shape[:-2])  # a mixture's experts are one parameter, and quantized each by itself
+    blocks, double = math.ceil(elements / 64), entry.quantization["bnb_4bit_use_double_quant"]
+    if packed:
+        scales = 2 * blocks + double * matrices * 4
+    elif double:
+        scales = blocks + 4 * math.ceil(blocks / 256) + matrices * (256 * 4 + 4)
+    else:
+        scales = 4 * blocks
+    return elements // 2 + scales + matrices * 16 * 4
+
+
+def _kv_bytes(shape, precision, sizes):
+    """Give the bytes of keys and values of all texts at their end; a layer with a sliding window keeps no more than that."""
+    tokens = sizes.prompt_tokens + sizes.new_tokens - 1  # the last one is never read again
+    kept = sum(width * min(tokens, most or tokens) for width, most in shape.layers)
+    return sizes.batch * kept * _itemsize(precision)
+
+
+def _activation_bytes(shape, precision, sizes, packed):
+    """Give the bytes of activations at the widest moment: of attention or the feed-forward layer in prefill, or of the logits.
+
+    Counted as the layers of transformers' Llama hold them: what a line of its code reads and writes is there at once.
+    """
+    text, itemsize, tokens = shape.config, _itemsize(precision), sizes.batch * sizes.prompt_tokens
+    hidden, heads = text.hidden_size, text.num_attention_heads * _head_dim(text)
+    keys, inner = shape.layers[0][0] // 2, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    experts = getattr(text, "num_experts_per_tok", None) or 1
+    moments = {
+        # Residual, its norm; gate, up and their product, for each expert that a token is sent to.
+        "feed_forward": tokens * (2 * hidden + 3 * experts * inner) * itemsize,
+        # Residual, its norm; queries, keys and values, rotated; keys and values repeated for each head; their output.
+        "attention": tokens * (2 * hidden + 3 * heads + 3 * keys + 2 * heads * (keys < heads)) * itemsize,
+        # The last token's alone, and a float32 copy of them.
+        "logits": sizes.batch * text.vocab_size * (itemsize + 4),
+    }
+    if text._attn_implementation == "eager":
+        moments["attention"] += tokens * text.num_attention_heads * sizes.prompt_tokens * (itemsize + 4)
+    return max(moments.values()) + (0 if packed else _workspace_bytes(shape, precision, tokens))
+
+
+def _workspace_bytes(shape, precision, tokens):
+    """Give what bitsandbytes needs for the largest quantized layer: int8 its products as int32, nf4 its weights as bfloat16."""
+    layers = [parameter.shape[-2:] for parameter in shape.parameters if _quantized(parameter, precision)]
+    if PRECISIONS[precision].weight_dtype == "int8":
+        # Inputs as float16 and as int8, products as int32 and as float16.
+        return max(tokens * (3 * columns + 6 * rows) for rows, columns in layers)
+    return max((rows * columns * _itemsize(precision) for rows, columns in layers), default=0)

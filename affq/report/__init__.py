@@ -1,0 +1,8 @@
+"""Frames to a page: charts, tables and sentences for reading, exports, the index of reports.
+
+It may import analysis and every room below it. Its public names are in `__init__.pyi`, each imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,16 @@
+from . import labels as labels
+from . import locks as locks
+from . import notes as notes
+from .provenance import NOTEBOOKS as NOTEBOOKS
+from .provenance import changes_since as changes_since
+from .provenance import software as software
+from .record import Reading as Reading
+from .record import Record as Record
+from .record import Snapshot as Snapshot
+from .record import records as records
+from .record import snapshots as snapshots
+from .record import study_folder as study_folder
+from .state import Failure as Failure
+from .state import FailureKind as FailureKind
+from .state import State as State
+from .state import Status as Status

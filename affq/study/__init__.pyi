@@ -1,0 +1,9 @@
+from . import new as new
+from . import prompts as prompts
+from .claims import STATISTICS as STATISTICS
+from .claims import read_claims as read_claims
+from .prompts import read_references as read_references
+from .study import Run as Run
+from .study import Study as Study
+from .study import load_study as load_study
+from .study import packaged as packaged
