@@ -31,7 +31,8 @@ lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
 clean:
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache affq/__pycache__ tests/__pycache__
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
+	find affq tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "affq needs Python 3.11 or newer, this is " + sys.version)'
