@@ -1,5 +1,11 @@
-"""affq: which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?"""
+"""affq: which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?
+
+What a notebook needs is here: `load_study`, `Results`, `report`, `InputError`; each is imported when it is first used.
+"""
 
 from importlib.metadata import version
 
+import lazy_loader
+
 __version__ = version("affq")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -75,9 +75,9 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from affq.analysis import smallest_change
+    from affq.analysis import Results
 
-    change = comparison_words.planned(*smallest_change(loaded, results)) if loaded.judged else []
+    change = comparison_words.planned(*Results(loaded, results).smallest_change) if loaded.judged else []
     for line in [*words.planned(rows, machine), *change]:
         _say(line)
     if other := planning.left_over(loaded, results):

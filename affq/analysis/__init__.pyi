@@ -9,4 +9,4 @@ from . import text_quality as text_quality
 from .claims import study_verdicts as study_verdicts
 from .comparison import WANTED as WANTED
 from .comparison import Compared as Compared
-from .results import smallest_change as smallest_change
+from .results import Results as Results

@@ -15,6 +15,10 @@ from affq.inference import KEY
 from affq.stats import alpha, by_confusion, by_labels, kappa
 
 COLUMNS = ("id", "text", "label")
+AGREEMENT = ["first", "second", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
+CORRECTED = (
+    "model precision texts labelled judge_alone estimate low high weight labels_alone_estimate labels_alone_low labels_alone_high"
+).split()
 
 
 def identified(texts):
@@ -99,7 +103,7 @@ def between_people(labelled, people):
         same = (one == two).mean() if len(both) else np.nan
         row = {"first": first, "second": second, "texts": len(both), "same": same}
         rows.append({**row, "cohen_kappa": kappa(one.tolist(), two.tolist())})
-    frame = pd.DataFrame(rows).assign(krippendorff_alpha=np.nan)
+    frame = pd.DataFrame(rows, columns=AGREEMENT)
     if len(people) > 1:
         every = labelled[[_column(person) for person in people]].dropna(how="all")
         together = {"first": "all people", "second": "", "texts": len(every), "krippendorff_alpha": alpha(every)}
@@ -113,7 +117,7 @@ def corrected(labelled, people, emotions):
     Where several people labelled a text, each of their answers counts for its share. Runs without a label are left out.
     """
     rows = []
-    for (model, precision), of in labelled.groupby(["model", "precision"], sort=False):
+    for (model, precision), of in labelled.groupby(["model", "precision"], sort=False) if people else ():
         answers = np.stack([_codes(of[_column(person)], emotions) for person in people])
         gave = np.stack([of[_column(person)].notna().to_numpy() for person in people])
         if not gave.any():
@@ -122,7 +126,7 @@ def corrected(labelled, people, emotions):
         labels = np.divide(each.sum(0), gave.sum(0)[:, None], out=np.full(each.shape[1:], np.nan), where=gave.sum(0)[:, None] > 0)
         targets, judged = _codes(of["emotion"], emotions), _codes(of["judged_emotion"], emotions)
         rows.append({"model": model, "precision": precision, **by_labels(targets, judged, labels, emotions)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=CORRECTED)
 
 
 def bands(texts, emotions, card, rng):
