@@ -244,8 +244,7 @@ def annotate(
 
     from affq.analysis import annotation, tables
     from affq.report import publish
-    from affq.results import labels as given
-    from affq.results import records
+    from affq.results import keep_labels, named_people, read_labels, records
 
     every = tables.texts(records(results, loaded))
     if out is not None:
@@ -253,11 +252,11 @@ def annotate(
             raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
         publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
         _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
-    people = given.people(labels or ())
+    people = named_people(labels or ())
     # All are checked before any is kept.
-    checked = {who: annotation.check(given.read(path), every, loaded.emotions, path) for who, path in people.items()}
+    checked = {who: annotation.check(read_labels(path), every, loaded.emotions, path) for who, path in people.items()}
     for person, kept in checked.items():
-        given.keep(results, loaded, person, kept)
+        keep_labels(results, loaded, person, kept)
         _say(f"{len(kept)} labels of {person} kept; affq report {study} uses them.")
 
 

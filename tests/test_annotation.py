@@ -6,7 +6,7 @@ import pytest
 
 from affq.analysis import annotation
 from affq.errors import InputError
-from affq.results import labels
+from affq.results import keep_labels, kept_labels, named_people, read_labels
 from affq.study.study import load_study
 
 EMOTIONS = ("joy", "fear")
@@ -45,12 +45,12 @@ def test_labels_are_read_back_and_kept(texts, write_study, tmp_path):
     study, path = load_study(write_study()), tmp_path / "Anna B.csv"
     drawn = annotation.sample(texts, 4, np.random.default_rng(0)).assign(label=["joy", " Fear ", "", "none"])
     drawn.to_csv(path, index=False)
-    kept = annotation.check(labels.read(path), texts, EMOTIONS, path)
+    kept = annotation.check(read_labels(path), texts, EMOTIONS, path)
     assert kept["label"].tolist() == ["joy", "fear", "none"]
-    (person,) = labels.people([path])
-    labels.keep(tmp_path / "reports", study, person, kept)
-    assert labels.kept(tmp_path / "reports", study)["Anna-B"].equals(kept)
-    assert labels.kept(tmp_path / "elsewhere", study) == {}
+    (person,) = named_people([path])
+    keep_labels(tmp_path / "reports", study, person, kept)
+    assert kept_labels(tmp_path / "reports", study)["Anna-B"].equals(kept)
+    assert kept_labels(tmp_path / "elsewhere", study) == {}
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_what_is_no_labelled_sample_is_refused_with_its_line(texts, tmp_path, ch
     path = tmp_path / "anna.csv"
     change(annotation.sample(texts, 4, np.random.default_rng(0))).to_csv(path, index=False)
     with pytest.raises(InputError, match=said):
-        annotation.check(labels.read(path), texts, EMOTIONS, path)
+        annotation.check(read_labels(path), texts, EMOTIONS, path)
 
 
 @pytest.mark.parametrize("content, said", [(b"\xff\xfe", "not UTF-8"), (b"", "no CSV file"), (b'a,b\n"1', "no CSV file")])
 def test_what_is_no_csv_file_is_said(tmp_path, content, said):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(InputError, match=said):
-        labels.read(tmp_path / "x.csv")
+        read_labels(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize(
@@ -95,19 +95,19 @@ def test_what_is_no_csv_file_is_said(tmp_path, content, said):
 def test_a_file_saved_otherwise_is_refused_with_its_remedy(tmp_path, content, said):
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(InputError, match=said):
-        labels.read(tmp_path / "x.csv")
+        read_labels(tmp_path / "x.csv")
 
 
 def test_a_comma_at_the_end_of_each_row_moves_no_cell(tmp_path):
     (tmp_path / "x.csv").write_text("id,text,label\n0,a;b,joy,\n1,c,fear,\n")
-    assert labels.read(tmp_path / "x.csv").to_dict("list") == {"id": ["0", "1"], "text": ["a;b", "c"], "label": ["joy", "fear"]}
+    assert read_labels(tmp_path / "x.csv").to_dict("list") == {"id": ["0", "1"], "text": ["a;b", "c"], "label": ["joy", "fear"]}
 
 
 @pytest.mark.parametrize("second", ["b/anna.csv", "Anna.csv", "änna.csv"])
 def test_two_files_of_one_name_are_refused(second):
-    assert labels.people([Path("anna.csv"), Path("ben c.csv")]) == {"anna": Path("anna.csv"), "ben-c": Path("ben c.csv")}
+    assert named_people([Path("anna.csv"), Path("ben c.csv")]) == {"anna": Path("anna.csv"), "ben-c": Path("ben c.csv")}
     with pytest.raises(InputError, match=f"{second} and a/anna.csv would both be the labels of "):
-        labels.people([Path("a/anna.csv"), Path("ben.csv"), Path(second)])
+        named_people([Path("a/anna.csv"), Path("ben.csv"), Path(second)])
 
 
 def labelled(texts, **people):

@@ -14,7 +14,7 @@ from affq import files
 from affq.analysis import annotation, tables
 from affq.errors import InputError
 from affq.report import publish
-from affq.results import labels
+from affq.results import read_labels
 from affq.results import record as records
 from affq.study.study import load_study
 from affq.widgets.annotator import Annotator
@@ -59,15 +59,15 @@ def press(annotator, key):
 
 def test_one_text_at_a_time_by_key_and_button_with_the_labels_kept_at_once(annotator, place):
     one = annotator()
-    texts = labels.read(place / "sample.csv")["text"]
+    texts = read_labels(place / "sample.csv")["text"]
     assert [button.description for button in one.buttons] == ["1 joy", "2 sadness", "3 none"]
     assert shown(one.text) == texts[0].replace("\u202e", "\\u202e") and "<img" not in one.text.value
     press(one, "2")
-    assert labels.read(place / "sample-anna.csv")["label"].tolist() == ["sadness", *[""] * 7]
+    assert read_labels(place / "sample-anna.csv")["label"].tolist() == ["sadness", *[""] * 7]
     one.buttons[2].click()
-    kept = labels.read(place / "sample-anna.csv")
+    kept = read_labels(place / "sample-anna.csv")
     assert kept["label"].tolist() == ["sadness", "none", *[""] * 6]
-    assert kept.drop(columns="label").equals(labels.read(place / "sample.csv").drop(columns="label"))
+    assert kept.drop(columns="label").equals(read_labels(place / "sample.csv").drop(columns="label"))
     assert shown(one.text) == texts[2].replace("\u202e", "\\u202e")
     assert (one.progress.value, one.progress.max, one.counted.value) == (2, 8, "2 of 8")
 
@@ -78,17 +78,17 @@ def test_undo_takes_back_one_after_the_other_also_in_a_later_session(annotator, 
     for key in "123":
         press(one, key)
     one.back.click()
-    assert labels.read(place / "sample-anna.csv")["label"].tolist()[:3] == ["joy", "sadness", ""]
+    assert read_labels(place / "sample-anna.csv")["label"].tolist()[:3] == ["joy", "sadness", ""]
     again = annotator()
     assert again.place == 2 and again.counted.value == "2 of 8"
     press(again, "u")
     press(again, "u")
     press(again, "u")  # there is nothing more
-    assert again.place == 0 and labels.read(place / "sample-anna.csv")["label"].eq("").all()
+    assert again.place == 0 and read_labels(place / "sample-anna.csv")["label"].eq("").all()
 
 
 def test_neither_target_nor_judge_nor_run_is_in_the_widgets(annotator, place):
-    sample = labels.read(place / "sample.csv")
+    sample = read_labels(place / "sample.csv")
     sample.assign(text="a text").to_csv(place / "other.csv", index=False)  # the words of these texts name their run
     one = annotator(sample="other.csv")
     state = " ".join(str(widget.get_state()) for widget in (one.text, one.said, one.progress, one.counted, *one.buttons))
@@ -104,7 +104,7 @@ def test_when_all_are_labelled_it_says_what_reads_them_back_and_affq_reads_them(
     assert all(button.disabled for button in one.buttons)
     texts = tables.texts(records.records(place / "reports", load_study(place / "toy.yaml")))
     path = place / "sample-Ben-B.csv"
-    assert annotation.check(labels.read(path), texts, ("joy", "sadness"), path)["label"].tolist() == ["joy"] * 8
+    assert annotation.check(read_labels(path), texts, ("joy", "sadness"), path)["label"].tolist() == ["joy"] * 8
     one.back.click()
     assert one.place == 7 and not one.buttons[0].disabled
 
@@ -112,7 +112,7 @@ def test_when_all_are_labelled_it_says_what_reads_them_back_and_affq_reads_them(
 def test_people_have_files_of_their_own(annotator, place):
     press(annotator("anna"), "1")
     press(annotator("ben"), "2")
-    assert [labels.read(place / f"sample-{person}.csv")["label"][0] for person in ("anna", "ben")] == ["joy", "sadness"]
+    assert [read_labels(place / f"sample-{person}.csv")["label"][0] for person in ("anna", "ben")] == ["joy", "sadness"]
 
 
 def test_an_answer_that_cannot_be_kept_is_no_answer(annotator, place, monkeypatch):
@@ -128,7 +128,7 @@ def test_an_answer_that_cannot_be_kept_is_no_answer(annotator, place, monkeypatc
     assert one.counted.value == "1 of 8" and one.place == 1
     monkeypatch.undo()
     press(one, "2")
-    assert one.said.value == "" and labels.read(place / "sample-anna.csv")["label"].tolist()[:2] == ["joy", "sadness"]
+    assert one.said.value == "" and read_labels(place / "sample-anna.csv")["label"].tolist()[:2] == ["joy", "sadness"]
 
 
 @settings(max_examples=20)
@@ -144,12 +144,12 @@ def test_whatever_is_pressed_the_file_has_the_answers_that_were_not_taken_back(p
         elif len(answers) < 8:
             answers.append({"1": "joy", "2": "sadness", "3": "none"}[key])
     if path.exists():
-        assert labels.read(path)["label"].tolist() == answers + [""] * (8 - len(answers))
+        assert read_labels(path)["label"].tolist() == answers + [""] * (8 - len(answers))
     assert one.counted.value == f"{len(answers)} of 8"
 
 
 def test_labels_given_by_hand_go_on_from_the_first_that_is_missing(annotator, place):
-    frame = labels.read(place / "sample.csv").assign(label=["Joy ", "", "none", *[""] * 5])
+    frame = read_labels(place / "sample.csv").assign(label=["Joy ", "", "none", *[""] * 5])
     frame.to_csv(place / "sample-anna.csv", index=False)
     one = annotator()
     assert one.place == 1 and one.counted.value == "2 of 8"
@@ -165,7 +165,7 @@ def test_labels_given_by_hand_go_on_from_the_first_that_is_missing(annotator, pl
     ],
 )
 def test_a_copy_of_something_else_is_refused(annotator, place, change, said):
-    change(labels.read(place / "sample.csv")).to_csv(place / "sample-anna.csv", index=False)
+    change(read_labels(place / "sample.csv")).to_csv(place / "sample-anna.csv", index=False)
     with pytest.raises(InputError, match=said):
         annotator()
 

@@ -11,7 +11,7 @@ from test_tables import PEAKS, write_run
 from affq import cli
 from affq.analysis import annotation, tables
 from affq.errors import InputError
-from affq.results import labels
+from affq.results import kept_labels
 from affq.results import record as records
 from affq.study.study import load_study
 
@@ -164,7 +164,7 @@ def test_labels_of_several_people_are_kept_all_or_none(tmp_path, write_study):
         cli.annotate(str(path), labels=[anna, ben], results=results)
     with pytest.raises(InputError, match="would both be the labels of anna"):
         cli.annotate(str(path), labels=[anna, tmp_path / "b" / "anna.csv"], results=results)
-    assert labels.kept(results, study) == {}
+    assert kept_labels(results, study) == {}
     drawn.assign(label="sadness").to_csv(ben, index=False)
     cli.annotate(str(path), labels=[anna, ben], results=results)
-    assert {who: set(of["label"]) for who, of in labels.kept(results, study).items()} == {"anna": {"joy"}, "ben": {"sadness"}}
+    assert {who: set(of["label"]) for who, of in kept_labels(results, study).items()} == {"anna": {"joy"}, "ben": {"sadness"}}

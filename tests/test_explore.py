@@ -15,7 +15,7 @@ from test_tables import PEAKS, write_run
 
 from affq.analysis import annotation, tables
 from affq.errors import InputError
-from affq.results import Failure, FailureKind, notes
+from affq.results import Failure, FailureKind, keep_note, kept_notes
 from affq.results import record as records
 from affq.runner import lab
 from affq.study.study import load_study
@@ -256,14 +256,14 @@ def test_a_note_without_words_is_not_kept_and_one_that_cannot_be_stays(explorer,
 
 def test_notes_are_read_back_in_their_order_and_a_bad_line_is_named(study, results):
     loaded = load_study(study)
-    assert notes.kept(results, loaded) == []
+    assert kept_notes(results, loaded) == []
     text = {"id": "a1", "run_id": "r", "prompt_id": "note", "emotion": "joy", "sample": np.int64(0)}
-    written = [notes.keep(results, loaded, text, note) for note in ("one\u2028line", "two")]
-    assert notes.kept(results, loaded) == written and [row["note"] for row in written] == ["one\u2028line", "two"]
+    written = [keep_note(results, loaded, text, note) for note in ("one\u2028line", "two")]
+    assert kept_notes(results, loaded) == written and [row["note"] for row in written] == ["one\u2028line", "two"]
     with open(results / "toy" / "notes.jsonl", "a") as file:
         file.write('{"note": 1}\n')
     with pytest.raises(InputError, match="line 3 is damaged .it has no time.; mend or delete that line"):
-        notes.kept(results, loaded)
+        kept_notes(results, loaded)
 
 
 def test_a_notebook_of_ones_own_knows_study_and_results_from_where_it_is(study, results, monkeypatch):

@@ -19,7 +19,7 @@ from test_tables import write_run
 
 from affq.analysis import annotation, tables
 from affq.report import publish
-from affq.results import labels
+from affq.results import read_labels
 from affq.results import record as records
 from affq.results.provenance import NOTEBOOKS
 from affq.study.study import load_study
@@ -225,10 +225,10 @@ def test_annotator(page, server, folder):
     page.get_by_role("button", name="Undo (u)").click()
     expect(page.get_by_text("9 of 12")).to_be_visible()
     expect(page.locator(".affq-keyed")).to_have_count(1)
-    kept = labels.read(folder / "sample-Anna.csv")
+    kept = read_labels(folder / "sample-Anna.csv")
     names = {1: "joy", 2: "sadness", 3: "none"}
     assert kept["label"].tolist() == [*(names[key] for key in given[:9]), "", "", ""]
-    assert kept.drop(columns="label").equals(labels.read(folder / "sample.csv").drop(columns="label"))
+    assert kept.drop(columns="label").equals(read_labels(folder / "sample.csv").drop(columns="label"))
 
     restart(page)
     expect(page.get_by_text("9 of 12")).to_be_visible()

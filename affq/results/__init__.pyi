@@ -1,6 +1,10 @@
-from . import labels as labels
 from . import locks as locks
-from . import notes as notes
+from .people import keep_labels as keep_labels
+from .people import keep_note as keep_note
+from .people import kept_labels as kept_labels
+from .people import kept_notes as kept_notes
+from .people import named_people as named_people
+from .people import read_labels as read_labels
 from .provenance import NOTEBOOKS as NOTEBOOKS
 from .provenance import changes_since as changes_since
 from .provenance import software as software

@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 from affq.errors import InputError
 from affq.inference import probes
-from affq.results import NOTEBOOKS, FailureKind, Status, labels, locks, records, study_folder
+from affq.results import NOTEBOOKS, FailureKind, Status, kept_labels, locks, records, study_folder
 from affq.runner import endings, estimate
 from affq.runner.planning import plan
 from affq.runner.progress import watched
@@ -267,7 +267,7 @@ def summarize_study(study, results):
     _need_complete(study, results)
     has = {name: study.measurement[name] for name in ("throughput", "profile")}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
-    has["labels"] = bool(labels.kept(results, study))
+    has["labels"] = bool(kept_labels(results, study))
     return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])
 
 

@@ -12,7 +12,7 @@ from affq import files
 from affq.analysis import annotation, tables
 from affq.emotions import NONE
 from affq.errors import InputError, printable
-from affq.results import labels, records
+from affq.results import read_labels, records
 from affq.study import load_study
 from affq.widgets.explore import escaped
 from affq.widgets.keys import keyed
@@ -49,7 +49,7 @@ class Annotator:
     @staticmethod
     def _read(path, texts, emotions):
         """Read a sample or a copy of it; an empty label is allowed anywhere, as nothing may be labelled yet."""
-        frame = labels.read(path)
+        frame = read_labels(path)
         if missing := [name for name in annotation.COLUMNS if name not in frame]:
             raise InputError(f"{path} has no column {missing[0]}; label a file that affq annotate --out wrote")
         given = frame["label"].str.strip().str.lower()

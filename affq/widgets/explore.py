@@ -201,7 +201,7 @@ def run_texts(texts, run_id):
 
 
 def notes(kept, texts):
-    """Show the notes on the texts that are given, the latest last: HTML. kept: notes.kept."""
+    """Show the notes on the texts that are given, the latest last: HTML. kept: results.kept_notes."""
     runs = texts["model"] + " " + texts["precision"]
     of = [note for note in kept if note["id"] in runs.index]
     lines = "".join(f"<p><small>{escaped(n['time'])} on {escaped(runs[n['id']])}:</small> {escaped(n['note'])}</p>" for n in of)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from affq.analysis import choose, tables
 from affq.errors import InputError, printable
 from affq.report import charts
-from affq.results import notes
+from affq.results import keep_note, kept_notes
 from affq.widgets import explore
 from affq.widgets.keys import keyed
 
@@ -26,7 +26,7 @@ class Explorer:
 
     def __init__(self, study, results):
         self.results, self.explored = results, explore.load(study, results)
-        self.kept = notes.kept(results, self.explored.study)
+        self.kept = kept_notes(results, self.explored.study)
         self._make_texts()
         self._make_worth()
         self._make_budget()
@@ -116,7 +116,7 @@ class Explorer:
             return
         text = self.explored.texts.loc[self.target.value]
         try:
-            row = notes.keep(self.results, self.explored.study, text, self.note.value.strip())
+            row = keep_note(self.results, self.explored.study, text, self.note.value.strip())
         except OSError as error:
             self.said.value = f"Not kept: {error.strerror}."
             return
