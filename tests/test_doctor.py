@@ -226,5 +226,5 @@ def test_foreign_words_lose_home_folder_credentials_and_line_feeds(monkeypatch):
 
 
 def test_doctor_itself_imports_neither_torch_nor_papermill():
-    code = "import sys, affq.doctor; sys.exit(bool({'torch', 'papermill'} & set(sys.modules)))"
+    code = "import sys, affq.runner.doctor; sys.exit(bool({'torch', 'papermill'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

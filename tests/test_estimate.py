@@ -143,5 +143,5 @@ def test_words(seconds, said):
 
 
 def test_estimating_imports_no_torch():
-    code = "import sys, affq.estimate; sys.exit('torch' in sys.modules)"
+    code = "import sys, affq.runner.estimate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

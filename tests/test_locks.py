@@ -13,7 +13,7 @@ from affq.errors import InputError
 from affq.results import locks
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from affq import locks; locks.LEASE_S = 6\n"
+    "import sys, time; from pathlib import Path; from affq.results import locks; locks.LEASE_S = 6\n"
     "with locks.held(Path(sys.argv[1]), 'lock', print): print('held', flush=True); time.sleep(600)"
 )
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 
 import pytest
 from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of
@@ -234,7 +235,7 @@ def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record,
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6] and len(record.scores("judge")) == 1
-    monkeypatch.setattr(records, "scoring", lambda: {"code_digest": "other"})
+    monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 
@@ -373,6 +374,57 @@ def test_timed_texts_without_a_counterpart_are_not_read(record):
     rows = [{**key, "emotion": "joy", "text": "whole"}, {**key, "emotion": "sadness", "text": None}]
     record.finish({**MEASURED, "alone": rows})
     assert record.alone() == rows[:1]
+
+
+@pytest.fixture
+def snapshot(record):
+    complete(record).score("judge", {}, lambda _: [{"score": 1}])
+    return records.snapshots(record.folder.parents[2], record.run.study)[0]
+
+
+def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_it(snapshot, monkeypatch):
+    asked = Counter()
+
+    def counted(holder, name):
+        read = getattr(holder, name)
+
+        def count(path, *rest):
+            asked[f"{name} {path.name}"] += 1
+            return read(path, *rest)
+
+        monkeypatch.setattr(holder, name, count)
+
+    for holder, name in ((files, "read_json"), (files, "read_jsonl"), (records, "sha256_of")):
+        counted(holder, name)
+    for _ in range(2):
+        assert snapshot.complete and snapshot.failure() is None and snapshot.state().status == "ok"
+        assert snapshot.about()["texts_kept"] == 0 and snapshot.changes() == () and not snapshot.of_another_version()
+        assert snapshot.stored_dtype() == snapshot.run.model.stored_dtype and snapshot.alone() == []
+        assert len(snapshot.generations()) == 6 and len(snapshot.generations_sha256()) == 64
+        assert snapshot.scores("judge") == [{"score": 1}] and not snapshot.scores_are_stale("judge")
+    assert asked == Counter(
+        [
+            *(f"read_json {name}" for name in ("run.json", "done.json", "measurements.json", "judge.manifest.json")),
+            *(f"read_jsonl {name}" for name in ("generations.jsonl", "judge.jsonl")),
+            *(f"sha256_of {name}" for name in (*records.RECORDS, "judge.jsonl")),
+        ]
+    )
+
+
+def test_snapshot_stays_as_it_was_taken_and_a_record_does_not(snapshot, record):
+    assert snapshot.complete
+    (record.folder / "done.json").unlink()
+    assert snapshot.complete and said_of(snapshot) == ("ok", "")
+    assert not record.complete and said_of(record) == ("partial", "6 of 6 texts kept")
+
+
+def test_snapshot_of_a_partial_run_reads_its_texts_once(record, monkeypatch):
+    begun(record)
+    snapshot, reads = records.snapshots(record.folder.parents[2], record.run.study)[0], []
+    read = files.Journal.batches
+    monkeypatch.setattr(files.Journal, "batches", lambda journal, key: reads.append(1) or read(journal, key))
+    assert [said_of(snapshot) for _ in range(2)] == [("partial", "6 of 6 texts kept")] * 2
+    assert len(snapshot.batches()) == 3 and len(reads) == 1
 
 
 def test_progress_does_not_believe_a_clock(record):

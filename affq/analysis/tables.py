@@ -135,6 +135,10 @@ def _of_texts(record, baseline):
         yield "no chat template: the model is given the prompts as they stand"
     if not baseline.complete:
         yield f"no paired figures: the baseline {baseline.run.precision} is {baseline.state().status}"
+    study = record.run.study
+    scorers = (*study.scorers, *(f"{judge.name}-{texts}" for judge in study.judges for texts in ("masked", "alone")))
+    if stale := [scorer for scorer in scorers if record.scores_are_stale(scorer)]:
+        yield f"scores of other code or versions, which affq score makes again: {', '.join(stale)}"
 
 
 def _typed(frame):
@@ -239,7 +243,10 @@ def provenance(records):
         fields |= {"seed": settings["seed"], "batch": settings["batch"], "prompts": settings["prompts_sha256"]}
         fields |= {"emotions": ", ".join(settings["emotions"]), "samples": settings["samples"]}
         for scorer in record.run.study.scorers:
-            fields |= {f"{scorer} {name}": value for name, value in (record.manifest(scorer) or {"by": {}})["by"].items()}
+            if manifest := record.manifest(scorer):
+                versions = ", ".join(f"{name} {version}" for name, version in manifest["software"]["versions"].items())
+                by = manifest["by"] | {"code_digest": manifest["software"]["code_digest"], "versions": versions}
+                fields |= {f"{scorer} {name}": value for name, value in by.items()}
         fields |= {
             "judges": ", ".join(judge.name for judge in record.run.study.judges) if record.run.study.judged else None,
             "affq": software["affq"],

@@ -6,6 +6,7 @@ from .people import kept_notes as kept_notes
 from .people import named_people as named_people
 from .people import read_labels as read_labels
 from .provenance import NOTEBOOKS as NOTEBOOKS
+from .provenance import Software as Software
 from .provenance import changes_since as changes_since
 from .provenance import software as software
 from .record import Reading as Reading
@@ -16,5 +17,6 @@ from .record import snapshots as snapshots
 from .record import study_folder as study_folder
 from .state import Failure as Failure
 from .state import FailureKind as FailureKind
+from .state import Stage as Stage
 from .state import State as State
 from .state import Status as Status

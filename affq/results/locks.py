@@ -4,11 +4,13 @@ import os
 import socket
 import time
 from _thread import interrupt_main
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psutil
-from filelock import SoftFileLease, Timeout
+from filelock import OwnerRecord, SoftFileLease, Timeout
 
 from affq import files
 from affq.errors import InputError
@@ -19,11 +21,11 @@ GRACE_S = 3  # between asking a process to end and ending it
 
 
 @contextmanager
-def held(folder, name, say):
+def held(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lease `name` in `folder` while the body runs; raise InputError that says who has it, on which machine, since when.
 
-    One that a dead process of this machine left is taken over at once. Whether a holder on another machine lives shows only
-    in time: it is watched, and say(words) is told so. filelock's SoftFileLease keeps the lease alive and breaks dead ones.
+    One that a dead process of this machine left is taken over at once. Only time shows whether a holder on another machine
+    lives: it is watched for LEASE_S, and say(words) is told so. filelock keeps the lease alive and breaks dead ones.
     """
     about = folder / f"{name}.holder.json"
     # A holder that slept too long has lost the lease to another: it stops as at Ctrl-C, before it writes any more.
@@ -50,8 +52,8 @@ def held(folder, name, say):
         lease.release()
 
 
-def _remove_empty(lock):
-    """Remove a lock whose process died before it wrote who it is: filelock takes it for one of long ago, and keeps it."""
+def _remove_empty(lock: Path) -> None:
+    """Remove a lock whose process died before it wrote who it is: filelock takes it for an old one, and keeps it."""
     if not lock.exists() or lock.stat().st_size:
         return
     time.sleep(GRACE_S)
@@ -64,41 +66,36 @@ def _remove_empty(lock):
             aside.unlink()
 
 
-def _taken(owner, about):
-    try:
-        holder = files.read_json(about, "")
-    except InputError:
-        holder = {}
-    known = owner and holder.get("pid") == owner.pid
-    who = f"process {owner.pid} on {owner.hostname}" if owner else "another process"
-    since = f" since {holder.get('since')}" if known else ""
-    return InputError(f"{about.parent} is held by {who}{since}; wait until it ends, or end it")
+def _taken(owner: OwnerRecord | None, about: Path) -> InputError:
+    """Return the error that says who holds the lease: its `owner`, of whom `about` says since when."""
+    who, since = "another process", ""
+    if owner:
+        who = f"process {owner.pid} on {owner.hostname}"
+        with suppress(InputError):
+            holder = files.read_json(about, "")
+            since = f" since {holder.get('since')}" if holder.get("pid") == owner.pid else ""
+    return InputError(f"{{place}} is held by {who}{since}", place=about.parent, remedy="wait until it ends, or end it")
 
 
-def end_processes(mark):
+def end_processes(mark: str) -> list[int]:
     """End every process of this machine that was started with `mark` in its environment, its children too; return their ids.
 
     A kernel that hangs hears no request, and one whose affq was killed has nobody to end it.
     """
     left = [process for process in psutil.process_iter() if process.pid != os.getpid() and _marked(process, mark)]
     for process in left:
-        _signal(process.terminate)
+        with suppress(psutil.Error):  # gone
+            process.terminate()
     _, alive = psutil.wait_procs(left, timeout=GRACE_S)
     for process in alive:
-        _signal(process.kill)
+        with suppress(psutil.Error):
+            process.kill()
     psutil.wait_procs(alive, timeout=GRACE_S)
     return [process.pid for process in left]
 
 
-def _marked(process, mark):
+def _marked(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get(MARK) == mark
     except (psutil.Error, OSError):  # another user's, or gone
         return False
-
-
-def _signal(send):
-    try:
-        send()
-    except psutil.Error:
-        pass  # gone

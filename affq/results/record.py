@@ -6,22 +6,22 @@ reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, meas
                                 attempts/<n>/: what an earlier attempt left, and a later one replaced
 """
 
-import functools
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from affq import files
 from affq.errors import InputError
 from affq.files import sha256_of, without_places
 from affq.results.provenance import changes_since, conditions, scoring, software
-from affq.results.state import Failure, FailureKind, State, Status
+from affq.results.state import Failure, FailureKind, Stage, State, Status
 
 FORMAT = 3  # of the records; it goes up when their fields change
 TEXTS = ("generations.jsonl", "batches.jsonl")
@@ -45,6 +45,9 @@ FIELDS = {
 REMEDY = "affq run does it again"
 SCORE_REMEDY = "affq score makes it again"
 KEEPS_OLD = "the version that wrote them reads them; affq run --force does the run again, and moves them to attempts/"
+MANIFEST = ("of", "by", "software versions", "software code_digest", "seconds", "sha256")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Model(Protocol):
@@ -84,43 +87,72 @@ class AskedRun(Protocol):
     def settings(self) -> dict: ...
 
 
+RunT = TypeVar("RunT", bound=AskedRun)
+RunT_co = TypeVar("RunT_co", bound=AskedRun, covariant=True)
+
+
+class StudyOfRuns(AskedStudy, Protocol[RunT_co]):
+    """A study that lists its runs."""
+
+    def runs(self) -> Sequence[RunT_co]: ...
+
+
 def study_folder(results: Path | str, study: AskedStudy) -> Path:
     """Return the folder of a study's results and published report."""
     return Path(results) / study.name
 
 
-class Reading:
+def once(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Let a snapshot ask this method once for each argument and remember the answer; a record asks it each time."""
+
+    @wraps(method)
+    def ask(self: "Reading", *arguments: P.args, **named: P.kwargs) -> T:
+        if self._answers is None:
+            return method(self, *arguments, **named)
+        key = (method.__name__, *arguments, *named.items())
+        if key not in self._answers:
+            self._answers[key] = method(self, *arguments, **named)
+        return self._answers[key]
+
+    return ask
+
+
+class Reading(Generic[RunT]):
     """Reads the records of one run, and its scores. `complete` and `state` say what they are worth."""
 
-    def __init__(self, results: Path | str, run: Any) -> None:
+    _answers: dict[tuple, Any] | None = None
+
+    def __init__(self, results: Path | str, run: RunT) -> None:
         self.run = run
         self.folder = study_folder(results, run.study) / "runs" / run.id
         self._scores_folder = self.folder / "scores"
         self._texts = files.Journal(*(self.folder / name for name in TEXTS))
 
+    @once
     def failure(self) -> Failure | None:
         """Return how the run failed; None if it did not."""
-        if (self.folder / "done.json").exists():
+        if self._has("done.json"):
             if altered := self._altered():
-                return Failure(FailureKind.DAMAGED, altered, again=True, software=software())
+                return Failure(FailureKind.DAMAGED, altered, again=True)
             if self.of_another_version():
-                words = "its records are of another version of affq"
-                return Failure(FailureKind.OTHER_VERSION, words, KEEPS_OLD, software=software())
-        elif (self.folder / "failed.json").exists():
+                return Failure(FailureKind.OTHER_VERSION, "its records are of another version of affq", KEEPS_OLD)
+        elif self._has("failed.json"):
             try:
                 read = self._read("failed.json")
                 return Failure(**read | {"kind": FailureKind(read["kind"])})
             except (InputError, TypeError, ValueError):
-                return Failure(FailureKind.DAMAGED, "failed.json cannot be read", again=True, software=software())
+                return Failure(FailureKind.DAMAGED, "failed.json cannot be read", again=True)
         return None
 
+    @once
     def of_another_version(self) -> bool:
         """Return whether run.json is there and has another format than this version's."""
         try:
-            return files.read_json(self.folder / "run.json", REMEDY).get("format") != FORMAT
+            return self._json("run.json").get("format") != FORMAT
         except InputError:
             return False
 
+    @once
     def state(self) -> State:
         """Return how far the run is: its status, and why."""
         wanted = self.run.study.texts_wanted
@@ -129,7 +161,7 @@ class Reading:
         if self.complete:
             changes = self.changes()
             return State(Status.STALE if changes else Status.OK, wanted, changes=changes)
-        if not (self.folder / "run.json").exists():
+        if not self._has("run.json"):
             return State(Status.MISSING, wanted)
         try:
             changes = self.changes()
@@ -141,21 +173,21 @@ class Reading:
     @property
     def complete(self) -> bool:
         """Whether done.json is there, and the records are those that it was written for; nothing else decides it."""
-        return (self.folder / "done.json").exists() and self.failure() is None
+        return self._has("done.json") and self.failure() is None
 
     def _altered(self) -> str:
         """Return which record is not what it was when the run ended; "" if all are."""
         try:
-            done = files.read_json(self.folder / "done.json", REMEDY)
+            done = self._json("done.json")
         except InputError:
             done = {}
         hashes = {name: done.get(name) for name in RECORDS}
         if done != files.sealed(b"", hashes):
             return "done.json was changed after the run had ended"
         for name, sha256 in hashes.items():
-            if not (self.folder / name).exists():
+            if not self._has(name):
                 return f"{name} is gone, which was there when the run ended"
-            if sha256_of(self.folder / name) != sha256:
+            if self._sha256(name) != sha256:
                 return f"{name} was changed after the run had ended"
         return ""
 
@@ -179,10 +211,12 @@ class Reading:
         except InputError:
             return None
 
+    @once
     def batches(self) -> list[dict]:
         """Return what stands beside the texts of each whole batch: {texts, end_byte, …}."""
         return self._texts.batches(lambda row: (row["prompt_id"], row["emotion"], row["sample"]))
 
+    @once
     def generations(self) -> list[dict]:
         """Return the generations, in the order in which they were made."""
         return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, FIELDS["generations.jsonl"])
@@ -197,38 +231,56 @@ class Reading:
 
     def generations_sha256(self) -> str:
         """Return the hash of the generations: what a score is a score of."""
-        return sha256_of(self.folder / "generations.jsonl")
+        return self._sha256("generations.jsonl")
 
+    @once
     def manifest(self, scorer: str) -> dict | None:
-        """Return what the scores of `scorer` were made of and by; None where there are none, or not as they were written."""
+        """Return what the scores of `scorer` were made of, by and with; None for none, and for scores that were changed since.
+
+        It has {of: the hash of the generations, by: what identifies the scorer, software: `provenance.scoring`, seconds, sha256}.
+        """
         scores = self._scores_folder / f"{scorer}.jsonl"
         try:
             manifest = files.read_json(self._scores_folder / f"{scorer}.manifest.json", SCORE_REMEDY)
-            whole = files.need(manifest, ("of", "by", "seconds", "sha256"), scorer, SCORE_REMEDY)["sha256"] == sha256_of(scores)
+            return manifest if files.need(manifest, MANIFEST, scorer, SCORE_REMEDY)["sha256"] == sha256_of(scores) else None
         except (InputError, FileNotFoundError):
             return None
-        return manifest if whole else None
 
+    def scores_are_stale(self, scorer: str) -> bool:
+        """Return whether the scores of `scorer` are there, and of other texts, other code or other versions than are here now."""
+        manifest = self.manifest(scorer)
+        return manifest is not None and (manifest["of"], manifest["software"]) != (self.generations_sha256(), scoring())
+
+    @once
     def scores(self, scorer: str) -> list[dict]:
         """Return the scores of `scorer`; an empty list where there are none."""
         return files.read_jsonl(self._scores_folder / f"{scorer}.jsonl", SCORE_REMEDY) if self.manifest(scorer) else []
 
     def _read(self, name: str) -> dict:
-        return files.need(files.read_json(self.folder / name, REMEDY), FIELDS[name], self.folder / name, REMEDY)
+        return files.need(self._json(name), FIELDS[name], self.folder / name, REMEDY)
+
+    @once
+    def _has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    @once
+    def _json(self, name: str) -> dict:
+        return files.read_json(self.folder / name, REMEDY)
+
+    @once
+    def _sha256(self, name: str) -> str:
+        return sha256_of(self.folder / name)
 
 
-class Snapshot(Reading):
-    """The records of one run as they are now: each is checked and read once. Whoever gets a value must not change it."""
+class Snapshot(Reading[RunT]):
+    """The records of one run as they are now: each is hashed once and read once. Whoever gets a value must not change it."""
 
-    def __init__(self, results: Path | str, run: Any) -> None:
+    def __init__(self, results: Path | str, run: RunT) -> None:
         super().__init__(results, run)
-        for name in ("failure", "of_another_version", "state", "about", "generations", "measurements", "generations_sha256"):
-            setattr(self, name, functools.cache(getattr(self, name)))
-        for name in ("manifest", "scores"):
-            setattr(self, name, functools.cache(getattr(self, name)))
+        self._answers = {}
 
 
-class Record(Reading):
+class Record(Reading[RunT]):
     """The records of one run, to be written: files whole and renamed into place, texts appended batch by batch."""
 
     def set_aside(self, texts: bool = False) -> None:
@@ -306,7 +358,7 @@ class Record(Reading):
         """Return the resource passes that were made under this attempt's conditions, in the order of their processes."""
         paths = sorted((self.folder / PASSES).glob("*.json"), key=lambda path: int(path.stem))
         passes, now = [files.read_json(path, REMEDY) for path in paths], conditions(self.about())
-        return [one["readings"] for one in passes if one["conditions"] == now]
+        return [kept["readings"] for kept in passes if kept["conditions"] == now]
 
     def finish(self, measurements: dict) -> None:
         """Write the measurements and the resource passes, then done.json with the records' hashes: the run is complete now.
@@ -336,50 +388,48 @@ class Record(Reading):
             return None
         return stat.st_ino, stat.st_mtime_ns
 
-    def progress(self, before: tuple[int, int] | None) -> tuple[str, int]:
-        """Return how far the attempt is that began after mark() gave `before`: (stage, texts there).
-
-        stage: starting, loading, generating, timing, ending.
-        """
+    def progress(self, before: tuple[int, int] | None) -> tuple[Stage, int]:
+        """Return how far the attempt is that began after mark() gave `before`: (stage, texts there)."""
         try:
             if self.mark() == before:
-                return "starting", 0  # an earlier attempt's
+                return Stage.STARTING, 0  # an earlier attempt's
             about = self.about()
             texts = self.folder / "generations.jsonl"
             done = texts.read_bytes().count(b"\n") if texts.exists() else 0
         except (FileNotFoundError, InputError):
-            return "starting", 0
+            return Stage.STARTING, 0
         if (self.folder / "measurements.json").exists():
-            return "ending", done
+            return Stage.ENDING, done
         if about["process"] > 1:
-            return "timing", done
+            return Stage.TIMING, done
         if done <= about["texts_kept"]:
-            return "loading", done
-        return ("timing" if done >= self.run.study.texts_wanted else "generating"), done
+            return Stage.LOADING, done
+        return (Stage.TIMING if done >= self.run.study.texts_wanted else Stage.GENERATING), done
 
     def score(self, scorer: str, by: dict, make: Callable[[list[dict]], list[dict]], texts: list[dict] | None = None) -> None:
         """Write the scores that make(generations) gives, or make(texts), one line a text, unless they are there.
 
-        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or
-        by other scoring code are made again. The manifest comes last: without it there are no scores.
+        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or of
+        other scoring code or versions are made again. The manifest comes last: without it there are no scores.
         """
-        by, generations_sha256 = {**by, **scoring()}, self.generations_sha256()
-        if (manifest := self.manifest(scorer)) and (manifest["of"], manifest["by"]) == (generations_sha256, by):
+        manifest = self.manifest(scorer)
+        if manifest and manifest["by"] == by and not self.scores_are_stale(scorer):
             return
         self._scores_folder.mkdir(exist_ok=True)
         start = time.perf_counter()
         scores = files.lines(make(self.generations() if texts is None else texts))
         files.write(self._scores_folder / f"{scorer}.jsonl", scores)
         digest = hashlib.sha256(scores.encode()).hexdigest()
-        about = {"of": generations_sha256, "by": by, "sha256": digest, "seconds": time.perf_counter() - start}
+        made_of = {"of": self.generations_sha256(), "by": by, "software": scoring()}
+        about = {**made_of, "sha256": digest, "seconds": time.perf_counter() - start}
         files.write_json(self._scores_folder / f"{scorer}.manifest.json", about)
 
 
-def records(results: Path | str, study: Any) -> list[Record]:
+def records(results: Path | str, study: StudyOfRuns[RunT]) -> list[Record[RunT]]:
     """Return the record of each run of a study, in the study's order, whatever their status."""
     return [Record(results, run) for run in study.runs()]
 
 
-def snapshots(results: Path | str, study: Any) -> list[Snapshot]:
+def snapshots(results: Path | str, study: StudyOfRuns[RunT]) -> list[Snapshot[RunT]]:
     """Return a snapshot of each run of a study, in the study's order, whatever their status."""
     return [Snapshot(results, run) for run in study.runs()]

@@ -1,7 +1,9 @@
-"""How far a run is: its status, how it failed, what changed since; each a word of a fixed list."""
+"""How far a run is: its status, its stage while it goes on, how it failed, what changed since it was made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+from affq.results.provenance import Software
 
 
 class Status(StrEnum):
@@ -17,6 +19,16 @@ class Status(StrEnum):
     def has_figures(self) -> bool:
         """Return whether a run of this status has all its records, and so figures."""
         return self in (Status.OK, Status.STALE)
+
+
+class Stage(StrEnum):
+    """What a run that goes on is doing."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    GENERATING = "generating"
+    TIMING = "timing"
+    ENDING = "ending"
 
 
 class FailureKind(StrEnum):
@@ -37,14 +49,14 @@ class FailureKind(StrEnum):
 class Failure:
     """How a run failed: the kind, the last words, a remedy where one is known, and whether affq run is to try again.
 
-    software: what ran then, as `provenance.software` gives it.
+    software: what ran then; None where nobody knows, as before it is recorded.
     """
 
     kind: FailureKind
     words: str
     remedy: str | None = None
     again: bool = False
-    software: dict = field(default_factory=dict)
+    software: Software | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +75,10 @@ class State:
     @property
     def note(self) -> str:
         """Return why the run is not simply ok, in a few words; "" where it is."""
-        match self.status:
-            case Status.FAILED:
-                remedy = f"; {self.failure.remedy}" if self.failure.remedy else ""
-                return f"{self.failure.kind}: {self.failure.words}{remedy}"
-            case Status.PARTIAL:
-                changed = f": {', '.join(self.changes)}" if self.changes else ""
-                return f"{self.texts_kept} of {self.texts_wanted} texts kept{changed}"
-            case Status.MISSING:
-                return "not run yet"
-        return ", ".join(self.changes)
+        changes = ", ".join(self.changes)
+        if self.failure:
+            remedy = f"; {self.failure.remedy}" if self.failure.remedy else ""
+            return f"{self.failure.kind}: {self.failure.words}{remedy}"
+        if self.status == Status.PARTIAL:
+            return f"{self.texts_kept} of {self.texts_wanted} texts kept" + (f": {changes}" if changes else "")
+        return "not run yet" if self.status == Status.MISSING else changes

@@ -1,10 +1,13 @@
-"""Which runs of a study are to be executed, and why; and what change of F1 it can see."""
+"""Which runs of a study are to be executed, and why."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from affq.errors import InputError
-from affq.results import Record, Status, changes_since, software, study_folder
+from affq.results import Record, State, Status, changes_since, software, study_folder
+from affq.study import Run, Study
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Choice:
     stale, failed: do those again. force: do all again.
     """
 
-    only: tuple = ()
+    only: tuple[str, ...] = ()
     stale: bool = False
     failed: bool = False
     force: bool = False
@@ -23,67 +26,88 @@ class Choice:
 
 @dataclass(frozen=True)
 class Planned:
-    """One chosen run of the study. run_id is None, and record too, for a model that was not fetched yet.
+    """One chosen run of a study: how far it is, and whether it is to be executed.
 
-    keeps_texts: whole batches that are there are kept when the run goes on, rather than set aside.
+    record: None for a model that was not fetched yet, whose runs have no id; `lacks` says what is not here then. changes: what
+    changed since the run failed, where that alone is why it is tried again.
     """
 
-    run: object
-    run_id: str | None
-    model: str
-    precision: str
-    status: str
-    reason: str
+    run: Run
+    record: Record[Run] | None
+    state: State
     to_run: bool
-    record: Record | None
-    keeps_texts: bool = True
+    forced: bool = False
+    changes: tuple[str, ...] = ()
+    lacks: str = ""
+
+    @property
+    def run_id(self) -> str | None:
+        return self.run.id if self.record else None
+
+    @property
+    def model(self) -> str:
+        return self.run.model.name
+
+    @property
+    def precision(self) -> str:
+        return self.run.precision
+
+    @property
+    def status(self) -> Status:
+        return self.state.status
+
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether whole batches that are there are kept when the run goes on, rather than set aside."""
+        kept = self.status in (Status.MISSING, Status.PARTIAL, Status.FAILED) and not self.forced
+        return kept and not (self.record and self.record.of_another_version())
+
+    @property
+    def reason(self) -> str:
+        """Why the run has its status, and what is done about it, in a few words."""
+        does = ""
+        if self.status == Status.STALE and not self.to_run:
+            does = "kept: affq run --redo-stale does it again"
+        elif self.status == Status.FAILED and not self.to_run:
+            does = "not tried again unless affq run --redo-failed"
+        elif self.status == Status.FAILED:
+            does = "affq run tries it again" + (f", since {', '.join(self.changes)}" if self.changes else "")
+        return "; ".join(filter(None, (self.lacks or self.state.note, does)))
 
 
-def plan(study, results, choice):
-    """Give the chosen runs of a study, in its order. Raises InputError for a pattern that chooses none."""
+def plan(study: Study, results: Path | str, choice: Choice) -> list[Planned]:
+    """Return the chosen runs of a study, in its order. Raises InputError for a pattern that chooses none."""
     every = [_planned(run, results, choice) for run in study.runs()]
     for pattern in choice.only:
         if not any(_chosen(planned, (pattern,)) for planned in every):
             known = dict.fromkeys(name for p in every for name in (p.precision, p.model, p.run_id) if name)
-            raise InputError(f"--only {pattern!r} matches no run of study {study.name}; known: {', '.join(known)}")
+            raise InputError(f"--only {pattern!r} matches no run of study {study.name}", value=pattern, choices=known)
     return [planned for planned in every if not choice.only or _chosen(planned, choice.only)]
 
 
-def _chosen(planned, patterns):
+def _chosen(planned: Planned, patterns: Iterable[str]) -> bool:
     names = [name for name in (planned.run_id, planned.model, planned.precision) if name]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _planned(run, results, choice):
-    about = {"run": run, "model": run.model.name, "precision": run.precision}
+def _planned(run: Run, results: Path | str, choice: Choice) -> Planned:
     try:
         record = Record(results, run)
     except InputError as error:  # a model that is not here yet has no revision
-        return Planned(run_id=None, **about, status=Status.MISSING, reason=str(error), to_run=True, record=None)
+        return Planned(run, None, State(Status.MISSING, run.study.texts_wanted), to_run=True, lacks=str(error))
     state = record.state()
-    status, reason = state.status, state.note
-    to_run = choice.force or status in (Status.MISSING, Status.PARTIAL) or (status == Status.STALE and choice.stale)
-    if status == Status.STALE and not to_run:
-        reason += "; kept: affq run --redo-stale does it again"
-    if status == Status.FAILED and not to_run:
-        to_run, why = _again(record, choice)
-        reason += f"; {why}"
-    keeps = not choice.force and status in (Status.MISSING, Status.PARTIAL, Status.FAILED) and not record.of_another_version()
-    return Planned(run_id=run.id, **about, status=status, reason=reason, to_run=to_run, record=record, keeps_texts=keeps)
+    failure = state.failure
+    changes: tuple[str, ...] = ()
+    again = choice.force or state.status in (Status.MISSING, Status.PARTIAL) or (state.status == Status.STALE and choice.stale)
+    if failure and not again:
+        again = choice.failed or failure.again
+    if failure and failure.software and not again:
+        changes = changes_since(failure.software, software())
+    return Planned(run, record, state, again or bool(changes), choice.force, changes)
 
 
-def _again(record, choice):
-    """Say whether a failed run is tried again, and why: not what would fail again."""
-    failure = record.failure()
-    if choice.failed or failure.again:
-        return True, "affq run tries it again"
-    if changes := changes_since(failure.software, software()):
-        return True, f"affq run tries it again, since {', '.join(changes)}"
-    return False, "not tried again unless affq run --redo-failed"
-
-
-def left_over(study, results):
-    """List the run ids in a study's folder that are none of its runs any more: other settings, prompts or weights."""
+def left_over(study: Study, results: Path | str) -> list[str]:
+    """Return the run ids in a study's folder that are none of its runs any more: other settings, prompts or weights."""
     runs = study_folder(results, study) / "runs"
     there = sorted(path.name for path in runs.glob("*--*--*") if path.is_dir())
     known = set()

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from affq.models import PRECISIONS
 
-DESCRIBE = "from affq.trials import describe; describe()"
+DESCRIBE = "from affq.runner.trials import describe; describe()"
 CHILD_TIMEOUT_S = 120  # a driver may hang
-TRY = "import sys; from affq.trials import try_precisions; try_precisions(sys.argv[1], sys.argv[2:])"
+TRY = "import sys; from affq.runner.trials import try_precisions; try_precisions(sys.argv[1], sys.argv[2:])"
 
 
 def _child(code, *arguments):
