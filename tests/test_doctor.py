@@ -78,7 +78,7 @@ for name in sys.argv[2:]:
     print(json.dumps({"precision": name, "reason": ""}), flush=True)
 """
     monkeypatch.setattr(trials, "TRY", crash)
-    ends = {"int8": "its process ended by signal 4 (Illegal instruction)", "nf4": "its process ended without a word"}
+    ends = {"int8": "its process ended by signal 4 (Illegal instruction)", "nf4": "its process died without an error message"}
     assert trials.trials("cpu") == {**WORKS, **ends}
 
 

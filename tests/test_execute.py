@@ -48,8 +48,8 @@ def record(write_study, tmp_path, tiny_llama):
         ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "kernel_died: the process of this run ended without a word; its log may say why; affq run --redo-failed goes on from "
-            "the texts that are there",
+            "kernel_died: the process of this run died without an error message; its log may say why; affq run --redo-failed "
+            "goes on from the texts that are there",
         ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
@@ -120,7 +120,7 @@ def test_kernel_of_another_environment_is_refused(monkeypatch):
     [
         ("1 / 0", "3_summary.ipynb ended with ZeroDivisionError: division by zero; where it ended is in"),
         ("from affq import InputError\nraise InputError('a record is damaged')", "^a record is damaged$"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process of 3_summary.ipynb ended without a word"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process of 3_summary.ipynb died without an error message"),
     ],
 )
 def test_summary_that_fails_is_one_sentence(broken, record, source, said):
@@ -227,7 +227,7 @@ def test_second_run_on_the_same_results_says_who_holds_them(four, tmp_path):
 def test_kind_of_an_error_follows_from_its_name_and_words(record, name, words, kind):
     ending = endings.of_error(record.run, 11_900_000_000, name, words)
     assert ending.kind == kind and ending.again == (name == "OSError")
-    assert ("11.9 were free" in str(ending["remedy"])) == (name == "LoadError")  # the host's memory, not the GPU's
+    assert ("11.9 were free" in str(ending.remedy)) == (name == "LoadError")  # the host's memory, not the GPU's
 
 
 def test_fail_fast_gets_past_what_failed_before_and_is_not_tried_again(four, tmp_path):

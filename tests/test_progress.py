@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from affq.errors import printable
-from affq.runner.progress import Pace, details, sentence
+from affq.results import Stage, Status
+from affq.runner.progress import Pace, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, details, reporter, sentence
 from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
@@ -27,53 +29,74 @@ def pace(write_study):
 
 
 def test_before_the_second_batch_the_time_left_is_the_estimates(pace):
-    assert pace.at(5, "loading", 0)["left_s"] == 35
-    first = pace.at(10, "generating", 2)
-    assert (first["texts_per_s"], first["left_s"]) == (None, 30)
-    assert pace.at(50, "generating", 2)["left_s"] == 0  # an estimate that was too short never goes below nothing
+    assert pace.at(5, Stage.LOADING, 0).left_s == 35
+    first = pace.at(10, Stage.GENERATING, 2)
+    assert (first.texts_per_s, first.left_s) == (None, 30)
+    assert pace.at(50, Stage.GENERATING, 2).left_s == 0  # an estimate that was too short never goes below nothing
 
 
 def test_from_the_second_batch_the_time_left_follows_the_speed(pace):
-    pace.at(10, "generating", 2)
-    second = pace.at(12, "generating", 4)
+    pace.at(10, Stage.GENERATING, 2)
+    second = pace.at(12, Stage.GENERATING, 4)
     # 2 texts in 2 s; 2 texts to go; then 37 tokens at a batch's pace, 8 tokens in 2 s: 9.25 s.
-    assert (second["texts_per_s"], second["left_s"]) == (1, 2 + 9.25)
-    assert pace.at(13, "generating", 4)["left_s"] == 1 + 9.25
-    assert pace.at(14, "timing", 6)["left_s"] == 9.25
-    assert pace.at(16, "timing", 6)["left_s"] == 7.25
-    assert pace.at(17, "ending", 6)["left_s"] == 0
+    assert (second.texts_per_s, second.left_s) == (1, 2 + 9.25)
+    assert pace.at(13, Stage.GENERATING, 4).left_s == 1 + 9.25
+    assert pace.at(14, Stage.TIMING, 6).left_s == 9.25
+    assert pace.at(16, Stage.TIMING, 6).left_s == 7.25
+    assert pace.at(17, Stage.ENDING, 6).left_s == 0
 
 
 def test_further_processes_time_before_the_texts_and_do_not_count_as_the_first_ones_timing(pace):
-    assert pace.at(5, "timing", 0)["left_s"] == 35  # the estimate's
-    pace.at(10, "generating", 2)
-    pace.at(12, "generating", 4)
-    assert pace.at(14, "timing", 6)["left_s"] == 9.25
+    assert pace.at(5, Stage.TIMING, 0).left_s == 35  # the estimate's
+    pace.at(10, Stage.GENERATING, 2)
+    pace.at(12, Stage.GENERATING, 4)
+    assert pace.at(14, Stage.TIMING, 6).left_s == 9.25
 
 
 def test_without_an_estimate_nothing_is_made_up(write_study):
-    assert Pace(load_study(write_study()), None).at(5, "loading", 0)["left_s"] is None
+    assert Pace(load_study(write_study()), None).at(5, Stage.LOADING, 0).left_s is None
 
 
 RUN = {"number": 1, "runs": 2, "run_id": "m--int8--0", "model": "m\x1b[31m", "precision": "int8"}
 
 
 def test_events_are_said_in_one_line_each():
-    begins = {"event": "study_begins", "study": "toy", "runs": 4, "to_run": 3, "estimate_s": 300.0}
+    begins = StudyBegins(study="toy", runs=4, study_runs=4, to_run=3, estimate_s=300.0)
     assert sentence(begins) == "Study toy: 3 of 4 runs are to be done: about 5 min, roughly."
-    assert "not known yet on this device" in sentence({**begins, "estimate_s": None})
-    ended = {"event": "run_ended", **RUN, "executed": True, "elapsed_s": 12.3, "log": "x/1_generate.log"}
-    assert sentence({**ended, "status": "ok", "note": ""}).endswith("int8: ok, 12 s")
-    failed = sentence({**ended, "status": "failed", "note": "load_failed: no\nway"})
+    assert "not known yet on this device" in sentence(replace(begins, estimate_s=None))
+    assert sentence(replace(begins, to_run=0)) == "Study toy: every run is there."
+    ended = RunEnded(**RUN, status=Status.OK, note="", executed=True, elapsed_s=12.3, log="x/1_generate.log")
+    assert sentence(ended).endswith("int8: ok, 12 s")
+    failed = sentence(replace(ended, status=Status.FAILED, note="load_failed: no\nway"))
     assert failed.endswith("failed, 12 s (load_failed: no\nway; log: x/1_generate.log)")
     assert printable(failed).startswith(r"[1/2] m\x1b[31m int8: failed") and "\n" not in printable(failed)
 
 
+def test_runs_that_were_not_chosen_are_said_to_be_there():
+    begins = StudyBegins(study="toy", runs=1, study_runs=6, to_run=1, estimate_s=300.0)
+    assert sentence(begins) == "Study toy: 1 of 1 chosen runs is to be done: about 5 min, roughly; the study has 6."
+    assert sentence(replace(begins, to_run=0)) == "Study toy: every chosen run is there; the study has 6."
+    ended = StudyEnded(study="toy", ok=1, runs=1, study_runs=6, elapsed_s=12.3)
+    assert sentence(ended) == "1 of 1 chosen runs is done, 12 s; the study has 6"
+    assert sentence(replace(ended, ok=2, runs=2)) == "2 of 2 chosen runs are done, 12 s; the study has 6"
+
+
+def test_events_for_programs_keep_their_names(capsys):
+    went_on = RunGoesOn(**RUN, **asdict(KNOWN), study_left_s=None)
+    with reporter(as_json=True, quiet=False) as tell:
+        tell(went_on)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"event": "run", **RUN, **asdict(KNOWN), "study_left_s": None}
+    fields = "stage texts texts_wanted texts_per_s left_s elapsed_s memory_bytes study_left_s"
+    assert list(json.loads(line)) == f"event number runs run_id model precision {fields}".split()
+
+
+KNOWN = Progress(Stage.GENERATING, 14, 80, texts_per_s=4.0, left_s=30, elapsed_s=3.5, memory_bytes=1_200_000_000)
+
+
 def test_details_say_what_is_known_and_nothing_else():
-    known = {"stage": "generating", "texts": 14, "texts_wanted": 80, "texts_per_s": 4.0, "left_s": 30, "memory_bytes": 1.2e9}
-    assert details(known) == ["14 of 80 texts", "4 texts/s", "under a minute left", "1.2 GB resident"]
-    unknown = {"stage": "loading", "texts": 0, "texts_wanted": 80, "texts_per_s": None, "left_s": None, "memory_bytes": None}
-    assert details(unknown) == []
+    assert details(KNOWN) == ["14 of 80 texts", "4 texts/s", "under a minute left", "1.2 GB resident"]
+    assert details(Progress(Stage.LOADING, 0, 80, texts_per_s=None, left_s=None, elapsed_s=3.5, memory_bytes=None)) == []
 
 
 def test_no_character_commands_the_terminal():
@@ -140,4 +163,4 @@ def test_terminal_shows_a_line_a_run_and_the_total(small):
     lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode().replace("\r", "\n").splitlines()
     assert any(re.match(r"\[1/1\] tiny-llama fp32 +(loading|generating|timing|ending)", line) for line in lines)
     assert any(re.match(r"\[1/1\] tiny-llama fp32 +ok +\d+ s", line) for line in lines)
-    assert any(re.match(r"1 of 1 runs are done, \d+ s", line) for line in lines)
+    assert any(re.match(r"1 of 1 runs is done, \d+ s", line) for line in lines)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from affq.analysis import annotation, batching, choose, claims, comparison, costs, judges, tables, text_quality
 from affq.errors import InputError
-from affq.results import labels, snapshots, study_folder
+from affq.results import kept_labels, snapshots, study_folder
 from affq.study import Study, load_study
 
 ROUGE = ["model", "precision", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline"]
@@ -214,7 +214,7 @@ class Results:
 
     @cached_property
     def _labels(self) -> tuple[dict[str, pd.DataFrame], int]:
-        return annotation.known(labels.kept(self._results, self.study), self.texts)
+        return annotation.known(kept_labels(self._results, self.study), self.texts)
 
     @cached_property
     def labels(self) -> dict[str, pd.DataFrame]:

@@ -1,11 +1,15 @@
-"""Drive papermill over a study: each run in a process of its own, what is done skipped, what fails a row."""
+"""Execute the notebooks of a study with papermill: each run in a process of its own; a run that fails leaves the others going."""
 
 import logging
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
 
 import nbformat
 import papermill
@@ -16,21 +20,22 @@ from traitlets.config import Config
 
 from affq.errors import InputError
 from affq.inference import probes
-from affq.results import NOTEBOOKS, FailureKind, Status, kept_labels, locks, records, study_folder
+from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
 from affq.runner import endings, estimate
-from affq.runner.planning import plan
-from affq.runner.progress import watched
+from affq.runner.planning import Choice, Planned, plan
+from affq.runner.progress import Fetching, OfRun, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, Tell, watched
+from affq.study import Run, Study
 
 KERNEL = "python3"
 START_TIMEOUT_S = 120  # of a kernel, on a busy machine
-KERNEL_ATTEMPTS = 3  # of a run whose kernel dies without a word
+KERNEL_ATTEMPTS = 3  # of a run whose kernel dies without an error message
 
 
-def run_study(study, results, tell, choice, fail_fast=False):
-    """Execute the runs that `plan` says are to be; return the names of the chosen runs that failed.
+def run_study(study: Study, results: Path | str, tell: Tell, choice: Choice, fail_fast: bool = False) -> list[str]:
+    """Execute the runs that `plan` says are to be executed; return the ids of the chosen runs that failed.
 
     A run that fails leaves the others going, unless `fail_fast`. Weights are fetched first: no run reaches the network.
-    tell(event) is told what goes on; `progress` lists the events. Raises InputError if another process holds the results.
+    tell(event) is told what goes on. Raises InputError if another process holds the results.
     """
     check_kernel()
     wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
@@ -38,110 +43,124 @@ def run_study(study, results, tell, choice, fail_fast=False):
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
     for model in study.models:
         if model.name in wanted:
-            model.fetch(lambda words: tell({"event": "fetching", "words": words}))
-    with locks.held(folder, "lock", lambda words: tell({"event": "fetching", "words": words})):
+            model.fetch(lambda words: tell(Fetching(words)))
+    with locks.held(folder, "lock", lambda words: tell(Fetching(words))):
         # A kernel whose affq was killed may live on, and write.
         locks.end_processes(_mark(folder))
         return _run_all(study, plan(study, results, choice), results, tell, fail_fast)
 
 
-def _run_all(study, every, results, tell, fail_fast):
-    began_s = time.monotonic()
-    to_run = [planned.record for planned in every if planned.to_run]
+def _run_all(study: Study, chosen: Sequence[Planned], results: Path | str, tell: Tell, fail_fast: bool) -> list[str]:
+    began_s, every = time.monotonic(), len(study.runs())
+    to_run = [planned.record for planned in chosen if planned.to_run and planned.record]
     guesses = _guess_s(study, to_run)
-    known_s = None if None in guesses.values() else sum(guesses.values())
-    tell({"event": "study_begins", "study": study.name, "runs": len(every), "to_run": len(to_run), "estimate_s": known_s})
+    later_s = _sum(guesses.values())
+    tell(StudyBegins(study.name, len(chosen), every, len(to_run), later_s))
     failed, ok = [], 0
     spread = study.measurement["processes"] > 1
     if spread:
-        _time_again(study, every, results, tell)
-    for number, planned in enumerate(every, 1):
-        record, status, note, start_s = planned.record, planned.status, planned.reason, time.monotonic()
-        about = _about(number, every)
+        _time_again(study, chosen, results, tell)
+    for number, planned in enumerate(chosen, 1):
+        record, state, note, start_s = planned.record, planned.state, planned.reason, time.monotonic()
+        assert record is not None  # every model is here by now
+        about = OfRun(number, len(chosen), record.run.id, planned.model, planned.precision)
         if planned.to_run:
-            guess_s, known_s = guesses[planned.run_id], known_s and known_s - guesses[planned.run_id]
-
-            def look(event, about=about, later_s=known_s):
-                left_s = event["left_s"]
-                later = {"study_left_s": None if None in (left_s, later_s) else left_s + later_s}
-                tell({"event": "run", **about, **event, **later})
-
+            guess_s = guesses[record.run.id]
+            later_s = None if later_s is None or guess_s is None else later_s - guess_s
             if not spread or record.failure() is None:
-                with watched(record, guess_s, look):
+                with watched(record, guess_s, _telling(tell, about, later_s)):
                     execute_run(record, results, planned.keeps_texts)
             state = record.state()
-            status, note = state.status, state.note
-        took = {"executed": planned.to_run, "elapsed_s": time.monotonic() - start_s, "log": str(record.folder / "1_generate.log")}
-        tell({"event": "run_ended", **about, "status": status, "note": note, **took})
-        ok += status.has_figures
-        if status == Status.FAILED:
-            failed.append(planned.run_id)
+            note = state.note
+        log, elapsed_s = str(record.folder / "1_generate.log"), time.monotonic() - start_s
+        tell(RunEnded(**asdict(about), status=state.status, note=note, executed=planned.to_run, elapsed_s=elapsed_s, log=log))
+        ok += state.status.has_figures
+        if state.status == Status.FAILED:
+            failed.append(record.run.id)
             if fail_fast and planned.to_run:
                 break
-    elapsed_s = time.monotonic() - began_s
-    tell({"event": "study_ended", "study": study.name, "ok": ok, "runs": len(every), "elapsed_s": elapsed_s})
+    tell(StudyEnded(study.name, ok, len(chosen), every, time.monotonic() - began_s))
     return failed
 
 
-def _about(number, every):
-    planned = every[number - 1]
-    about = {"number": number, "runs": len(every), "run_id": planned.run_id}
-    return about | {"model": planned.model, "precision": planned.precision}
+def _telling(tell: Tell, about: OfRun, later_s: float | None) -> Callable[[Progress], None]:
+    """Return what tells a run's progress as an event. later_s: what the runs after it take; None where it is not known."""
+
+    def look(progress: Progress) -> None:
+        tell(RunGoesOn(**asdict(about), **asdict(progress), study_left_s=_sum([progress.left_s, later_s])))
+
+    return look
 
 
-def _time_again(study, every, results, tell):
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """Return the sum; None where one of them is not known."""
+    total_s = 0.0
+    for part_s in seconds:
+        if part_s is None:
+            return None
+        total_s += part_s
+    return total_s
+
+
+def _time_again(study: Study, chosen: Sequence[Planned], results: Path | str, tell: Tell) -> None:
     """Execute the further processes of all runs, the first processes coming later: each process over all runs in turn.
 
     So the processes of a run are spread over the study, and a machine that is slower for some minutes is so for all runs.
     """
-    for process in range(study.measurement["processes"], 1, -1):
-        for number, planned in enumerate(every, 1):
-            about = {"event": "run", **_about(number, every), "study_left_s": None}
-            if planned.to_run and (process == study.measurement["processes"] or planned.record.failure() is None):
-                with watched(planned.record, None, lambda event, about=about: tell({**event, **about})):
-                    execute_run(planned.record, results, planned.keeps_texts, process)
+    most = study.measurement["processes"]
+    for process in range(most, 1, -1):
+        for number, planned in enumerate(chosen, 1):
+            record = planned.record
+            if record and planned.to_run and (process == most or record.failure() is None):
+                about = OfRun(number, len(chosen), planned.run_id, planned.model, planned.precision)
+                with watched(record, None, _telling(tell, about, None)):
+                    execute_run(record, results, planned.keeps_texts, process)
 
 
-def _guess_s(study, to_run):
-    """Estimate the seconds of each run that is to be done: {run id: seconds, or None where nothing is known}."""
+def _guess_s(study: Study, to_run: Sequence[Record[Run]]) -> dict[str, float | None]:
+    """Return the seconds that each run is estimated to take, {run id: seconds}, None where nothing is known.
+
+    Raises InputError if the study asks for a device that is not here.
+    """
     device = study.device
     if device != "cpu" and to_run:
         import torch  # takes seconds: only where something is to be done
 
         if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("the study asks for device 'cuda', and torch sees none here; use device: cpu, or auto")
+            problem = "the study asks for device 'cuda', and torch sees none here"
+            raise InputError(problem, value="cuda", remedy="use device: cpu, or auto")
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
 
 
-def execute_run(record, results, texts_kept=True, process=1):
+def execute_run(record: Record[Run], results: Path | str, keep_texts: bool = True, process: int = 1) -> None:
     """Execute the generating notebook for one run; whatever ends it early is recorded as its failure.
 
-    texts_kept: go on from the whole batches that an earlier attempt left. process: the highest comes first, and times texts
-    alone; the first comes last. A kernel that dies is begun again, up to KERNEL_ATTEMPTS in all.
+    keep_texts: go on from the whole batches that an earlier attempt left. process: the highest comes first, and only times
+    texts; the first comes last. A kernel that dies is begun again, up to KERNEL_ATTEMPTS in all.
     """
     record.folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, KERNEL_ATTEMPTS + 1):
         if attempt > 1 or process == record.run.study.measurement["processes"]:
-            record.set_aside(texts=not texts_kept)
+            record.set_aside(texts=not keep_texts)
         failure = _attempt(record, results, process, last=attempt == KERNEL_ATTEMPTS)
         if failure is None or record.complete:  # killed behind its last record, it has ended well
             return
         record.fail(failure)
         if failure.kind != FailureKind.KERNEL_DIED:
             return
-        texts_kept = True
+        keep_texts = True
 
 
-def _attempt(record, results, process, last):
-    """Execute the generating notebook once, for one process; give how it ended early, in the words of `endings`, or None."""
+def _attempt(record: Record[Run], results: Path | str, process: int, last: bool) -> Failure | None:
+    """Execute the generating notebook once, for one process; return how it failed, None if it did not."""
     run, limits = record.run, record.run.study.limits
-    parameters = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "results": str(results)}
-    parameters["process"] = process
+    parameters: dict[str, str | int] = {"study": run.study.source, "model": run.model.name, "precision": run.precision}
+    parameters |= {"results": str(results), "process": process}
     killed_before, free_bytes, too_long = endings.oom_kills(), probes.free_bytes(), threading.Event()
     mark = _mark(record.folder.parent)
 
-    def end():
+    def end() -> None:
         too_long.set()
         locks.end_processes(mark)
 
@@ -173,16 +192,22 @@ def _attempt(record, results, process, last):
     return None
 
 
-def _mark(folder):
+def _mark(folder: Path) -> str:
     return str(folder.resolve())
 
 
-def execute(name, output, parameters, cell_s=None, mark="", without=()):
-    """Execute one notebook template with parameters, of JSON types, to `output`; no cell longer than `cell_s` seconds.
+def execute(
+    name: str,
+    output: Path,
+    parameters: Mapping[str, str | int],
+    cell_s: float | None = None,
+    mark: str = "",
+    without: Collection[str] = (),
+) -> None:
+    """Execute one notebook template with parameters to `output`; no cell may take longer than `cell_s` seconds.
 
-    mark: what locks.end_processes knows the notebook's processes by. without: tags of cells that are left out.
-
-    Raises ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
+    mark: what locks.end_processes knows the notebook's processes by. without: tags of cells that are left out. Raises
+    ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
     """
     template = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     template.cells = [cell for cell in template.cells if not set(without) & set(cell.metadata.get("tags", ()))]
@@ -206,7 +231,7 @@ def execute(name, output, parameters, cell_s=None, mark="", without=()):
 
 
 @contextmanager
-def _kernels_environment(mark):
+def _kernels_environment(mark: str) -> Iterator[None]:
     """Change what kernels inherit: no network, since what a notebook loads was fetched before, and so no hub token either."""
     before = dict(os.environ)
     os.environ |= {"HF_HUB_OFFLINE": "1", locks.MARK: mark}
@@ -220,35 +245,35 @@ def _kernels_environment(mark):
 
 
 @contextmanager
-def _stderr_to(log):
+def _stderr_to(log: TextIO) -> Iterator[None]:
     """Send what this process and its kernels write to their standard error, below Python even, to a log."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    terminal = os.dup(2)
     os.dup2(log.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
-def check_kernel():
+def check_kernel() -> None:
     """Raise InputError unless the kernel is this environment's Python: another one has other libraries."""
+    install = f"{sys.executable} -m ipykernel install --sys-prefix"
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel:
-        raise InputError(
-            f"no Jupyter kernel {KERNEL!r} is installed; install it: {sys.executable} -m ipykernel install --sys-prefix"
-        ) from None
+        raise InputError(f"no Jupyter kernel {KERNEL!r} is installed", value=KERNEL, remedy=f"install it: {install}") from None
     if program not in ("python", "python3", sys.executable):  # jupyter resolves the bare names to the running Python
-        raise InputError(
-            f"the Jupyter kernel {KERNEL!r} is {program}, not this environment's {sys.executable}; "
-            f"install this one's: {sys.executable} -m ipykernel install --sys-prefix"
-        )
+        problem = f"the Jupyter kernel {KERNEL!r} is {program}, not this environment's {sys.executable}"
+        raise InputError(problem, value=program, remedy=f"install this one's: {install}")
 
 
-def score_study(study, results):
-    """Execute the scoring notebook over the complete runs: scores that are there stay."""
+def score_study(study: Study, results: Path | str) -> None:
+    """Execute the scoring notebook over the complete runs; scores that are there and not stale stay.
+
+    Raises InputError if no run is complete.
+    """
     _need_complete(study, results)
     check_kernel()
     for judge in study.judges:
@@ -259,19 +284,21 @@ def score_study(study, results):
     _execute_over(study, results, "2_score")
 
 
-def summarize_study(study, results):
+def summarize_study(study: Study, results: Path | str) -> Path:
     """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
 
-    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile.
+    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile. Raises
+    InputError if no run is complete.
     """
     _need_complete(study, results)
-    has = {name: study.measurement[name] for name in ("throughput", "profile")}
+    has = {name: bool(study.measurement[name]) for name in ("throughput", "profile")}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["labels"] = bool(kept_labels(results, study))
     return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])
 
 
-def _execute_over(study, results, name, without=()):
+def _execute_over(study: Study, results: Path | str, name: str, without: Collection[str] = ()) -> Path:
+    """Execute a notebook over the records of a study; return the path of the executed one."""
     folder = study_folder(results, study) / "runs"
     output, mark = folder / f"{name}.ipynb", f"{_mark(folder)}: scores"
     try:
@@ -284,16 +311,17 @@ def _execute_over(study, results, name, without=()):
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
-        raise InputError(f"{name}.ipynb ended with {error.ename}: {error.evalue}; where it ended is in {output}") from None
+        problem = f"{name}.ipynb ended with {error.ename}: {error.evalue}"
+        raise InputError(problem, remedy=f"where it ended is in {output}") from None
     except DeadKernelError:
-        raise InputError(f"the process of {name}.ipynb ended without a word, often for want of memory; try again") from None
+        problem = f"the process of {name}.ipynb died without an error message, often for want of memory"
+        raise InputError(problem, remedy="try again") from None
     except RuntimeError as error:  # a kernel that does not start
-        raise InputError(f"{name}.ipynb did not begin: {error}; try again") from None
+        raise InputError(f"{name}.ipynb did not begin: {error}", remedy="try again") from None
     return output
 
 
-def _need_complete(study, results):
+def _need_complete(study: Study, results: Path | str) -> None:
     if not any(record.complete for record in records(results, study)):
-        raise InputError(
-            f"no run of study {study.name} in {study_folder(results, study)} is complete; affq run {study.source} first"
-        )
+        problem = f"no run of study {study.name} in {{place}} is complete"
+        raise InputError(problem, place=study_folder(results, study), remedy=f"affq run {study.source} first")

@@ -69,7 +69,7 @@ def trials(device):
         rows = [json.loads(line) for line in printed if line.startswith('{"precision"')]  # libraries may print as well
         reasons |= {row["precision"]: row["reason"] for row in rows}
         if len(rows) < len(left):
-            reasons[left[len(rows)]] = end or "its process ended without a word"
+            reasons[left[len(rows)]] = end or "its process died without an error message"
     return reasons
 
 
