@@ -9,7 +9,9 @@ import yaml
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
-from affq.analysis import claims, comparison, costs, tables
+from affq.analysis import claims, comparison, costs
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.emotions import EMOTIONS
 from affq.report import comparison_words
 from affq.results import record as records
@@ -32,7 +34,7 @@ def runs(study, tmp_path):
 
 @pytest.fixture
 def compared(runs, study):
-    return comparison.Compared(tables.texts(runs), study)
+    return comparison.Compared(join(runs), study)
 
 
 def many(prompts, runs, seed=0, right=0.6):
@@ -232,8 +234,8 @@ def test_a_peak_that_the_allocator_counts_is_exact(runs, monkeypatch):
 
 
 def test_verdicts_join_claims_and_figures(runs, compared):
-    texts = tables.texts(runs)
-    found = claims.study_verdicts(compared, runs, tables.summary(runs, texts)).set_index("claim")
+    texts = join(runs)
+    found = claims.study_verdicts(compared, runs, summarize(runs, texts)).set_index("claim")
     assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
     assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
     assert found.loc["C4", ["verdict", "reason"]].tolist() == ["not testable here", "no_interval"]
@@ -242,7 +244,7 @@ def test_verdicts_join_claims_and_figures(runs, compared):
 
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):
-    summary = tables.summary(runs, tables.texts(runs))
+    summary = summarize(runs, join(runs))
     budget = {"memory_gb": None, "seconds_a_text": None, "price_per_hour": None}
     assert comparison_words.choice(summary, budget, None) == ""
     said = comparison_words.choice(summary, budget | {"seconds_a_text": 1.5}, None)

@@ -89,12 +89,12 @@ def verdicts(claims: Sequence[Claim], runs: pd.DataFrame, estimate_of: Callable[
     be estimated. It is asked for complete runs alone. A claim that is about no model here has one row without a model.
     """
     runs = runs.astype({name: float for name in ("parameters", *(statistic.column for statistic in STATISTICS.values()))})
-    rows = [
-        _judged(claim, pair, estimate_of)
-        for claim in claims
-        for pair in (_of_one_model if claim.peaks_within is None else _of_two_models)(claim, runs)
-    ]
+    rows = [_judged(claim, pair, estimate_of) for claim in claims for pair in _pairs(claim, runs)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _pairs(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
+    return _of_one_model(claim, runs) if claim.peaks_within is None else _of_two_models(claim, claim.peaks_within, runs)
 
 
 def _of_one_model(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
@@ -117,10 +117,10 @@ def _of_one_model(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
         yield Pair(None, claim.precision, claim.against, hindrance=Hindrance(Reason.NO_MODEL))
 
 
-def _of_two_models(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
+def _of_two_models(claim: Claim, within: float, runs: pd.DataFrame) -> Iterator[Pair]:
     """Yield each pair of a larger model at a lower precision and a smaller one at a higher whose peaks are similar."""
     by_id, about_any = {row["run_id"]: row for _, row in runs.iterrows()}, False
-    for pair in choose.similar_peaks(runs, claim.peaks_within).itertuples():
+    for pair in choose.similar_peaks(runs, within).itertuples():
         small, large = sorted((by_id[pair.run_id], by_id[pair.other_run_id]), key=lambda run: run["parameters"])
         about = all(claim.least <= run["parameters"] < claim.below for run in (small, large))  # not so where unknown
         fewer_bits = PRECISIONS[large["precision"]].bits < PRECISIONS[small["precision"]].bits
@@ -128,7 +128,7 @@ def _of_two_models(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
             about_any = True
             yield Pair(large["model"], large["precision"], f"{small['model']} {small['precision']}", large, small)
     if not about_any:
-        yield Pair(hindrance=Hindrance(Reason.NO_PAIR, f"{claim.peaks_within:.0%}"))
+        yield Pair(hindrance=Hindrance(Reason.NO_PAIR, f"{within:.0%}"))
 
 
 def _judged(claim: Claim, pair: Pair, estimate_of: Callable[[str, str, str], Estimate]) -> dict[str, object]:
