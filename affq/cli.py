@@ -242,11 +242,11 @@ def annotate(
         raise InputError("give either --out sample.csv, to write a sample, or --labels anna.csv, to read one back")
     import numpy as np
 
-    from affq.analysis import annotation, tables
+    from affq.analysis import Results, annotation
     from affq.report import publish
-    from affq.results import keep_labels, named_people, read_labels, records
+    from affq.results import keep_labels, named_people, read_labels
 
-    every = tables.texts(records(results, loaded))
+    every = Results(loaded, results).texts
     if out is not None:
         if out.exists():
             raise InputError(f"{out} is there already, perhaps with labels; give --out another name")

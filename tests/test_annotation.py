@@ -172,5 +172,5 @@ def test_band_takes_the_cards_emotions_for_a_study_of_fewer(texts):
     from affq.scoring.judge import Judge
 
     card = Judge("minilm-lora").card
-    frame = annotation.bands(texts, EMOTIONS, card, np.random.default_rng(0))
+    frame = annotation.bands(texts, card, np.random.default_rng(0))
     assert frame["precision"].tolist() == ["fp32", "int8"] and (frame["low"] < frame["high"]).all()

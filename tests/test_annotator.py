@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_tables import PEAKS, write_run
 
 from affq import files
-from affq.analysis import annotation, tables
+from affq.analysis import annotation
+from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.report import publish
 from affq.results import read_labels
@@ -33,7 +34,7 @@ def place(tmp_path_factory):
     kept = records.records(folder / "reports", load_study(folder / "toy.yaml"))
     for record in kept:
         write_run(record, ["joy"] * 6, PEAKS, [1.0], more=" <img src=x onerror=alert(1)>,\n\u202e")
-    drawn = annotation.sample(tables.texts(kept), 8, np.random.default_rng(0))
+    drawn = annotation.sample(join(kept), 8, np.random.default_rng(0))
     publish.write_csv(drawn, folder / "sample.csv")
     return folder
 
@@ -102,7 +103,7 @@ def test_when_all_are_labelled_it_says_what_reads_them_back_and_affq_reads_them(
     press(one, "1")  # there is none left
     assert f"--labels {place / 'sample-Ben-B.csv'} reads them back" in shown(one.text)
     assert all(button.disabled for button in one.buttons)
-    texts = tables.texts(records.records(place / "reports", load_study(place / "toy.yaml")))
+    texts = join(records.records(place / "reports", load_study(place / "toy.yaml")))
     path = place / "sample-Ben-B.csv"
     assert annotation.check(read_labels(path), texts, ("joy", "sadness"), path)["label"].tolist() == ["joy"] * 8
     one.back.click()

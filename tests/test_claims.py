@@ -1,4 +1,5 @@
 import dataclasses
+import html
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import affq
 from affq.analysis import claims as verdicts
 from affq.errors import InputError
+from affq.report import comparison_words
 from affq.study import claims
 
 PACKAGED = Path(affq.__file__).parent / "study" / "claims.yaml"
@@ -82,7 +84,7 @@ EVERY = st.sampled_from([*PAPERS.values(), BOTH])
 
 @given(EVERY, NUMBERS, NUMBERS, NUMBERS)
 def test_verdict_is_one_of_four(claim, estimate, low, high):
-    assert verdicts.verdict(claim, estimate, low, high) in verdicts.VERDICTS
+    assert verdicts.verdict(claim, estimate, low, high) in verdicts.Verdict
 
 
 @given(EVERY, st.lists(st.floats(-3, 3), min_size=4, max_size=4).map(sorted))
@@ -152,9 +154,15 @@ def test_each_claim_is_judged_for_each_model_it_speaks_of():
     assert found.loc[2, ["estimate", "low", "high", "estimand"]].tolist() == [0.74, 0.735, 0.745, "other executions"]
 
 
+def said(frame):
+    """List the sentences of verdicts, without what Markdown makes of them: what is claimed, bold type, escaped characters."""
+    lines = html.unescape(comparison_words.verdicts(frame)).replace("**", "").splitlines()
+    return [line.removeprefix(f"- *{claimed}.* ") for line, claimed in zip(lines, frame["claimed"], strict=True)]
+
+
 def test_sentence_has_the_figures_in_their_units():
     rows = [run("7b", "fp32"), run("7b", "int8")]
-    assert judged(rows, "C1 weights", "C1 peak", "C3", "C4")["sentence"].tolist() == [
+    assert said(judged(rows, "C1 weights", "C1 peak", "C3", "C4")) == [
         "C1 weights is supported for 7b on cuda: saving of stored weights, int8 against fp32, 75.0 % (stored bytes, exact), "
         "where the claim is 73.0 to 79.0 %.",
         "C1 peak is supported for 7b on cuda: saving of peak memory, int8 against fp32, 74.0 % (73.5 to 74.5 %; other "
@@ -169,43 +177,50 @@ def test_sentence_has_the_figures_in_their_units():
 
 def test_gpu_memory_on_a_cpu_is_tested_and_said_to_be_resident():
     rows = [run("7b", precision, device="cpu", peak_kind="rss") for precision in ("fp32", "int8")]
-    (said,) = judged(rows, "C1 peak")["sentence"]
-    assert said.startswith("C1 peak is supported for 7b on cpu") and said.endswith("resident memory, not a GPU's.")
+    (sentence,) = said(judged(rows, "C1 peak"))
+    assert sentence.startswith("C1 peak is supported for 7b on cpu") and sentence.endswith("resident memory, not a GPU's.")
 
 
 RANDOM = {"weights": "random", "emotion_f1": None}
 
 
 @pytest.mark.parametrize(
-    "claim, low, high, why",
+    "claim, low, high, reason, why",
     [
-        ("C4", {}, None, " for 7b: the study has no run of it at fp32."),
-        ("C4", None, None, " for 7b: the study has no run of it at int8 and fp32."),
-        ("C4", {}, {"status": "failed"}, " for 7b: 7b at fp32 is failed."),
-        ("C4", {"status": "missing"}, {"status": "partial"}, " for 7b: 7b at int8 is missing and 7b at fp32 is partial."),
-        ("C3", RANDOM, RANDOM, " for 7b: its weights are random, and what they write means nothing."),
+        ("C4", {}, None, "no_run", " for 7b: the study has no run of it at fp32."),
+        ("C4", None, None, "no_run", " for 7b: the study has no run of it at int8 and fp32."),
+        ("C4", {}, {"status": "failed"}, "not_complete", " for 7b: 7b at fp32 is failed."),
+        (
+            "C4",
+            {"status": "missing"},
+            {"status": "partial"},
+            "not_complete",
+            " for 7b: 7b at int8 is missing and 7b at fp32 is partial.",
+        ),
+        ("C3", RANDOM, RANDOM, "random_texts", " for 7b: its weights are random, and what they write means nothing."),
         (
             "C4",
             RANDOM,
             RANDOM,
+            "random_outliers",
             " for 7b: its weights are random, without the outlier columns that LLM.int8 computes apart, which ",
         ),
-        ("C4", {"device": "cpu"}, {}, " for 7b: its runs were made on different devices, cpu and cuda."),
-        ("C1 peak", {}, {"peak_bytes": None}, " for 7b: peak_bytes of 7b at fp32 is unknown."),
-        ("C2", {}, {}, ": the study has no model that it speaks of (at least 13e9 parameters)."),
-        ("C5", {}, {}, ": no larger model at a lower precision has a peak within 15% of a smaller one's at a higher."),
+        ("C4", {"device": "cpu"}, {}, "other_device", " for 7b: its runs were made on different devices, cpu and cuda."),
+        ("C1 peak", {}, {"peak_bytes": None}, "unknown_figure", " for 7b: peak_bytes of 7b at fp32 is unknown."),
+        ("C2", {}, {}, "no_model", ": the study has no model that it speaks of (at least 13e9 parameters)."),
+        ("C5", {}, {}, "no_pair", ": no larger model at a lower precision has a peak within 15% of a smaller one's at a higher."),
     ],
 )
-def test_what_cannot_be_tested_says_why_and_asks_for_no_estimate(claim, low, high, why):
+def test_what_cannot_be_tested_says_why_and_asks_for_no_estimate(claim, low, high, reason, why):
     rows = [run("7b", "bf16")]
     rows += [run("7b", p, **given) for p, given in {"int8": low, "fp32": high}.items() if given is not None]
 
     def refuse(*asked):
         raise AssertionError(asked)
 
-    (row,) = judged(rows, claim, estimate_of=refuse).to_dict("records")
-    assert row["verdict"] == "not testable here" and row["sentence"].startswith(f"{claim} is not testable here{why}")
-    assert math.isnan(row["estimate"])
+    frame = judged(rows, claim, estimate_of=refuse)
+    assert frame[["verdict", "reason"]].values.tolist() == [[verdicts.Verdict.NOT_TESTABLE, reason]]
+    assert said(frame)[0].startswith(f"{claim} is not testable here{why}") and frame["estimate"].isna().all()
 
 
 def test_random_weights_and_stale_runs_still_have_memory_to_test():
@@ -215,17 +230,15 @@ def test_random_weights_and_stale_runs_still_have_memory_to_test():
 
 def test_interval_that_cannot_be_estimated_is_said_and_its_estimate_kept():
     rows = [run("7b", "fp32"), run("7b", "int8")]
-    (row,) = judged(rows, "C4", estimate_of=lambda *_: (2.0, math.nan, math.nan, math.nan)).to_dict("records")
-    assert (
-        row["sentence"] == "C4 is not testable here for 7b: its ratio of seconds a text of 2.00 has no interval."
-        and row["estimate"] == 2.0
-    )
+    frame = judged(rows, "C4", estimate_of=lambda *_: (2.0, math.nan, math.nan, None))
+    assert said(frame) == ["C4 is not testable here for 7b: its ratio of seconds a text of 2.00 has no interval."]
+    assert frame[["reason", "estimate"]].values.tolist() == [["no_interval", 2.0]]
 
 
 def test_model_of_unknown_size_is_tested_only_by_claims_about_all():
     found = judged([run("unknown", "fp32"), run("unknown", "int8")], "C2", "C4")
-    assert found["sentence"][0] == "C2 is not testable here for unknown: how many parameters it has is unknown."
-    assert found["verdict"][1] == "supported"
+    assert said(found)[0] == "C2 is not testable here for unknown: how many parameters it has is unknown."
+    assert found["verdict"].tolist() == ["not testable here", "supported"] and found["reason"][0] == "unknown_size"
 
 
 def test_pairs_are_the_larger_model_at_the_lower_precision_with_similar_peaks_only():
@@ -251,8 +264,8 @@ def test_pairs_are_the_larger_model_at_the_lower_precision_with_similar_peaks_on
 def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     rows = [run("7b", "fp32"), run("13b", "int8")]
     small = dataclasses.replace(PAPERS["C5"], models="below 10e9", below=10e9)
-    (said,) = verdicts.verdicts([small], pd.DataFrame(rows), estimate_of)["sentence"]
-    assert said.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
+    (sentence,) = said(verdicts.verdicts([small], pd.DataFrame(rows), estimate_of))
+    assert sentence.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
 
 
 @pytest.mark.parametrize("larger, smaller", [("fp32", "int8"), ("bf16", "bf16"), ("fp16", "bf16")])  # two kinds of 16 bits
@@ -348,5 +361,5 @@ def test_bad_file_of_claims_is_refused(tmp_path, text, said):
 
 
 def test_reading_claims_loads_no_pandas():
-    code = "import sys, affq.claims; sys.exit('pandas' in sys.modules)"
+    code = "import sys, affq.study.claims; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,7 +9,8 @@ import pytest
 from test_tables import PEAKS, write_run
 
 from affq import cli
-from affq.analysis import annotation, tables
+from affq.analysis import annotation
+from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import kept_labels
 from affq.results import record as records
@@ -156,7 +157,7 @@ def test_labels_of_several_people_are_kept_all_or_none(tmp_path, write_study):
     kept = records.records(results, study)
     for record in kept:
         write_run(record, ["joy"] * 6, PEAKS, [1.0])
-    drawn = annotation.sample(tables.texts(kept), 4, np.random.default_rng(0))
+    drawn = annotation.sample(join(kept), 4, np.random.default_rng(0))
     anna, ben = tmp_path / "anna.csv", tmp_path / "ben.csv"
     drawn.assign(label="joy").to_csv(anna, index=False)
     drawn.assign(label="envy").to_csv(ben, index=False)

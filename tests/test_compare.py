@@ -122,6 +122,15 @@ def test_f1_of_counts_is_scikit_learns(judged):
     assert compare.macro_f1(summed) == pytest.approx(expected.mean())
 
 
+@given(st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 3)), min_size=1, max_size=30))
+def test_f1_of_any_texts_is_scikit_learns(texts):
+    targets, judged = np.array(texts).T
+    tally = compare.tally(targets, judged, 4)
+    by_emotion = f1_score(targets, judged, labels=range(4), average=None, zero_division=0)
+    assert compare.f1_by_emotion(tally) == pytest.approx(by_emotion)
+    assert compare.macro_f1(tally) == pytest.approx(by_emotion.mean())
+
+
 def test_counts_and_f1_by_hand():
     # Two prompts, two emotions, one sample. Prompt 1: both right. Prompt 2: the first judged as the second, the second as none.
     terms = compare.counts([[[0], [1]], [[1], [-1]]])

@@ -9,7 +9,9 @@ import yaml
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
-from affq.analysis import claims, comparison, costs, tables
+from affq.analysis import claims, comparison, costs
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.emotions import EMOTIONS
 from affq.report import comparison_words
 from affq.results import record as records
@@ -32,7 +34,7 @@ def runs(study, tmp_path):
 
 @pytest.fixture
 def compared(runs, study):
-    return comparison.Compared(tables.texts(runs), study)
+    return comparison.Compared(join(runs), study)
 
 
 def many(prompts, runs, seed=0, right=0.6):
@@ -188,19 +190,19 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
 
 
 def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_texts(write_study):
-    study = load_study(write_study(precisions=["fp32", "int8"], emotions=list(EMOTIONS)))
-    found, of = comparison.foreseen(study)
+    like_default = {"precisions": ["fp32", "int8"], "emotions": list(EMOTIONS), "prompts": "default"}
+    found, of = comparison.foreseen(load_study(write_study(**like_default)))
     # 29.4 points between prompts, ten of them: the t test's 80 % power is at 0.996 standard deviations (tables: d = 1.0, n = 10).
     assert found["detectable_points"].tolist() == pytest.approx([29.4 * 0.996], rel=0.01) and "default" in of
     assert "int8 against fp32: from 29 points" in comparison_words.planned(found, of)[1]
-    for other in ({"emotions": ["joy", "fear"]}, {"precisions": ["bf16", "int8"], "emotions": list(EMOTIONS)}):
-        unlike = load_study(write_study("unlike", **{"precisions": ["fp32", "int8"], **other}))
+    for other in ({"emotions": ["joy", "fear"]}, {"precisions": ["bf16", "int8"]}):
+        unlike = load_study(write_study("unlike", **like_default | other))
         assert comparison.foreseen(unlike)[0].empty  # what varies there is not known
 
 
 def test_the_packaged_variance_is_that_of_the_published_default():
     root = Path(__file__).parents[1]
-    reference = yaml.safe_load((root / "affq" / "reference_variance.yaml").read_text(encoding="utf-8"))
+    reference = yaml.safe_load((root / "affq" / "analysis" / "reference_variance.yaml").read_text(encoding="utf-8"))
     published = pd.read_csv(root / "reports" / "default" / "tables" / "power.csv").set_index("precision")["between_points"]
     assert published.round(1).to_dict() == reference["points"]
 
@@ -232,17 +234,17 @@ def test_a_peak_that_the_allocator_counts_is_exact(runs, monkeypatch):
 
 
 def test_verdicts_join_claims_and_figures(runs, compared):
-    texts = tables.texts(runs)
-    found = claims.study_verdicts(compared, runs, tables.summary(runs, texts)).set_index("claim")
+    texts = join(runs)
+    found = claims.study_verdicts(compared, runs, summarize(runs, texts)).set_index("claim")
     assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
     assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
-    assert found.loc["C4", "verdict"] == "not testable here" and "has no interval" in found.loc["C4", "sentence"]
+    assert found.loc["C4", ["verdict", "reason"]].tolist() == ["not testable here", "no_interval"]
     said = comparison_words.verdicts(found.reset_index())
     assert said.count("\n") == len(found) - 1 and "is **supported**" in said
 
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):
-    summary = tables.summary(runs, tables.texts(runs))
+    summary = summarize(runs, join(runs))
     budget = {"memory_gb": None, "seconds_a_text": None, "price_per_hour": None}
     assert comparison_words.choice(summary, budget, None) == ""
     said = comparison_words.choice(summary, budget | {"seconds_a_text": 1.5}, None)

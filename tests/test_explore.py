@@ -13,7 +13,8 @@ from matplotlib.backend_bases import MouseEvent
 from test_publish import hostile_texts
 from test_tables import PEAKS, write_run
 
-from affq.analysis import annotation, tables
+from affq.analysis import annotation
+from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import Failure, FailureKind, keep_note, kept_notes
 from affq.results import record as records
@@ -237,7 +238,7 @@ def test_a_note_is_kept_and_found_again(explorer, study, results):
     assert (explorer.note.value, explorer.said.value) == ("", "Kept.")
     (row,) = map(json.loads, (results / "toy" / "notes.jsonl").read_text().splitlines())
     assert (row["note"], row["prompt_id"], row["emotion"], row["sample"]) == ("no sadness\nin it", "day", "sadness", 0)
-    identified = annotation.identified(tables.texts(records.records(results, load_study(study)))).set_index("id")
+    identified = annotation.identified(join(records.records(results, load_study(study)))).set_index("id")
     assert identified.loc[row["id"], "text"] == "bf16 day sadness"
     again = Explorer(study, results)
     assert "no sadness" not in shown(again.noted)  # another text is shown

@@ -25,7 +25,8 @@ DIFFERENCES = pd.DataFrame(
         **{"estimate_points": -2.04, "low_points": -5.0, "high_points": 0.96, "p": 0.25, "p_holm": 0.5},
     }
 )
-VERDICTS = pd.DataFrame([["C_1", "a", "int8", "fp32", "peak_saving", 0.76, np.nan, np.nan, "", "supported", ""]], columns=COLUMNS)
+VERDICT = {"claim": "C_1", "model": "a", "precision": "int8", "against": "fp32", "statistic": "peak_saving", "estimate": 0.76}
+VERDICTS = pd.DataFrame([VERDICT | {"verdict": "supported"}], columns=COLUMNS)
 
 
 @pytest.fixture

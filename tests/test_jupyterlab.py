@@ -17,7 +17,8 @@ import pytest
 import yaml
 from test_tables import write_run
 
-from affq.analysis import annotation, tables
+from affq.analysis import annotation
+from affq.analysis.texts import join
 from affq.report import publish
 from affq.results import read_labels
 from affq.results import record as records
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
     for record, judged in zip(kept, (right, right[:3] + ["joy"], ["joy"] * 4), strict=False):
         peaks = [scale * PEAKS[record.run.precision] * 1_000_000 for scale in (0.5, 1, 1, 1)]
         write_run(record, [*judged, "joy", "joy"], peaks, [1.0, 2.0, 3.0], more=f" {HOSTILE}" if judged != right else "")
-    texts = tables.texts(kept)
+    texts = join(kept)
     publish.write_csv(annotation.sample(texts, 12, np.random.default_rng(0)), folder / "sample.csv")
     return folder
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import put_into_hub_cache, save_classifier
 
-from affq.analysis import tables
+from affq.analysis.texts import join
 from affq.results.record import records
 from affq.study.study import load_study
 
@@ -90,7 +90,7 @@ def test_python_of_the_readme_gives_the_frames_it_promises(typed, monkeypatch):
     assert list(names["summary"]["precision"]) == ["bf16", "int8"] and set(names["summary"]["status"]) == {"ok"}
     assert len(names["texts"]) == 2 * 80 and names["texts"]["judged_emotion"].notna().all()
     runs = records("reports", load_study("my-model.yaml"))
-    assert names["texts"].equals(tables.texts(runs))
+    assert names["texts"].equals(join(runs))
 
 
 @pytest.mark.full

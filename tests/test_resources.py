@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from test_tables import LOAD, PEAKS, write_run
 
-from affq.analysis import batching, costs, tables
+from affq.analysis import costs, quality
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.inference import kernels
 from affq.report import charts, words
 from affq.results import record as records
@@ -42,7 +44,7 @@ def test_several_processes_give_the_mean_of_their_medians_and_an_interval_betwee
     row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert (row["n"], row["median_s"], row["interval"]) == (9, 2.0, "between processes")
     assert (row["low_s"], row["high_s"]) == (2.0, 2.0)  # three processes that agree to the last digit
-    summary = tables.summary(runs, tables.texts(runs))
+    summary = summarize(runs, join(runs))
     assert (summary["latency_low_s"][0], summary["latency_high_s"][0]) == (2.0, 2.0)
 
 
@@ -122,8 +124,8 @@ def test_batch_effect_by_hand_beside_the_precisions(runs):
     fp32, int8 = runs
     write_run(fp32, JUDGED, PEAKS, [1.0], alone=ALONE)
     write_run(int8, JUDGED, PEAKS, [1.0], alone={("note", "joy"): "int8 note joy", ("day", "joy"): None})
-    texts = tables.texts(runs)
-    rows = batching.batch_effect(runs, texts).to_dict("records")
+    texts = join(runs)
+    rows = quality.batch_effect(runs, texts).to_dict("records")
     # fp32: two of four read otherwise. int8: one text was whole, the same as in the batch, and is not the baseline's.
     assert (rows[0]["timed"], rows[0]["asked"], rows[0]["changed"]) == (4, 4, 0.5) and np.isnan(rows[0]["changed_by_precision"])
     assert (rows[1]["timed"], rows[1]["changed"], rows[1]["changed_by_precision"]) == (1, 0.0, 1.0)
@@ -139,7 +141,7 @@ def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warne
         for (p, e), judged in zip(ALONE, ["joy", "joy", "joy", "joy"], strict=True)
     ]
     int8.score("minilm-lora-alone", {}, lambda rows: alone, int8.alone())
-    effect = batching.batch_effect(runs, tables.texts(runs))
+    effect = quality.batch_effect(runs, join(runs))
     row = effect.to_dict("records")[1]
     # Alone, all judged joy: F1 of joy 2/3, of sadness 0. In the batch all are right. The baseline's: (0.8 + 2/3) / 2.
     assert (row["f1_alone"], row["f1"], row["f1_baseline"]) == pytest.approx((1 / 3, 1.0, (0.8 + 2 / 3) / 2))
@@ -158,20 +160,21 @@ def test_batch_that_changes_little_is_not_warned_of(runs):
     write_run(fp32, JUDGED, PEAKS, [1.0])
     same = {(p, e): f"int8 {p} {e}" for p, e in ALONE}
     write_run(int8, JUDGED, PEAKS, [1.0], alone=same)
-    said = list(words.batch(batching.batch_effect(runs, tables.texts(runs))))
+    said = list(words.batch(quality.batch_effect(runs, join(runs))))
     assert len(said) == 1 and "int8 0%" in said[0]
 
 
 def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs, study, monkeypatch):
     write_run(runs[0], JUDGED, PEAKS, [1.0])
     quiet = runs[0].measurements()
-    assert costs.disturbances(runs[0]) == []
+    assert summarize(runs, join(runs))["disturbed"][0] == ""
     quiet["passes"][0]["load"] = {"before": LOAD, "during": LOAD | {"other_processors": 0.8}}
     monkeypatch.setattr(runs[0], "measurements", lambda: quiet)
-    texts = tables.texts(runs)
-    summary = tables.summary(runs, texts)
+    texts = join(runs)
+    summary = summarize(runs, texts)
+    assert summary["disturbed"][0] == "other processes took 0.8 processors during"
     assert summary["note"][0] == "measurement disturbed: other processes took 0.8 processors during"
-    caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
+    caveats = words.caveats(study, summary, texts, quality.batch_effect(runs, texts))
     assert caveats.startswith("- **The measurement of smollm2-135m at fp32 was disturbed**")
     assert "other processes took 0" in caveats.splitlines()[0]
     assert costs.load(runs)["other_processors"].tolist() == [0.01, 0.8]

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from affq.analysis import batching, comparison, costs, tables
+from affq import files
+from affq.analysis import comparison, costs, quality
+from affq.analysis.summary import provenance, summarize
+from affq.analysis.texts import confusion, emotion_f1, examples, join, side_by_side
 from affq.report import charts, comparison_words, words
 from affq.report.reading import for_reading
-from affq.results import Failure, FailureKind
+from affq.results import Failure, FailureKind, Status, software
 from affq.results import record as records
 from affq.study.study import load_study
 
@@ -115,16 +118,17 @@ def runs(study, tmp_path):
 
 @pytest.fixture
 def summary(runs):
-    return tables.summary(runs, tables.texts(runs))
+    return summarize(runs, join(runs))
 
 
 def test_summary_has_the_published_columns(summary):
     assert ",".join(summary.columns) == (
-        "run_id,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1_chance,"
+        "run_id,study,model,precision,engine,weights,status,device,stored_dtype,compute_dtype,texts,emotion_f1_chance,"
         "emotion_f1,emotion_f1_low,emotion_f1_high,emotion_f1_masked,emotion_f1_masked_low,emotion_f1_masked_high,"
         "names_target,names_target_low,names_target_high,rouge1,rouge1_low,rouge1_high,rouge2,rouge2_low,rouge2_high,"
         "rougeL,rougeL_low,rougeL_high,rougeL_to_baseline,rougeL_to_baseline_low,rougeL_to_baseline_high,"
-        "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,note"
+        "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,"
+        "failure,changed,disturbed,note"
     )
 
 
@@ -132,6 +136,7 @@ def test_failed_and_missing_runs_stay_in_the_table_with_their_reason(summary):
     assert list(summary["status"]) == ["ok", "ok", "failed", "missing"]
     failed = summary.iloc[2]
     assert failed["note"] == "out_of_memory: no room; try nf4" and failed["precision"] == "int8"
+    assert summary["failure"].fillna("").tolist() == ["", "", FailureKind.OUT_OF_MEMORY, ""]
     assert summary.iloc[2:][["texts", "emotion_f1", "weights_bytes", "latency_s"]].isna().all(axis=None)
 
 
@@ -146,7 +151,7 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
 def test_f1_with_emotion_words_masked_and_the_share_of_texts_that_name_their_target(runs):
     emotions = iter(["joy"] * 6)
     runs[0].score("minilm-lora-masked", {}, lambda rows: [judged(row, next(emotions)) for row in rows], [*runs[0].generations()])
-    summary = tables.summary(runs, tables.texts(runs))
+    summary = summarize(runs, join(runs))
     # All judged joy once the words are masked: joy 2/3, sadness 0. Every text here has its emotion's own name in it.
     assert summary["emotion_f1_masked"][0] == pytest.approx(1 / 3) and list(summary["names_target"][:2]) == [1.0, 1.0]
     assert pd.isna(summary["emotion_f1_masked"][1])  # not scored yet
@@ -177,28 +182,39 @@ def test_rouge_to_baseline_is_empty_for_the_baseline_and_leaves_the_control_out(
 def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
     (runs[0].folder / "done.json").unlink()
     runs[0].fail(Failure(FailureKind("kernel_died"), "gone"))
-    row = tables.summary(runs, tables.texts(runs)).iloc[1]
+    row = summarize(runs, join(runs)).iloc[1]
     assert pd.isna(row["rougeL_to_baseline"]) and row["note"] == "no paired figures: the baseline fp32 is failed"
+
+
+def test_what_changed_since_a_run_was_made_is_a_column_and_in_the_note(runs):
+    about = files.read_json(runs[0].folder / "run.json", "")
+    about["software"]["versions"]["torch"] = "2.0"
+    files.write_json(runs[0].folder / "run.json", about)
+    hashes = {name: files.sha256_of(runs[0].folder / name) for name in records.RECORDS}
+    files.write_json(runs[0].folder / "done.json", files.sealed(b"", hashes))
+    row = summarize(runs, join(runs)).iloc[0]
+    assert row["status"] == Status.STALE and row["latency_s"] == 2.0
+    assert row["changed"] == f"torch 2.0 → {software()['versions']['torch']}" == row["note"]
 
 
 def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
     import shutil
 
     shutil.rmtree(runs[0]._scores_folder)
-    row = tables.summary(runs, tables.texts(runs)).iloc[0]
+    row = summarize(runs, join(runs)).iloc[0]
     assert row["note"] == "not scored" and pd.isna(row["emotion_f1"]) and row["latency_s"] == 2.0
-    assert set(tables.emotion_f1(tables.texts(runs), ["joy", "sadness"])["precision"]) == {"bf16"}
+    assert set(emotion_f1(join(runs), ["joy", "sadness"])["precision"]) == {"bf16"}
 
 
 def test_scores_against_an_earlier_baseline_are_not_shown(runs):
     write_run(runs[0], ["joy"] * 6, (1, 1, 1, 1), [1.0], more=" too")
-    assert pd.isna(tables.summary(runs, tables.texts(runs))["rougeL_to_baseline"][1])
+    assert pd.isna(summarize(runs, join(runs))["rougeL_to_baseline"][1])
 
 
 def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     for record in runs[:2]:
         write_run(record, ["joy"] * 6, 4 * ("unknown",), [1.0], scale=4)
-    summary = tables.summary(runs, tables.texts(runs))
+    summary = summarize(runs, join(runs))
     assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
     assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
     assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
@@ -210,7 +226,7 @@ def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
 
 
 def test_texts_carry_prompt_judged_emotion_and_scores(runs):
-    texts = tables.texts(runs)
+    texts = join(runs)
     assert len(texts) == 12
     control = texts[texts["emotion"].isna()]
     assert list(control["judged_emotion"]) == ["joy", "none", "joy", "joy"] and control["target_probability"].isna().all()
@@ -220,7 +236,7 @@ def test_texts_carry_prompt_judged_emotion_and_scores(runs):
 
 
 def test_confusion_counts_asked_by_judged_with_the_control_last(runs):
-    counts = tables.confusion(tables.texts(runs), ["joy", "sadness"])
+    counts = confusion(join(runs), ["joy", "sadness"])
     fp32 = counts[counts["precision"] == "fp32"]
     assert fp32[["asked", "joy", "sadness", "none"]].values.tolist() == [
         ["joy", 2, 0, 0],
@@ -230,16 +246,16 @@ def test_confusion_counts_asked_by_judged_with_the_control_last(runs):
 
 
 def test_side_by_side_puts_precisions_beside_each_other(runs):
-    wide = tables.side_by_side(tables.texts(runs), "joy")
+    wide = side_by_side(join(runs), "joy")
     assert list(wide.columns) == ["prompt", "fp32", "bf16"]
     assert wide.iloc[1].tolist() == ["day", "[joy] fp32 day joy", "[none] bf16 day joy"]
 
 
 def test_side_by_side_shows_the_first_of_several_samples(runs):
-    texts = tables.texts(runs)
+    texts = join(runs)
     second = texts.assign(sample=1, text="another draw")
     both = pd.concat([texts, second], ignore_index=True).sort_values(["run_id", "prompt_id", "sample"])
-    assert "another draw" not in tables.side_by_side(both, "joy").to_string()
+    assert "another draw" not in side_by_side(both, "joy").to_string()
 
 
 def test_scores_of_other_code_are_noted_with_the_scorers_they_are_of(runs, monkeypatch):
@@ -250,7 +266,7 @@ def test_scores_of_other_code_are_noted_with_the_scorers_they_are_of(runs, monke
 
 
 def test_provenance_says_which_runs_share_a_value(runs):
-    found = tables.provenance(runs).set_index("field")
+    found = provenance(runs).set_index("field")
     assert found.loc["threads"].tolist() == ["2", "all"] and found.loc["judges", "value"] == "minilm-lora, minilm-goemotions"
     assert list(found.loc[["precision"], "runs"]) == ["smollm2-135m fp32", "smollm2-135m bf16"]
     assert found.loc["rouge-references code_digest", "runs"] == "all" and "cuda" not in found.index
@@ -275,13 +291,13 @@ def test_for_reading_gives_units_and_leaves_the_empty_empty():
 
 
 def test_every_chart_draws_what_the_tables_give(runs, summary, study):
-    texts = tables.texts(runs)
+    texts = join(runs)
     bars = charts.f1_by_precision(summary)
     widths = [bar.get_width() for bar in bars.patches]
     assert widths == pytest.approx(list(summary["emotion_f1"][:2]))
     points = charts.f1_against_memory(summary).collections[-1].get_offsets()
     assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
-    assert [t.get_text() for t in charts.f1_by_emotion(tables.emotion_f1(texts, study.emotions)).texts] == [
+    assert [t.get_text() for t in charts.f1_by_emotion(emotion_f1(texts, study.emotions)).texts] == [
         "0.80",
         "0.67",
         "0.67",
@@ -295,7 +311,7 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
 
 
 def test_words_are_written_from_the_figures(runs, summary, study):
-    differences = comparison.differences(comparison.Compared(tables.texts(runs), study), np.random.default_rng(0))
+    differences = comparison.differences(comparison.Compared(join(runs), study), np.random.default_rng(0))
     said = comparison_words.headline(summary, differences)
     # From fp32 to bf16: 4000 to 2000 bytes, F1 0.73 to 0.83, 2 s to 1 s.
     assert "2 of 4 runs are complete" in said
@@ -305,8 +321,8 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     # Two prompts are too few for an interval: no points are said.
     assert "runs are complete" not in said and "F1 is 0.83 where fp32 has 0.73; shuffled targets would give 0.42" in said
     assert words.shown(summary, "latency_s", " s") == "latency: fp32 2.00 s, bf16 1.00 s"
-    texts = tables.texts(runs)
-    caveats = words.caveats(study, summary, texts, batching.batch_effect(runs, texts))
+    texts = join(runs)
+    caveats = words.caveats(study, summary, texts, quality.batch_effect(runs, texts))
     assert (
         "were published as q4_1, 4 bits a weight" in caveats
         and "cut at 8 tokens are judged as they stand: smollm2-135m fp32 100%" in caveats
@@ -316,11 +332,11 @@ def test_words_are_written_from_the_figures(runs, summary, study):
 
 
 def test_example_texts_are_chosen_by_the_rule(runs):
-    texts = tables.texts(runs)
+    texts = join(runs)
     asked = texts["emotion"].notna()
     # Probabilities of the two runs' four texts each; the third request's lie furthest apart: 0.1 and 0.9.
     texts.loc[asked, "target_probability"] = [0.5, 0.6, 0.1, 0.7, 0.5, 0.2, 0.9, 0.4]
-    found = tables.examples(texts)
+    found = examples(texts)
     assert found["why"].tolist() == ["surest", "least sure"] * 2 + ["differs most: highest", "differs most: lowest"]
     assert found["target_probability"].tolist() == [0.7, 0.1, 0.9, 0.2, 0.9, 0.1]
     assert found["precision"].tolist() == ["fp32", "fp32", "bf16", "bf16", "bf16", "fp32"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_tables import PEAKS, write_run
 
-from affq.analysis import text_quality
+from affq.analysis import quality
 from affq.errors import InputError
 from affq.results import record as records
 from affq.scoring import scores
@@ -39,25 +39,25 @@ def runs(write_study, tmp_path):
 
 
 def test_texts_have_their_statistics_and_are_empty_where_they_were_not_scored(runs):
-    found = text_quality.texts(runs)
-    assert list(found) == [*text_quality.RUN, *KEY, "text", "cut", *text_quality.STATISTICS] + [
-        *text_quality.LIKELIHOOD,
+    found = quality.written_texts(runs)
+    assert list(found) == [*quality.RUN, *KEY, "text", "cut", *quality.STATISTICS] + [
+        *quality.LIKELIHOOD,
         "scored_itself",
     ]
     scored, other = found[found["precision"] == "fp32"], found[found["precision"] == "int8"]
     assert list(scored["words"]) == [3] * 6 and scored["cut"].all() and scored["scored_itself"].all()
     assert list(scored["nll_nats"].fillna(-1)) == [2, -1, 4, 6, 99, 99]
-    assert other[[*text_quality.STATISTICS, "nll_nats", "scored_itself"]].isna().all().all() and len(other) == 6
+    assert other[[*quality.STATISTICS, "nll_nats", "scored_itself"]].isna().all().all() and len(other) == 6
 
 
 def test_a_run_that_other_weights_scored_did_not_score_itself(runs):
     other = {**by_the_model(runs[1]), "revision": "another"}
     runs[1].score("perplexity", other, likely([1.0] * 6, [1] * 6))
-    assert not text_quality.texts(runs[1:])["scored_itself"].any()
+    assert not quality.written_texts(runs[1:])["scored_itself"].any()
 
 
 def test_figures_of_a_run_by_hand(runs):
-    (row,) = text_quality.by_run(text_quality.texts(runs), lambda _: (0.1, 0.2)).to_dict("records")
+    (row,) = quality.text_quality(quality.written_texts(runs), lambda _: (0.1, 0.2)).to_dict("records")
     # Four texts, "fp32 note joy", "fp32 note sadness", "fp32 day joy", "fp32 day sadness": 5 distinct words of 12; pairs
     # fp32 note, fp32 day, note joy, note sadness, day joy, day sadness: 6 of 8.
     assert (row["texts"], row["words"], row["distinct_1"], row["distinct_2"]) == (4, 3, 5 / 12, 6 / 8)
@@ -71,29 +71,29 @@ def test_figures_of_a_run_by_hand(runs):
 
 
 def test_interval_is_asked_by_prompt(runs):
-    found, asked = text_quality.texts(runs[:1]), []
+    found, asked = quality.written_texts(runs[:1]), []
     found.loc[found["prompt_id"] == "day", "collapsed"] = True
 
     def interval(collapsed):
         asked.append(collapsed)
         return collapsed.mean(), 1.0
 
-    (row,) = text_quality.by_run(found, interval).to_dict("records")
+    (row,) = quality.text_quality(found, interval).to_dict("records")
     # A row a prompt, note and day, a column an emotion; the control is not in it.
     assert np.array_equal(asked[0], [[0, 0], [1, 1]]) and asked[0].dtype == float
     assert (row["collapsed"], row["collapsed_low"], row["collapsed_high"]) == (0.5, 0.5, 1)
 
 
 def test_nothing_scored_gives_no_row_and_nothing_complete_is_refused(runs, write_study, tmp_path):
-    found = text_quality.by_run(text_quality.texts(runs[1:]), lambda _: (0, 1))
-    assert found.empty and list(found) == list(text_quality.COLUMNS)
+    found = quality.text_quality(quality.written_texts(runs[1:]), lambda _: (0, 1))
+    assert found.empty and list(found) == list(quality.TEXT_QUALITY)
     empty = records.records(tmp_path / "elsewhere", load_study(write_study()))
     with pytest.raises(InputError, match="no run of this study is complete"):
-        text_quality.texts(empty)
+        quality.written_texts(empty)
 
 
 def test_perplexity_of_texts_without_a_second_token_is_none(runs):
     runs[1].score("text-quality", {}, scores.text_statistics)
     runs[1].score("perplexity", by_the_model(runs[1]), likely([None] * 6, [0] * 6))
-    (row,) = text_quality.by_run(text_quality.texts(runs[1:]), lambda _: (0, 0)).to_dict("records")
+    (row,) = quality.text_quality(quality.written_texts(runs[1:]), lambda _: (0, 0)).to_dict("records")
     assert math.isnan(row["perplexity"])

@@ -13,7 +13,8 @@ import transformers
 import twins
 from conftest import said_of
 
-from affq.analysis import tables
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.models import loading as models
 from affq.models import memory
 from affq.models.weights import catalog
@@ -75,7 +76,7 @@ def test_all_fifteen_runs_are_ok_and_have_their_texts(ran):
     assert [said_of(record) for record in ran] == 15 * [("ok", "")]
     assert Counter(r.run.precision for r in ran) == {"fp32": 5, "fp16": 5, "int8": 5}
     assert all(len(record.generations()) == 6 for record in ran)
-    table = tables.summary(ran, tables.texts(ran))
+    table = summarize(ran, join(ran))
     assert list(table["status"]) == 15 * ["ok"] and table["peak_bytes"].notna().all() and (table["latency_s"] > 0).all()
 
 

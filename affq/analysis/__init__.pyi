@@ -1,12 +1,7 @@
 from . import annotation as annotation
-from . import batching as batching
 from . import choose as choose
-from . import comparison as comparison
-from . import costs as costs
-from . import judges as judges
-from . import tables as tables
-from . import text_quality as text_quality
-from .claims import study_verdicts as study_verdicts
+from .claims import Reason as Reason
+from .claims import Verdict as Verdict
 from .comparison import WANTED as WANTED
 from .comparison import Compared as Compared
 from .results import Results as Results

@@ -1,5 +1,6 @@
-"""Choose a run: what is not beaten at its cost, what fits a budget, what costs as much, how far the prompts decide."""
+"""Which run to take: what is not beaten at its cost, what fits a budget, what costs as much, how far the prompts decide."""
 
+from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import numpy as np
@@ -10,23 +11,25 @@ from affq.stats import on_frontier
 
 SIMILAR = 0.15  # peaks are similar that differ by at most this share of the larger one
 RUN = ["run_id", "model", "precision"]
+PEAK = [*RUN, "peak_bytes", "emotion_f1"]
+BLOCKS = ["prompts", "emotion_f1", "blocks", "lowest", "highest"]
 
 
-def frontier(runs, cost, draws=None):
+def frontier(runs: pd.DataFrame, cost: str, draws: np.ndarray | None = None) -> pd.DataFrame:
     """Mark the runs on the frontier of emotion F1 over a cost, in the order of `runs`.
 
     runs: {run_id, model, precision, emotion_f1, <cost>}; cost: `peak_bytes` or `latency_s`, of one device. draws: F1 (draws,
     runs) with the prompts resampled, the same ones for all runs. Adds on_frontier, and in_draws: the share of draws in which a
     run is on it, NaN without draws.
     """
-    found = runs[[*RUN, "emotion_f1", cost]].reset_index(drop=True)
-    costs = found[cost].astype(float)
-    found["on_frontier"] = on_frontier(found["emotion_f1"], costs)
-    found["in_draws"] = np.nan if draws is None else on_frontier(draws, costs).mean(axis=0)
-    return found
+    marked = runs[[*RUN, "emotion_f1", cost]].reset_index(drop=True)
+    costs = marked[cost].astype(float)
+    marked["on_frontier"] = on_frontier(marked["emotion_f1"], costs)
+    marked["in_draws"] = np.nan if draws is None else on_frontier(draws, costs).mean(axis=0)
+    return marked
 
 
-def within_budget(runs, peak_bytes, latency_s, draws=None):
+def within_budget(runs: pd.DataFrame, peak_bytes: float, latency_s: float, draws: np.ndarray | None = None) -> pd.DataFrame:
     """Choose within a budget of memory and of seconds a text; infinity is no limit. One row a run, with its `role`.
 
     The rule: of the runs whose peak and latency are both within the budget, the one of the highest emotion F1 (`choice`), then
@@ -37,10 +40,11 @@ def within_budget(runs, peak_bytes, latency_s, draws=None):
     as in `frontier`; in_draws is the share of them in which the rule takes this run of those that fit, NaN without. Raises
     InputError for a budget that is not above 0, and where no run has all figures.
     """
-    for name, budget in {"peak_bytes": peak_bytes, "latency_s": latency_s}.items():
-        if not budget > 0:
-            raise InputError(f"the budget {name} must be above 0; found {budget}")
-    limited = [name for name, limit in (("peak_bytes", peak_bytes), ("latency_s", latency_s)) if np.isfinite(limit)]
+    limits = {"peak_bytes": peak_bytes, "latency_s": latency_s}
+    for name, limit in limits.items():
+        if not limit > 0:
+            raise InputError(f"the budget {name} must be above 0; found {limit}", value=limit)
+    limited = [name for name, limit in limits.items() if np.isfinite(limit)]
     known = runs[[*RUN, "emotion_f1", "peak_bytes", "latency_s"]].reset_index(drop=True).dropna(subset=["emotion_f1", *limited])
     if known.empty:
         raise InputError(f"no run has an emotion F1 and {' and '.join(limited) or 'texts'} to choose by")
@@ -51,7 +55,7 @@ def within_budget(runs, peak_bytes, latency_s, draws=None):
     if fitting.empty:
         return known.loc[[known["over"].idxmin()]].assign(role="nearest").reset_index(drop=True)
     if draws is not None:
-        winners = np.asarray(draws)[:, fitting.index].argmax(axis=1)  # the first of equals: the one of less memory
+        winners = draws[:, fitting.index].argmax(axis=1)  # the first of equals: the one of less memory
         fitting["in_draws"] = np.bincount(winners, minlength=len(fitting)) / len(draws)
     best = fitting.sort_values("emotion_f1", ascending=False, kind="stable").head(2)
     return best.assign(role=["choice", "runner-up"][: len(best)]).reset_index(drop=True)
@@ -80,40 +84,39 @@ def _share(row):
     return "" if np.isnan(row["in_draws"]) else f", which is taken in {row['in_draws']:.0%} of the draws of prompts"
 
 
-def similar_peaks(runs, within=SIMILAR):
+def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
     """Pair the runs whose peaks differ by at most `within` of the larger one: one row a pair, in the order of `runs`.
 
-    runs: {run_id, model, precision, peak_kind, peak_bytes, emotion_f1}. Gives these of the one run, and of the other with
-    `other_` before their names. Peaks of different kinds, such as a CPU's and a GPU's, are not compared.
+    runs: {run_id, model, precision, peak_kind, peak_bytes, emotion_f1}. Returns the columns PEAK of the first run, and of the
+    other with `other_` before their names. Peaks of different kinds, such as a CPU's and a GPU's, are not compared.
     """
-    columns = [*RUN, "peak_bytes", "emotion_f1"]
     pairs = [
-        {**one[columns].to_dict(), **other[columns].add_prefix("other_").to_dict()}
-        for (_, one), (_, other) in combinations(runs.dropna(subset="peak_bytes").iterrows(), 2)
-        if one["peak_kind"] == other["peak_kind"]
-        and abs(one["peak_bytes"] - other["peak_bytes"]) <= within * max(one["peak_bytes"], other["peak_bytes"])
+        {**first[PEAK].to_dict(), **other[PEAK].add_prefix("other_").to_dict()}
+        for (_, first), (_, other) in combinations(runs.dropna(subset="peak_bytes").iterrows(), 2)
+        if first["peak_kind"] == other["peak_kind"]
+        and abs(first["peak_bytes"] - other["peak_bytes"]) <= within * max(first["peak_bytes"], other["peak_bytes"])
     ]
-    return pd.DataFrame(pairs, columns=columns + [f"other_{name}" for name in columns])
+    return pd.DataFrame(pairs, columns=PEAK + [f"other_{name}" for name in PEAK])
 
 
-def prices(runs, price_per_hour):
+def prices(runs: pd.DataFrame, price_per_hour: float) -> pd.DataFrame:
     """Price 1,000 texts of each run, generated one at a time, at a machine's price per hour, in that price's currency.
 
     runs: {run_id, model, precision, latency_s}. price · latency · 1000 / 3600: what batches would save is not in it. Raises
     InputError for a price that is not above 0.
     """
     if not 0 < price_per_hour < float("inf"):
-        raise InputError(f"a price per hour must be a number above 0; found {price_per_hour}")
+        raise InputError(f"a price per hour must be a number above 0; found {price_per_hour}", value=price_per_hour)
     priced = runs[[*RUN, "latency_s"]].reset_index(drop=True)
     return priced.assign(price_of_1000_texts_one_at_a_time=priced["latency_s"] * price_per_hour * 1000 / 3600)
 
 
-def by_prompts(judged, sizes, macro_f1):
-    """Give F1 by the number of prompts, and how far the choice of as many moves it: one row a size, of those that there are.
+def by_prompts(judged: np.ndarray, sizes: Iterable[int], macro_f1: Callable[[np.ndarray], float]) -> pd.DataFrame:
+    """Return F1 by the number of prompts, and how far the choice of as many moves it: one row a size that there are prompts for.
 
-    judged: judged emotions (prompts, emotions, samples) of one run; macro_f1: such an array, of fewer prompts → F1. Gives
-    {prompts, emotion_f1, blocks, lowest, highest}: F1 at the first so many prompts, and the lowest and highest of `blocks` that
-    share no prompt, cut one after the other from the first prompt on; NaN for one block.
+    judged: judged emotions (prompts, emotions, samples) of one run; macro_f1: such an array, of fewer prompts → F1. Columns
+    BLOCKS: F1 at the first so many prompts, and the lowest and highest of `blocks` that share no prompt, cut one after the other
+    from the first prompt on; NaN for one block.
     """
     rows = []
     for size in (size for size in sizes if size <= len(judged)):
@@ -121,4 +124,4 @@ def by_prompts(judged, sizes, macro_f1):
         rows.append({"prompts": size, "emotion_f1": blocks[0], "blocks": len(blocks)})
         several = len(blocks) > 1  # of one block nothing is known of others
         rows[-1] |= {"lowest": min(blocks) if several else np.nan, "highest": max(blocks) if several else np.nan}
-    return pd.DataFrame(rows, columns=["prompts", "emotion_f1", "blocks", "lowest", "highest"])
+    return pd.DataFrame(rows, columns=BLOCKS)

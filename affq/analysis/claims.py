@@ -1,163 +1,191 @@
 """The verdict that a study's figures give on each claim."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 
 from affq.analysis import choose, costs
+from affq.analysis.comparison import Compared
 from affq.errors import InputError
 from affq.models import PRECISIONS
+from affq.results import Reading, Status
 from affq.stats import compare
-from affq.study import STATISTICS, read_claims
+from affq.study import STATISTICS, Claim, read_claims
 
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE = "supported", "contradicted", "inconclusive", "not testable here"
-VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE)
-COLUMNS = "claim model precision against statistic estimate low high estimand verdict sentence".split()
-COMPLETE = ("ok", "stale")  # the statuses of runs that have figures
+COLUMNS = "claim claimed model precision against statistic estimate low high estimand verdict reason detail".split()
+COLUMNS += "models claimed_low claimed_high device peak_kind".split()
+FIGURES = {"weights_saving": "weights", "peak_saving": "peak", "latency_ratio": "latency"}
+Estimate = tuple[float, float, float, str | None]  # of a statistic, its interval, and what that is an interval of
 
 
-def verdict(claim, estimate, low, high):
-    """Judge a claim by a statistic's estimate and its interval [low, high]; one of VERDICTS.
+class Verdict(StrEnum):
+    """What figures say of a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_TESTABLE = "not testable here"
+
+
+class Reason(StrEnum):
+    """Why a claim is not testable here; in brackets, the detail that goes with it."""
+
+    NO_MODEL = "no_model"  # of as many parameters as the claim is about
+    NO_PAIR = "no_pair"  # of a larger and a smaller model whose peaks are similar (how similar)
+    UNKNOWN_SIZE = "unknown_size"  # how many parameters the model has
+    NO_RUN = "no_run"  # the study has none (at which precisions)
+    NOT_COMPLETE = "not_complete"  # a run (which, and what it is instead)
+    RANDOM_TEXTS = "random_texts"  # random weights: their texts mean nothing
+    RANDOM_OUTLIERS = "random_outliers"  # random weights have no outlier columns, which take LLM.int8 its time
+    OTHER_DEVICE = "other_device"  # (which two)
+    UNKNOWN_FIGURE = "unknown_figure"  # (which, of which run)
+    NO_INTERVAL = "no_interval"
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """What keeps a claim from being tested."""
+
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two runs that a claim compares, rows of the runs, or what keeps it from comparing any."""
+
+    model: str | None = None
+    precision: str | None = None
+    against: str | None = None
+    run: pd.Series = None
+    reference: pd.Series = None
+    hindrance: Hindrance | None = None
+
+
+def verdict(claim: Claim, estimate: float, low: float, high: float) -> Verdict:
+    """Return the verdict on a claim of a statistic's estimate and its interval [low, high].
 
     Supported if the interval lies within the claim's region, contradicted if wholly outside, inconclusive if it overlaps, not
     testable here if one of the three is NaN. An exact quantity has low = high = estimate.
     """
     least, most = claim.region
     if any(math.isnan(value) for value in (estimate, low, high)):
-        return NOT_TESTABLE
+        return Verdict.NOT_TESTABLE
     if least <= low and high <= most:
-        return SUPPORTED
-    return CONTRADICTED if high < least or low > most else INCONCLUSIVE
+        return Verdict.SUPPORTED
+    return Verdict.CONTRADICTED if high < least or low > most else Verdict.INCONCLUSIVE
 
 
-def verdicts(claims, runs, estimate_of):
-    """Judge each claim for each model, or pair of models, that it speaks of: a frame of COLUMNS.
+def verdicts(claims: Sequence[Claim], runs: pd.DataFrame, estimate_of: Callable[[str, str, str], Estimate]) -> pd.DataFrame:
+    """Return the verdict on each claim for each model, or pair of models, that it is about: a frame of COLUMNS.
 
     runs: one row a run, {run_id, model, precision, parameters, status, weights (trained or random), device, peak_kind,
-    weights_bytes, peak_bytes, emotion_f1, latency_s}, empty where unknown. estimate_of(statistic, run_id, reference_run_id) →
-    (estimate, low, high, estimand): an interval of differences of F1 in [-1, 1], of a ratio of latencies, or of a saving as a
-    share, and what it is an interval of, in words; NaN where it cannot be estimated. It is asked for complete runs alone.
-    `against` is a precision of the same model, or another model and its precision. Where no model is spoken of, a claim has one
-    row without a model. Where a claim is not testable here, the sentence says why.
+    weights_bytes, peak_bytes, emotion_f1, latency_s}, empty where unknown. estimate_of(statistic, run_id, reference_run_id)
+    returns an Estimate: of a difference of F1 in [-1, 1], of a ratio of latencies, or of a saving as a share; NaN where it cannot
+    be estimated. It is asked for complete runs alone. A claim that is about no model here has one row without a model.
     """
     runs = runs.astype({name: float for name in ("parameters", *(statistic.column for statistic in STATISTICS.values()))})
-    rows = [
-        _judged(claim, *compared, estimate_of)
-        for claim in claims
-        for compared in (_of_one_model if claim.peaks_within is None else _of_two_models)(claim, runs)
-    ]
+    rows = [_judged(claim, pair, estimate_of) for claim in claims for pair in _pairs(claim, runs)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _of_one_model(claim, runs):
-    """Give (place, run, reference, why not) of each model that the claim speaks of; of none, once, where there is none."""
-    place, found = {"precision": claim.precision, "against": claim.against}, False
-    for model, of in runs.groupby("model", sort=False):
-        parameters = of["parameters"].iloc[0]
-        if claim.models != "all" and math.isnan(parameters):
-            found = True
-            yield {"model": model, **place}, None, None, "how many parameters it has is unknown"
-        elif claim.models == "all" or claim.least <= parameters < claim.below:
-            found, at = True, {row.precision: row for row in of.itertuples()}
-            missing = [precision for precision in (claim.precision, claim.against) if precision not in at]
-            why = f"the study has no run of it at {' and '.join(missing)}" if missing else None
-            yield {"model": model, **place}, at.get(claim.precision), at.get(claim.against), why
-    if not found:
-        yield {"model": None, **place}, None, None, f"the study has no model that it speaks of ({claim.models} parameters)"
+def _pairs(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
+    return _of_one_model(claim, runs) if claim.peaks_within is None else _of_two_models(claim, claim.peaks_within, runs)
 
 
-def _of_two_models(claim, runs):
-    """Give the same of each pair: a larger model at a lower precision, a smaller one at a higher, their peaks similar."""
-    at, found = {row.run_id: row for row in runs.itertuples()}, False
-    for pair in choose.similar_peaks(runs, claim.peaks_within).itertuples():
-        small, large = sorted((at[pair.run_id], at[pair.other_run_id]), key=lambda run: run.parameters)
-        spoken_of = all(claim.least <= run.parameters < claim.below for run in (small, large))  # not so where unknown
-        fewer_bits = PRECISIONS[large.precision].bits < PRECISIONS[small.precision].bits
-        if spoken_of and large.parameters > small.parameters and fewer_bits:
-            found = True
-            place = {"model": large.model, "precision": large.precision, "against": f"{small.model} {small.precision}"}
-            yield place, large, small, None
-    if not found:
-        of = "" if claim.models == "all" else f" ({claim.models} parameters)"
-        why = (
-            f"no larger model{of} at a lower precision has a peak within {claim.peaks_within:.0%} of a smaller one's at a higher"
-        )
-        yield {"model": None, "precision": None, "against": None}, None, None, why
+def _of_one_model(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
+    """Yield the pair of each model that the claim is about; if there is none, one that says so."""
+    about_any = False
+    for model, of_model in runs.groupby("model", sort=False):
+        parameters = of_model["parameters"].iloc[0]
+        unknown = claim.models != "all" and math.isnan(parameters)
+        if not (unknown or claim.models == "all" or claim.least <= parameters < claim.below):
+            continue
+        about_any = True
+        by_precision = {row["precision"]: row for _, row in of_model.iterrows()}
+        missing = [str(precision) for precision in (claim.precision, claim.against) if precision not in by_precision]
+        hindrance = Hindrance(Reason.NO_RUN, " and ".join(missing)) if missing else None
+        if unknown:
+            hindrance = Hindrance(Reason.UNKNOWN_SIZE)
+        run, reference = by_precision.get(claim.precision), by_precision.get(claim.against)
+        yield Pair(model, claim.precision, claim.against, run, reference, hindrance)
+    if not about_any:
+        yield Pair(None, claim.precision, claim.against, hindrance=Hindrance(Reason.NO_MODEL))
 
 
-def _judged(claim, place, run, reference, why, estimate_of):
-    row = {"claim": claim.id, **place, "statistic": claim.statistic}
-    row |= {"estimate": math.nan, "low": math.nan, "high": math.nan, "estimand": None}
-    if not (why := why or _hindrance(claim.statistic, run, reference)):
-        *figures, row["estimand"] = estimate_of(claim.statistic, run.run_id, reference.run_id)
-        row["estimate"], row["low"], row["high"] = figures
-        found = verdict(claim, *figures)
-        if found != NOT_TESTABLE:
-            return row | {"verdict": found, "sentence": _sentence(claim, row, found, run)}
-        statistic, of = STATISTICS[claim.statistic], row["estimand"]
-        why = f"its {statistic.title} of {statistic.figure(row['estimate'])} has no interval"
-        why += f" ({of})" if isinstance(of, str) else ""
-    of = f" for {row['model']}" if row["model"] else ""
-    return row | {"verdict": NOT_TESTABLE, "sentence": f"{claim.id} is {NOT_TESTABLE}{of}: {why}."}
+def _of_two_models(claim: Claim, within: float, runs: pd.DataFrame) -> Iterator[Pair]:
+    """Yield each pair of a larger model at a lower precision and a smaller one at a higher whose peaks are similar."""
+    by_id, about_any = {row["run_id"]: row for _, row in runs.iterrows()}, False
+    for pair in choose.similar_peaks(runs, within).itertuples():
+        small, large = sorted((by_id[pair.run_id], by_id[pair.other_run_id]), key=lambda run: run["parameters"])
+        about = all(claim.least <= run["parameters"] < claim.below for run in (small, large))  # not so where unknown
+        fewer_bits = PRECISIONS[large["precision"]].bits < PRECISIONS[small["precision"]].bits
+        if about and large["parameters"] > small["parameters"] and fewer_bits:
+            about_any = True
+            yield Pair(large["model"], large["precision"], f"{small['model']} {small['precision']}", large, small)
+    if not about_any:
+        yield Pair(hindrance=Hindrance(Reason.NO_PAIR, f"{within:.0%}"))
 
 
-def _hindrance(statistic, run, reference):
-    """Say what keeps a statistic of two runs from being estimated; an empty text where nothing does."""
+def _judged(claim: Claim, pair: Pair, estimate_of: Callable[[str, str, str], Estimate]) -> dict[str, object]:
+    low, high = (round(end, 12) + 0.0 for end in claim.region)  # a direction's end is the number next to no difference
+    row: dict[str, object] = {"claim": claim.id, "claimed": claim.sentence, "statistic": claim.statistic, "models": claim.models}
+    row |= {"claimed_low": low, "claimed_high": high, "model": pair.model, "precision": pair.precision, "against": pair.against}
+    row |= {"estimate": math.nan, "low": math.nan, "high": math.nan, "verdict": Verdict.NOT_TESTABLE, "detail": ""}
+    hindrance = pair.hindrance or _hindrance(claim.statistic, pair.run, pair.reference)
+    if not hindrance:
+        row |= {name: pair.run[name] for name in ("device", "peak_kind")}
+        *figures, row["estimand"] = estimate_of(claim.statistic, pair.run["run_id"], pair.reference["run_id"])
+        row |= dict(zip(("estimate", "low", "high"), figures, strict=True))
+        row["verdict"] = verdict(claim, *figures)
+        hindrance = Hindrance(Reason.NO_INTERVAL) if row["verdict"] == Verdict.NOT_TESTABLE else None
+    return row | ({"reason": hindrance.reason, "detail": hindrance.detail} if hindrance else {})
+
+
+def _hindrance(statistic: str, run: pd.Series, reference: pd.Series) -> Hindrance | None:
+    """Return what keeps a statistic of two runs from being estimated; None where nothing does."""
     both, column = (run, reference), STATISTICS[statistic].column
-    if lost := [f"{one.model} at {one.precision} is {one.status}" for one in both if one.status not in COMPLETE]:
-        return " and ".join(lost)
-    if "random" in (run.weights, reference.weights):
+    named = [f"{row['model']} at {row['precision']}" for row in both]
+    statuses = [Status(row["status"]) for row in both]
+    if lost := [f"{name} is {status}" for name, status in zip(named, statuses, strict=True) if not status.has_figures]:
+        return Hindrance(Reason.NOT_COMPLETE, " and ".join(lost))
+    if "random" in (run["weights"], reference["weights"]):
         if statistic == "emotion_f1_difference":
-            return "its weights are random, and what they write means nothing"
-        if statistic == "latency_ratio" and "int8" in (run.precision, reference.precision):
-            return "its weights are random, without the outlier columns that LLM.int8 computes apart, which takes time"
-    if statistic in ("latency_ratio", "peak_saving") and run.device != reference.device:
-        return f"its runs were made on different devices, {run.device} and {reference.device}"
-    unknown = [f"{column} of {one.model} at {one.precision} is unknown" for one in both if math.isnan(getattr(one, column))]
-    return " and ".join(unknown)
+            return Hindrance(Reason.RANDOM_TEXTS)
+        if statistic == "latency_ratio" and "int8" in (run["precision"], reference["precision"]):
+            return Hindrance(Reason.RANDOM_OUTLIERS)
+    if statistic in ("latency_ratio", "peak_saving") and run["device"] != reference["device"]:
+        return Hindrance(Reason.OTHER_DEVICE, f"{run['device']} and {reference['device']}")
+    if unknown := [f"{column} of {name} is unknown" for name, row in zip(named, both, strict=True) if math.isnan(row[column])]:
+        return Hindrance(Reason.UNKNOWN_FIGURE, " and ".join(unknown))
+    return None
 
 
-def _sentence(claim, row, found, run):
-    statistic = STATISTICS[claim.statistic]
-    interval = "" if row["low"] == row["high"] else statistic.figure(row["low"], row["high"])
-    details = "; ".join(part for part in (interval, row["estimand"]) if part)
-    said = (
-        f"{claim.id} is {found} for {row['model']} on {run.device}: {statistic.title}, {row['precision']} against "
-        f"{row['against']}, {statistic.figure(row['estimate'])}{f' ({details})' if details else ''}, where the claim is "
-        f"{claim.claimed}."
-    )
-    if claim.statistic == "peak_saving" and run.peak_kind == "rss":
-        said += " Here that is resident memory, not a GPU's."
-    return said
-
-
-def study_verdicts(compared, records, summary):
-    """Judge the study's claims by its runs: a frame of claims.COLUMNS, and `claimed`, in words. summary: tables.summary."""
+def study_verdicts(compared: Compared, records: Sequence[Reading], summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdicts on the study's claims: see `verdicts`. summary: that of the records."""
     by_id = {record.run.id: record for record in records}
 
-    def estimate_of(statistic, run_id, other_id):
-        of = compare.PROMPTS_LIKE_THESE
+    def estimate_of(statistic: str, run_id: str, other_id: str) -> Estimate:
         if statistic == "emotion_f1_difference":
             if not compared.has(run_id) or not compared.has(other_id):
                 return np.nan, np.nan, np.nan, "not judged"
-            found = compared.f1_difference(run_id, other_id)
-            return float(found.estimate), float(found.low), float(found.high), of
-        figure = {"weights_saving": "weights", "peak_saving": "peak", "latency_ratio": "latency"}[statistic]
-        found, estimand = costs.ratio(figure, by_id[run_id], by_id[other_id])
-        estimate, low, high = (float(end) for end in (found.estimate, found.low, found.high))
-        return (estimate, low, high, estimand) if figure == "latency" else (1 - estimate, 1 - high, 1 - low, estimand)
+            difference = compared.f1_difference(run_id, other_id)
+            return float(difference.estimate), float(difference.low), float(difference.high), compare.PROMPTS_LIKE_THESE
+        ratio, estimand = costs.ratio(FIGURES[statistic], by_id[run_id], by_id[other_id])
+        estimate, low, high = (float(end) for end in (ratio.estimate, ratio.low, ratio.high))
+        return (estimate, low, high, estimand) if statistic == "latency_ratio" else (1 - estimate, 1 - high, 1 - low, estimand)
 
-    runs = summary.assign(parameters=[_parameters(record.run.model) for record in records])
-    read = read_claims(compared.study.claims)
-    found = verdicts(read, runs, estimate_of)
-    found.insert(1, "claimed", found["claim"].map({claim.id: claim.sentence for claim in read}))
-    return found
+    runs = summary.assign(parameters=[_parameters(record) for record in records])
+    return verdicts(read_claims(compared.study.claims), runs, estimate_of)
 
 
-def _parameters(model):
-    """Count a model's parameters; nan where its weights are not here to be counted."""
+def _parameters(record: Reading) -> float:
+    """Return the number of a model's parameters; nan where its weights are not here to be counted."""
     try:
-        return model.parameters
+        return record.run.model.parameters
     except InputError:
         return np.nan

@@ -1,9 +1,13 @@
-"""Records to frames of what runs cost: memory, latency, throughput, kernels, their time. Raw units; unknown is empty."""
+"""What runs cost, as frames: memory, latency, throughput, kernels, their time. Raw units; unknown is empty."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
+from affq.analysis.texts import baseline_of, complete
 from affq.inference import interference
+from affq.results import Reading
 from affq.stats import compare
 
 # The readings of the resource pass: what each is a reading of.
@@ -14,89 +18,91 @@ READINGS = {
     "single_token_s": "further token, each by itself",
 }
 PERCENTILES = (10, 90, 99)
+RUN = ["model", "precision"]
+LATENCY_STATISTICS = [*RUN, "reading", "of", "n", "median_s", *(f"p{percentile}_s" for percentile in PERCENTILES)]
+LATENCY_STATISTICS += "low_s high_s interval rounds stopped steady processes".split()
+RATIOS = [*RUN, "against", "figure", "estimand", "estimate", "low", "high"]
+KERNELS = [*RUN, "phase", "group", "kernel", "calls", "seconds"]
+THROUGHPUT = [*RUN, "batch", "texts_per_s", "tokens_per_s", "slowest_s", "fastest_s", "peak_bytes", "stopped"]
 
 
-def measured(record):
-    """Give what a complete run cost, in the words of the summary's columns; latencies are medians over the timed texts."""
-    found, about = record.measurements(), record.about()
+def measured(record: Reading) -> dict[str, object]:
+    """Return what a complete run cost, by the summary's columns; latencies are medians over the timed texts."""
+    measurements, about = record.measurements(), record.about()
     timed = {row["reading"]: row for row in _statistics(record)}
-    peak_bytes = _peak_bytes(found["memory"])
+    peak_bytes = _peak_bytes(measurements)
+    disturbances = interference.reasons(interference.worst([process["load"] for process in measurements["passes"]]))
     return {
         "device": about["hardware"]["device"],
-        "compute_dtype": found["model"]["compute_dtype"],
-        "weights_bytes": _weights_bytes(found),
+        "compute_dtype": measurements["model"]["compute_dtype"],
+        "weights_bytes": _weights_bytes(measurements),
         "peak_bytes": peak_bytes,
-        "peak_kind": found["memory"]["kind"] if peak_bytes is not None else None,
+        "peak_kind": measurements["memory"]["kind"] if peak_bytes is not None else None,
         **{name: timed[name]["median_s"] for name in ("ttft_s", "token_s", "latency_s")},
         "latency_low_s": timed["latency_s"]["low_s"],
         "latency_high_s": timed["latency_s"]["high_s"],
+        "disturbed": ", ".join(disturbances),
     }
 
 
-def _weights_bytes(found):
-    return sum(row["bytes"] for row in found["census"])
+def _weights_bytes(measurements: dict) -> int:
+    return sum(row["bytes"] for row in measurements["census"])
 
 
-def _known(value):
-    return None if value == "unknown" else value
-
-
-def _peak_bytes(memory):
-    """Give the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
-    peaks = [memory["phases"][phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
+def _peak_bytes(measurements: dict) -> int | None:
+    """Return the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
+    phases = measurements["memory"]["phases"]
+    peaks = [phases[phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
     return None if "unknown" in peaks else max(peaks)
 
 
-def disturbances(record):
-    """Say what disturbed a complete run's measurement, a list of words: the worst of its processes."""
-    return interference.reasons(interference.worst([one["load"] for one in record.measurements()["passes"]]))
+def _known(value: float | str) -> float | str | None:
+    return None if value == "unknown" else value
 
 
-def load(records):
-    """Give what else the machine did before and during each resource pass: one row a process and moment."""
-    return _frame(
-        records,
-        lambda found: (
-            {"process": one["process"], "when": when, **{n: _known(v) for n, v in seen.items() if n != "gpus"}, **_of_gpus(seen)}
-            for one in found["passes"]
-            for when, seen in one["load"].items()
-        ),
-    )
+def _frame(
+    records: Iterable[Reading], rows: Callable[[dict], Iterable[dict]], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the rows that `rows` makes of each complete run's measurements below each other, model and precision first."""
+    every = [
+        {"model": record.run.model.name, "precision": record.run.precision, **row}
+        for record in complete(records)
+        for row in rows(record.measurements())
+    ]
+    return pd.DataFrame(every, columns=columns)
 
 
-def _of_gpus(seen):
-    gpus = seen["gpus"] if seen["gpus"] != "unknown" else []
-    return {f"gpu{gpu['gpu']}_{name}": _known(value) for gpu in gpus for name, value in gpu.items() if name != "gpu"}
+def load(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return what else the machine did before and during each resource pass: one row a process and moment."""
+    return _frame(records, _loads)
 
 
-def _frame(records, rows):
-    """Put the rows that `rows` makes of each complete run's measurements below each other, model and precision first."""
-    return pd.DataFrame(
-        [
-            {"model": record.run.model.name, "precision": record.run.precision, **row}
-            for record in records
-            if record.complete
-            for row in rows(record.measurements())
-        ]
-    )
+def _loads(measurements: dict) -> Iterator[dict]:
+    for process in measurements["passes"]:
+        for when, readings in process["load"].items():
+            gpus = readings["gpus"] if readings["gpus"] != "unknown" else []
+            row = {"process": process["process"], "when": when}
+            row |= {name: _known(value) for name, value in readings.items() if name != "gpus"}
+            yield row | {f"gpu{gpu['gpu']}_{name}": _known(value) for gpu in gpus for name, value in gpu.items() if name != "gpu"}
 
 
-def memory(records):
-    """Give what each complete run's memory is made of, in bytes: weights, cache, readings by phase, prediction."""
+def memory(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return what each complete run's memory is made of, in bytes: weights, cache, readings by phase, prediction."""
     rows = []
-    for record in (r for r in records if r.complete):
-        found = record.measurements()
-        row = {"model": record.run.model.name, "precision": record.run.precision, "weights_bytes": _weights_bytes(found)}
-        row["cache_bytes"] = found["memory"]["cache_bytes"]
-        for phase, reading in found["memory"]["phases"].items():
-            row |= {f"{phase}_{name}": _known(value) for name, value in reading.items()}
+    for record in complete(records):
+        measurements = record.measurements()
+        readings = measurements["memory"]
+        row = {"model": record.run.model.name, "precision": record.run.precision, "weights_bytes": _weights_bytes(measurements)}
+        row["cache_bytes"] = readings["cache_bytes"]
+        for phase, phase_bytes in readings["phases"].items():
+            row |= {f"{phase}_{name}": _known(value) for name, value in phase_bytes.items()}
         row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
-        row |= {name: value for name, value in found["memory"].items() if name.startswith("base")}
-        rows.append(row | {"kind": found["memory"]["kind"]})
+        row |= {name: value for name, value in readings.items() if name.startswith("base")}
+        rows.append(row | {"kind": readings["kind"]})
     return pd.DataFrame(rows).convert_dtypes()
 
 
-def memory_parts(records):
+def memory_parts(records: Iterable[Reading]) -> pd.DataFrame:
     """Split each complete run's memory at decode, in the study's batch, in bytes; empty where a reading is unknown.
 
     cache_bytes: keys and values at the end. activations_bytes: the rest of the peak, temporaries of products and what the
@@ -106,180 +112,174 @@ def memory_parts(records):
     return _frame(records, _parts)
 
 
-def _parts(found):
-    weights_bytes, reading = _weights_bytes(found), found["memory"]["phases"]["decode"]
-    cache_bytes, peak_bytes, held_bytes = (found["memory"]["cache_bytes"], reading["peak_bytes"], reading["held_bytes"])
+def _parts(measurements: dict) -> Iterator[dict]:
+    weights_bytes, memory = _weights_bytes(measurements), measurements["memory"]
+    decode, cache_bytes = memory["phases"]["decode"], memory["cache_bytes"]
+    peak_bytes, held_bytes = decode["peak_bytes"], decode["held_bytes"]
     row = {"weights_bytes": weights_bytes, "cache_bytes": cache_bytes}
     if "unknown" not in (peak_bytes, held_bytes):
         rest_bytes = max(0, held_bytes - weights_bytes)
         row["activations_bytes"] = max(0, peak_bytes - weights_bytes - cache_bytes - rest_bytes)
-        if "device_used_bytes" in reading:
-            used_bytes = reading["device_used_bytes"] - found["memory"]["base_device_used_bytes"]
+        if "device_used_bytes" in decode:
+            used_bytes = decode["device_used_bytes"] - memory["base_device_used_bytes"]
             rest_bytes += max(0, used_bytes - peak_bytes)
         row["rest_bytes"] = rest_bytes
     yield row | {"peak_bytes": _known(peak_bytes)}
 
 
-def census(records):
-    """Give what is stored at which dtype, by role of the parameter, for each complete run."""
-    return _frame(records, lambda found: found["census"])
+def census(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return what is stored at which dtype, by role of the parameter, for each complete run."""
+    return _frame(records, lambda measurements: measurements["census"])
 
 
-def latency(records):
-    """Give the raw readings, in seconds: one row a timed text and round, of each process."""
+def latency(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return the raw readings, in seconds: one row a timed text and round, of each process."""
     return _frame(
         records,
-        lambda found: (
-            {"process": one["process"]} | {name: value for name, value in row.items() if name != "token_ids"}
-            for one in found["passes"]
-            for row in _with_token_s(one["texts"])
+        lambda measurements: (
+            {"process": process["process"]} | {name: value for name, value in row.items() if name != "token_ids"}
+            for process in measurements["passes"]
+            for row in _with_token_s(process["texts"])
         ),
     )
 
 
-def _with_token_s(texts):
+def _with_token_s(texts: Iterable[dict]) -> list[dict]:
     """Add the seconds of a further token: what is left of a text's time after its first token, over the other tokens."""
     return [row | {"token_s": (row["latency_s"] - row["ttft_s"]) / (row["new_tokens"] - 1)} for row in texts]
 
 
-def latency_statistics(records):
-    """Give the statistics of each complete run's readings, in seconds, one row a reading (READINGS).
+def latency_statistics(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return the statistics of each complete run's readings, in seconds, one row a reading (READINGS).
 
     n; median_s, of several processes the mean of their medians; p10_s, p90_s, p99_s where a reading lies beyond; low_s to
     high_s, the interval of median_s at compare.LEVEL, and whether it is within-process or between processes. Tokens of one text
     are not independent: each by itself has no interval. stopped: what ended the rounds, the aim or the cap; steady: whether
     warming up ended.
     """
-    rows = [row for record in records if record.complete for row in _statistics(record)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for record in complete(records) for row in _statistics(record)], columns=LATENCY_STATISTICS)
 
 
-def _statistics(record):
-    every = record.measurements()["passes"]
+def _statistics(record: Reading) -> Iterator[dict]:
+    processes = record.measurements()["passes"]
     about = {"model": record.run.model.name, "precision": record.run.precision}
-    ends = {"rounds": sum(one["rounds"] for one in every), "stopped": _shared(one["stopped"] for one in every)}
-    ends |= {"steady": all(one["steady"] for one in every), "processes": len(every)}
-    for name, words in READINGS.items():
-        by_process = [readings(one, name) for one in every]
+    stopped = " and ".join(dict.fromkeys(process["stopped"] for process in processes))
+    ends = {"rounds": sum(process["rounds"] for process in processes), "stopped": stopped}
+    ends |= {"steady": all(process["steady"] for process in processes), "processes": len(processes)}
+    for name, meaning in READINGS.items():
+        by_process = [readings(process, name) for process in processes]
         values = np.array([value for values in by_process for value in values])
         if not len(values):
             continue
-        medians = [float(np.median(found)) for found in by_process]
-        row = {**about, "reading": name, "of": words, "n": len(values), "median_s": float(np.mean(medians))}
+        medians = [float(np.median(values)) for values in by_process]
+        row = {**about, "reading": name, "of": meaning, "n": len(values), "median_s": float(np.mean(medians))}
         for percentile in PERCENTILES:
             beyond = len(values) * min(percentile, 100 - percentile) >= 100
             row[f"p{percentile}_s"] = float(np.percentile(values, percentile)) if beyond else np.nan
         kind, (low, high) = "within-process", (np.nan, np.nan)
-        if name != "single_token_s" and len(every) > 1:
+        if name != "single_token_s" and len(processes) > 1:
             kind, (low, high) = "between processes", compare.between_processes(medians)
         elif name != "single_token_s":
             low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement["rounds"]))
         yield {**row, "low_s": low, "high_s": high, "interval": None if np.isnan(low) else kind, **ends}
 
 
-def _shared(words):
-    return " and ".join(dict.fromkeys(words))
-
-
-def readings(one, name):
-    """List the readings of a resource pass by their name of READINGS, in seconds."""
+def readings(process: dict, name: str) -> list[float]:
+    """Return the readings of one process's resource pass by their name of READINGS, in seconds."""
     if name == "single_token_s":
-        return [seconds for text in one["tokens"] for seconds in text["token_s"]]
-    return [row[name] for row in _with_token_s(one["texts"])]
+        return [seconds for text in process["tokens"] for seconds in text["token_s"]]
+    return [row[name] for row in _with_token_s(process["texts"])]
 
 
-def throughput(records):
-    """Give texts and tokens a second at each batch size, with the memory there: one row a run and batch size, medians."""
-    return _frame(
-        records, lambda found: (_point(point, found["throughput"]["stopped"]) for point in found["throughput"]["points"])
-    )
+def throughput(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return texts and tokens a second at each batch size, with the memory there: one row a run and batch size, medians."""
+    return _frame(records, _points, THROUGHPUT)
 
 
-def _point(point, stopped):
-    seconds = float(np.median(point["seconds"]))
-    return {
-        "batch": point["batch"],
-        "texts_per_s": point["batch"] / seconds,
-        "tokens_per_s": point["batch"] * point["new_tokens"] / seconds,
-        "slowest_s": max(point["seconds"]),
-        "fastest_s": min(point["seconds"]),
-        "peak_bytes": _known(point["peak_bytes"]),
-        "stopped": stopped,
-    }
+def _points(measurements: dict) -> Iterator[dict]:
+    for point in measurements["throughput"]["points"]:
+        seconds = float(np.median(point["seconds"]))
+        yield {
+            "batch": point["batch"],
+            "texts_per_s": point["batch"] / seconds,
+            "tokens_per_s": point["batch"] * point["new_tokens"] / seconds,
+            "slowest_s": max(point["seconds"]),
+            "fastest_s": min(point["seconds"]),
+            "peak_bytes": _known(point["peak_bytes"]),
+            "stopped": measurements["throughput"]["stopped"],
+        }
 
 
-def kernels(records):
-    """Give where a profiled text's time went: one row a run, phase, group and kernel, `share` being of the phase's time."""
-    found = _frame(records, lambda found: found["kernels"])
-    return found.assign(share=found["seconds"] / found.groupby(["model", "precision", "phase"])["seconds"].transform("sum"))
+def kernels(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return where a profiled text's time went: one row a run, phase, group and kernel, `share` being of the phase's time."""
+    kernels = _frame(records, lambda measurements: measurements["kernels"], KERNELS)
+    return kernels.assign(share=kernels["seconds"] / kernels.groupby([*RUN, "phase"])["seconds"].transform("sum"))
 
 
-def largest_kernels(kernels, count=5):
-    """Give the `count` largest of each run and phase. kernels: as the frame of that name."""
-    largest = kernels.sort_values("seconds", ascending=False, kind="stable").groupby(["model", "precision", "phase"]).head(count)
+def largest_kernels(kernels: pd.DataFrame, count: int = 5) -> pd.DataFrame:
+    """Return the `count` largest of each run and phase. kernels: as the frame of that name."""
+    largest = kernels.sort_values("seconds", ascending=False, kind="stable").groupby([*RUN, "phase"]).head(count)
     return largest.sort_index().drop(columns="seconds")
 
 
-def time_spent(records):
-    """Give where each complete run's time went, in seconds: process start, loading, the passes; and its scoring afterwards."""
+def time_spent(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return where each complete run's time went, in seconds: process start, loading, the passes; and its scoring afterwards."""
     rows = []
-    for record in (r for r in records if r.complete):
+    for record in complete(records):
         row = {"model": record.run.model.name, "precision": record.run.precision, **record.measurements()["seconds"]}
         row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, record.run.study.scorers) if m)
         rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
     return pd.DataFrame(rows)
 
 
-def ratios(records):
-    """Give what each complete run costs against its model's baseline, with intervals.
+def ratios(records: Sequence[Reading]) -> pd.DataFrame:
+    """Return what each complete run costs against its model's baseline, with intervals.
 
-    One row a run, figure and estimand: {model, precision, against, figure, estimand, estimate, low, high}. figure: `weights` and
-    `peak`, as the summary has them, and `latency`, of the means over the timed prompts, each a unit for prompts like these. For
-    these prompts the rounds over a prompt are its samples, or the processes where there are several. Nothing for a baseline that
-    is not complete.
+    One row a run, figure and estimand, columns RATIOS. figure: `weights` and `peak`, as the summary has them, and `latency`, of
+    the means over the timed prompts, each a unit for prompts like these. For these prompts the rounds over a prompt are its
+    samples, or the processes where there are several. No row where the baseline is not complete.
     """
     rows = []
-    for record in (r for r in records if r.complete):
-        wanted = record.run.study.baseline(record.run.model).id
-        baseline = next(r for r in records if r.run.id == wanted)
+    for record in complete(records):
+        baseline = baseline_of(record, records)
         if baseline is record or not baseline.complete:
             continue
         about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
         for figure in ("weights", "peak", "latency"):
             for of in (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)[: 1 + (figure == "latency")]:
-                found, estimand = ratio(figure, record, baseline, of)
-                ends = {name: float(getattr(found, name)) for name in ("estimate", "low", "high")}
+                interval, estimand = ratio(figure, record, baseline, of)
+                ends = {name: float(getattr(interval, name)) for name in ("estimate", "low", "high")}
                 rows.append(about | {"figure": figure, "estimand": estimand} | ends)
-    return pd.DataFrame(rows, columns="model precision against figure estimand estimate low high".split())
+    return pd.DataFrame(rows, columns=RATIOS)
 
 
-def ratio(figure, record, other, of=compare.PROMPTS_LIKE_THESE):
-    """Give one figure of `ratios` of any two complete runs: (compare.Interval, what it is an interval of, in words).
+def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPTS_LIKE_THESE) -> tuple[compare.Interval, str]:
+    """Return one figure of `ratios` of any two complete runs, and what its interval is an interval of.
 
     Weights are counted. So is a peak by the CUDA allocator; that of resident memory is one reading, which another execution does
     not give again, and has no interval.
     """
     if figure == "latency":
-        units = _latencies(record, other, of)
-        terms = np.stack([compare.totals(units[:, None, :, run]) for run in (0, 1)], axis=-1)
+        latencies = _latencies(record, other, of)
+        terms = np.stack([compare.totals(latencies[:, None, :, run]) for run in (0, 1)], axis=-1)
         within = ", within one process" if record.run.study.measurement["processes"] == 1 else ""
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
-    pair = [one.measurements() for one in (record, other)]
-    of_run = _weights_bytes if figure == "weights" else lambda found: _peak_bytes(found["memory"])
-    values = [of_run(found) for found in pair]
-    found = np.nan if None in values else values[0] / values[1]
-    counted = figure == "weights" or all(one["memory"]["kind"] == "vram_allocated" for one in pair)
-    end = found if counted else np.nan
-    return compare.Interval(found, end, end, 0.0 if counted else np.nan, np.inf), "exact" if counted else "one reading"
+    pair = [run.measurements() for run in (record, other)]
+    own_bytes, other_bytes = (_weights_bytes(run) if figure == "weights" else _peak_bytes(run) for run in pair)
+    estimate = np.nan if own_bytes is None or other_bytes is None else own_bytes / other_bytes
+    counted = figure == "weights" or all(run["memory"]["kind"] == "vram_allocated" for run in pair)
+    end = estimate if counted else np.nan
+    interval = compare.Interval(estimate, end, end, 0.0 if counted else np.nan, np.inf)
+    return interval, "exact" if counted else "one reading"
 
 
-def _latencies(record, other, of):
-    """Pair two runs' seconds a text: by prompt and round; or, for these prompts and several processes, by process alone."""
-    frames = [latency([one]).rename(columns={"latency_s": name}) for one, name in ((record, "one"), (other, "other"))]
+def _latencies(record: Reading, other: Reading, of: str) -> np.ndarray:
+    """Return two runs' seconds a text: (prompts, rounds, 2), or, for these prompts and several processes, (1, processes, 2)."""
+    frames = [latency([run]).rename(columns={"latency_s": name}) for run, name in ((record, "run"), (other, "other"))]
     key = ["process", "prompt_id", "emotion", "sample", "round"]
     paired = frames[0].merge(frames[1][[*key, "other"]], on=key)
     several = of == compare.THESE_PROMPTS and paired["process"].nunique() > 1
-    unit, repeat = ("run", "process") if several else ("prompt_id", "round")
-    means = paired.assign(run=0).groupby([unit, repeat], sort=False)[["one", "other"]].mean()
+    unit, repeat = ("study", "process") if several else ("prompt_id", "round")
+    means = paired.assign(study=0).groupby([unit, repeat], sort=False)[["run", "other"]].mean()
     wide = means.unstack(repeat).dropna(axis="columns")  # rounds that both have of every prompt
-    return np.stack([wide["one"].to_numpy(), wide["other"].to_numpy()], axis=-1)
+    return np.stack([wide["run"].to_numpy(), wide["other"].to_numpy()], axis=-1)

@@ -1,51 +1,55 @@
-"""Do several judges read the same texts alike? F1 under each, how far they agree, and the order of precisions by each."""
+"""Do several judges read the same texts alike? F1 under each, how far they agree, the order of precisions; how good each is."""
 
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from affq.analysis import comparison
+from affq.analysis.comparison import Compared
+from affq.analysis.texts import complete
 from affq.inference import KEY
+from affq.results import Reading
+from affq.scoring import Judge
 from affq.stats import alpha, kappa
+from affq.study import Study
 
 RUN, ANSWERS = ["model", "precision"], ["judged_emotion", "masked_emotion"]
 F1 = ("emotion_f1", "emotion_f1_low", "emotion_f1_high")
 POINTS = ("difference_points", "low_points", "high_points")
 BY_JUDGE = [*RUN, "judge", "texts", *F1, "emotion_f1_masked", *POINTS, "rank"]
+JUDGEMENTS = [*RUN, *KEY, *ANSWERS, "judge"]
+BETWEEN_JUDGES = [*RUN, "judges", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
+CARD = ("precision", "recall", "f1")
 
 
-def judgements(records):
-    """Give what each judge of a study answered: one row a text that was asked for an emotion, and a judge.
-
-    Columns {model, precision, prompt_id, emotion, sample, judge, judged_emotion, masked_emotion}; empty where no run is scored.
-    """
+def judgements(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return what each judge answered: one row a text that was asked for an emotion, and a judge, columns JUDGEMENTS."""
     frames = []
-    for record in (r for r in records if r.complete):
+    for record in complete(records):
         for judge in record.run.study.judges:
             if not (scores := record.scores(judge.name)):
                 continue
-            frame = pd.DataFrame(scores)[[*KEY, "judged_emotion"]]
+            frame = pd.DataFrame(scores)[[*KEY, "judged_emotion"]].dropna(subset="emotion")
             masked = pd.DataFrame(record.scores(f"{judge.name}-masked"), columns=[*KEY, "judged_emotion"])
             frame = frame.merge(masked.rename(columns={"judged_emotion": "masked_emotion"}), on=KEY, how="left")
             frame.insert(0, "model", record.run.model.name)
             frame.insert(1, "precision", record.run.precision)
-            frames.append(frame.assign(judge=judge.name)[frame["emotion"].notna()])
-    columns = [*RUN, *KEY, *ANSWERS, "judge"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+            frames.append(frame.assign(judge=judge.name))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=JUDGEMENTS)
 
 
-def by_judge(judgements, texts, study):
-    """Give F1 under each judge, and each run's difference from its baseline: one row a run and judge.
+def by_judge(judgements: pd.DataFrame, texts: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Return F1 under each judge, and each run's difference from its baseline: one row a run and judge.
 
     Columns BY_JUDGE: emotion_f1 with the ends of its interval for prompts like these; difference_points against the baseline with
     its ends, empty for the baseline; rank of the run among its model's under this judge, 1 the highest F1, equals sharing the
-    better one. texts: tables.texts.
+    better one. texts: Results.texts.
     """
     rows = []
-    for judge, of in judgements.groupby("judge", sort=False):
-        answers = of[[*RUN, *KEY, "judged_emotion", "masked_emotion"]]
-        compared = comparison.Compared(texts.drop(columns=ANSWERS).merge(answers, on=[*RUN, *KEY]), study)
+    for judge, by_one in judgements.groupby("judge", sort=False):
+        answers = by_one[[*RUN, *KEY, *ANSWERS]]
+        compared = Compared(texts.drop(columns=ANSWERS).merge(answers, on=[*RUN, *KEY]), study)
         against = {run.id: baseline.id for run, baseline in compared.pairs()}
         for run in compared.runs:
             row = {"model": run.model.name, "precision": run.precision, "judge": judge, "texts": study.texts_asked}
@@ -53,8 +57,8 @@ def by_judge(judgements, texts, study):
             known = compared.has(run.id, "emotion_f1_masked")
             row["emotion_f1_masked"] = compared.figure(run.id, "emotion_f1_masked")[0] if known else np.nan
             if run.id in against:
-                found = compared.f1_difference(run.id, against[run.id])
-                ends = (found.estimate, found.low, found.high)
+                difference = compared.f1_difference(run.id, against[run.id])
+                ends = (difference.estimate, difference.low, difference.high)
                 row |= {name: 100 * float(end) for name, end in zip(POINTS, ends, strict=True)}
             rows.append(row)
     frame = pd.DataFrame(rows, columns=[name for name in BY_JUDGE if name != "rank"])
@@ -62,26 +66,30 @@ def by_judge(judgements, texts, study):
     return frame.assign(rank=order.rank(method="min", ascending=False).astype(int))
 
 
-def between_judges(judgements):
-    """Say how far the judges agree: one row a pair of judges and run, and one a pair over all runs (`all`).
+def between_judges(judgements: pd.DataFrame) -> pd.DataFrame:
+    """Return how far the judges agree: one row a pair of judges and run, and one a pair over all runs (`all`).
 
-    Columns {model, precision, judges, texts, same, cohen_kappa, krippendorff_alpha}; same: the share of texts with one answer.
+    Columns BETWEEN_JUDGES; same: the share of texts with one answer.
     Three judges and more have a row together, without κ. Empty where all answers are one: agreement beyond chance is undefined.
     """
     judges = list(judgements["judge"].unique())
     groups = [*combinations(judges, 2), *([tuple(judges)] if len(judges) > 2 else [])]
-    answers = judgements.pivot(index=["model", "precision", *KEY], columns="judge", values="judged_emotion").reset_index()
-    runs = [(run, answers[(answers[["model", "precision"]] == list(run)).all(axis=1)]) for run in _runs(judgements)]
+    answers = judgements.pivot(index=[*RUN, *KEY], columns="judge", values="judged_emotion").reset_index()
+    by_run = dict(list(answers.groupby(RUN, sort=False)))
+    runs = judgements[RUN].drop_duplicates().itertuples(index=False, name=None)
     rows = []
-    for (model, precision), of in [*runs, (("all", "all"), answers)]:
+    for (model, precision), texts in [*((run, by_run[run]) for run in runs), (("all", "all"), answers)]:
         for group in groups:
-            known = of[list(group)].dropna()
+            known = texts[list(group)].dropna()
             row = {"model": model, "precision": precision, "judges": " and ".join(group), "texts": len(known)}
             row["same"] = known.nunique(axis=1).eq(1).mean()
             row["cohen_kappa"] = kappa(*known.to_numpy().T) if len(group) == 2 else np.nan
             rows.append({**row, "krippendorff_alpha": alpha(known)})
-    return pd.DataFrame(rows, columns="model precision judges texts same cohen_kappa krippendorff_alpha".split())
+    return pd.DataFrame(rows, columns=BETWEEN_JUDGES)
 
 
-def _runs(judgements):
-    return list(judgements[["model", "precision"]].drop_duplicates().itertuples(index=False, name=None))
+def judge_quality(judges: Iterable[Judge]) -> pd.DataFrame:
+    """Return precision, recall and F1 (CARD) by emotion of each judge that has a card, on its test file."""
+    tests = {judge.name: judge.card["test"] for judge in judges if judge.card}
+    rows = [(name, emotion, *(test[kind][emotion] for kind in CARD)) for name, test in tests.items() for emotion in test["f1"]]
+    return pd.DataFrame(rows, columns=["judge", "emotion", *CARD])

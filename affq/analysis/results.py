@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import annotation, batching, choose, claims, comparison, costs, judges, tables, text_quality
+from affq.analysis import annotation, choose, claims, comparison, costs, judges, quality, summary, texts
 from affq.errors import InputError
 from affq.results import kept_labels, snapshots, study_folder
 from affq.study import Study, load_study
@@ -31,12 +31,12 @@ class Results:
     @cached_property
     def texts(self) -> pd.DataFrame:
         """Every text of the complete runs, with its scores."""
-        return tables.texts(self.records)
+        return texts.join(self.records)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Each run, with its status, quality and cost."""
-        return tables.summary(self.records, self.texts)
+        return summary.summarize(self.records, self.texts)
 
     @cached_property
     def compared(self) -> comparison.Compared:
@@ -96,12 +96,12 @@ class Results:
     @cached_property
     def emotion_f1(self) -> pd.DataFrame:
         """F1 and recall by emotion."""
-        return tables.emotion_f1(self.texts, self.study.emotions)
+        return texts.emotion_f1(self.texts, self.study.emotions)
 
     @cached_property
     def confusion(self) -> pd.DataFrame:
         """Texts by the emotion asked for and the emotion judged."""
-        return tables.confusion(self.texts, self.study.emotions)
+        return texts.confusion(self.texts, self.study.emotions)
 
     @cached_property
     def rouge(self) -> pd.DataFrame:
@@ -111,12 +111,12 @@ class Results:
     @cached_property
     def text_quality(self) -> pd.DataFrame:
         """Length, diversity, repetition, refusals, perplexity."""
-        return text_quality.by_run(text_quality.texts(self.records), comparison.share_interval)
+        return quality.text_quality(quality.written_texts(self.records), comparison.share_interval)
 
     @cached_property
     def batch_effect(self) -> pd.DataFrame:
         """How many timed texts the study's batch changes."""
-        return batching.batch_effect(self.records, self.texts)
+        return quality.batch_effect(self.records, self.texts)
 
     @cached_property
     def memory(self) -> pd.DataFrame:
@@ -245,23 +245,23 @@ class Results:
         """Emotion F1 if the first judge errs as on its card; None if it has no card."""
         card = self.study.judges[0].card
         rng = np.random.default_rng(self.study.seed)
-        return annotation.bands(self.texts, self.study.emotions, card, rng) if card else None
+        return annotation.bands(self.texts, card, rng) if card else None
 
     @cached_property
     def judge_quality(self) -> pd.DataFrame:
         """Precision, recall and F1 of each judge on its test file."""
-        return tables.judge_quality(self.study.judges)
+        return judges.judge_quality(self.study.judges)
 
     @cached_property
     def examples(self) -> pd.DataFrame:
         """Texts chosen by rule."""
-        return tables.examples(self.texts)
+        return texts.examples(self.texts)
 
     def side_by_side(self, emotion: str) -> pd.DataFrame:
         """Return the texts for one emotion, a row a prompt and a column a run."""
-        return tables.side_by_side(self.texts, emotion)
+        return texts.side_by_side(self.texts, emotion)
 
     @cached_property
     def provenance(self) -> pd.DataFrame:
         """What the complete runs were made of and on."""
-        return tables.provenance(self.records)
+        return summary.provenance(self.records)

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from affq.analysis import WANTED, choose
+from affq.analysis import WANTED, Reason, Verdict, choose
 from affq.report.words import as_data
 from affq.stats import PROMPTS_LIKE_THESE, THESE_PROMPTS
+from affq.study import STATISTICS
 
 
 def headline(summary, differences):
@@ -165,12 +166,50 @@ def variance(frame):
 
 
 def verdicts(frame):
-    """List the verdict on each claim. frame: comparison.verdicts."""
+    """List the verdict on each claim. frame: Results.claims."""
     lines = []
     for row in frame.itertuples():
-        sentence = as_data(row.sentence).replace(f"is {row.verdict}", f"is **{row.verdict}**", 1)
+        sentence = _not_testable(row) if row.verdict == Verdict.NOT_TESTABLE else _verdict(row)
         lines.append(f"- *{as_data(row.claimed)}.* {sentence}")
     return "\n".join(lines)
+
+
+def _verdict(row):
+    statistic = STATISTICS[row.statistic]
+    interval = "" if row.low == row.high else statistic.figure(row.low, row.high)
+    details = "; ".join(part for part in (interval, row.estimand) if part)
+    claimed = statistic.figure(row.claimed_low, row.claimed_high)
+    if np.isinf(row.claimed_high):
+        claimed = f"above {statistic.neutral}"
+    elif np.isinf(row.claimed_low):
+        claimed = f"below {statistic.neutral}"
+    resident = " Here that is resident memory, not a GPU's." if (row.statistic, row.peak_kind) == ("peak_saving", "rss") else ""
+    return (
+        f"{as_data(row.claim)} is **{row.verdict}** for {as_data(row.model)} on {row.device}: {statistic.title}, {row.precision} "
+        f"against {as_data(row.against)}, {as_data(statistic.figure(row.estimate))}"
+        f"{as_data(f' ({details})') if details else ''}, where the claim is {as_data(claimed)}.{resident}"
+    )
+
+
+def _not_testable(row):
+    statistic, estimand = STATISTICS[row.statistic], f" ({row.estimand})" if isinstance(row.estimand, str) else ""
+    of_models = "" if row.models == "all" else f" ({row.models} parameters)"
+    why = {
+        Reason.NO_MODEL: f"the study has no model that it speaks of ({row.models} parameters)",
+        Reason.NO_PAIR: f"no larger model{of_models} at a lower precision has a peak within {row.detail} of a smaller one's at a "
+        "higher",
+        Reason.UNKNOWN_SIZE: "how many parameters it has is unknown",
+        Reason.NO_RUN: f"the study has no run of it at {row.detail}",
+        Reason.NOT_COMPLETE: row.detail,
+        Reason.RANDOM_TEXTS: "its weights are random, and what they write means nothing",
+        Reason.RANDOM_OUTLIERS: "its weights are random, without the outlier columns that LLM.int8 computes apart, which takes "
+        "time",
+        Reason.OTHER_DEVICE: f"its runs were made on different devices, {row.detail}",
+        Reason.UNKNOWN_FIGURE: row.detail,
+        Reason.NO_INTERVAL: f"its {statistic.title} of {statistic.figure(row.estimate)} has no interval{estimand}",
+    }[Reason(row.reason)]
+    of_model = f" for {as_data(row.model)}" if isinstance(row.model, str) else ""
+    return f"{as_data(row.claim)} is **{row.verdict}**{of_model}: {as_data(why)}."
 
 
 def choice(summary, budget, draws):

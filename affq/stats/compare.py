@@ -5,31 +5,34 @@ is a function of terms summed over prompts and samples, whose further axes in fr
 emotions and samples are compared as one array, stacked along a last axis of two: np.stack((run, baseline), axis=-1).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
+Statistic = Callable[[np.ndarray], np.ndarray]
 # What a figure is an estimate of: what the same prompts would give again, or what a new set of such prompts would give.
 THESE_PROMPTS = "these prompts"
 PROMPTS_LIKE_THESE = "prompts like these"
 # The scale on which an interval is symmetric: (to it, back, its slope). F1 on logit, ratios on log, differences and means as is.
-SCALES = {
+SCALES: dict[str, tuple[Statistic, Statistic, Statistic]] = {
     "identity": (lambda x: x, lambda x: x, np.ones_like),
     "log": (np.log, np.exp, lambda x: 1 / x),
     "logit": (special.logit, special.expit, lambda x: 1 / (x * (1 - x))),
 }
 FEW, FEW_A_SAMPLE = 6, 4  # right or wrong texts, below which intervals of F1 hold the truth too seldom: tests/bench/coverage.md
-EXACT_FLIPS = 2**12  # up to here every swap of two runs' prompts is looked at, beyond it some are drawn
+EXACT_FLIPS = 2**12  # up to here every swap of two runs' prompts is tried, beyond it some are drawn
 
 LEVEL = 0.95  # of every interval
-# Readings that go on until their interval is narrow stop, more often than chance would have it, where it is too narrow: looked
-# at after every round, the interval is taken at this level, and covers at LEVEL (tests/test_compare.py simulates it).
+# Readings that go on until their interval is narrow tend to stop where it is too narrow by chance. An interval that is computed
+# after every round at this level covers at LEVEL (tests/test_compare.py simulates it).
 LEVEL_OF_STOPPED = 0.97
 
 
-def median_interval(readings, level=LEVEL):
-    """Give the interval (low, high) of the median of independent readings; (nan, nan) where they are too few: under six at 95 %.
+def median_interval(readings: Sequence[float] | np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval (low, high) of the median of independent readings; (nan, nan) of too few: under six at 95 %.
 
     Between order statistics, so that no distribution is assumed (Conover 1999, Practical Nonparametric Statistics, 3.2).
     """
@@ -37,25 +40,25 @@ def median_interval(readings, level=LEVEL):
 
     if len(readings) < 2:
         return np.nan, np.nan
-    found = quantile_test(np.asarray(readings, dtype=float), p=0.5).confidence_interval(confidence_level=level)
-    return float(found.low), float(found.high)
+    interval = quantile_test(np.asarray(readings, dtype=float), p=0.5).confidence_interval(confidence_level=level)
+    return float(interval.low), float(interval.high)
 
 
-def level_of(rounds):
-    """Give the level at which an interval is taken of readings that stop, at the latest, after so many rounds."""
+def level_of(rounds: int) -> float:
+    """Return the level of an interval of readings that stop, at the latest, after so many rounds."""
     return LEVEL if rounds == 1 else LEVEL_OF_STOPPED
 
 
-def relative_width(readings, rounds):
-    """Give what optional stopping looks at: the width of the median's interval over the median, inf where there is none."""
+def relative_width(readings: Sequence[float] | np.ndarray, rounds: int) -> float:
+    """Return the width of the median's interval over the median, by which readings stop; inf where there is no interval."""
     low, high = median_interval(readings, level_of(rounds))
     return float("inf") if np.isnan(low) else (high - low) / float(np.median(readings))
 
 
-def between_processes(medians):
-    """Give the interval (low, high) of the mean of several processes' medians, by Student's t; wide for two or three.
+def between_processes(medians: Sequence[float]) -> tuple[float, float]:
+    """Return the interval (low, high) of the mean of several processes' medians, by Student's t; wide for two or three.
 
-    Each process has its own memory layout and threads: their spread is the part of the doubt that no repeat within one shows
+    Each process has its own memory layout and threads: no repeat within one shows that part of the variance
     (Kalibera and Jones 2013, Rigorous benchmarking in reasonable time).
     """
     from scipy.stats import t
@@ -64,8 +67,8 @@ def between_processes(medians):
     return float(np.mean(medians) - half), float(np.mean(medians) + half)
 
 
-def chance_f1(terms):
-    """Give the mean of macro-F1 with the targets shuffled, of summed counts (..., 3, emotions): what needs no emotion in a text.
+def chance_f1(terms: np.ndarray) -> np.ndarray:
+    """Return the mean of macro-F1 with the targets shuffled, of summed counts (..., 3, emotions): what texts of no emotion get.
 
     Shuffling keeps how often each emotion was asked for and how often each was judged, and breaks their pairing: of the texts
     asked for one, it is judged in the share in which it is judged of all (the mean of the hypergeometric distribution).
@@ -79,20 +82,20 @@ def chance_f1(terms):
 class Interval:
     """An estimate with its interval at LEVEL: floats, or arrays for a statistic of several numbers.
 
-    low and high are nan where no spread can be seen: one unit alone, or units that all agree.
+    low and high are nan where there is no spread: one unit alone, or units that all agree.
     """
 
-    estimate: float
-    low: float
-    high: float
-    standard_error: float  # on the estimate's own scale, whatever the interval's
-    degrees: float  # of freedom of Student's t
+    estimate: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+    standard_error: float | np.ndarray  # on the estimate's own scale, whatever the interval's
+    degrees: float | np.ndarray  # of freedom of Student's t
 
 
-def counts(judged):
+def counts(judged: ArrayLike) -> np.ndarray:
     """Count what F1 is made of, in judged emotions (prompts, emotions, samples, ...), -1 for none; axis 1 is the emotion asked.
 
-    Gives (prompts, samples, ..., 3, emotions): true positives, judged, asked.
+    Returns (prompts, samples, ..., 3, emotions): true positives, judged, asked.
     """
     judged = np.moveaxis(np.asarray(judged), 1, -1)
     emotions = np.arange(judged.shape[-1])
@@ -100,40 +103,48 @@ def counts(judged):
     return np.stack((judged == emotions, of_each, np.ones_like(of_each)), axis=-2)
 
 
-def totals(values):
+def tally(targets: np.ndarray, judged: np.ndarray, emotions: int) -> np.ndarray:
+    """Return what F1 is made of, summed, as `counts` has it: (3, emotions), of any texts.
+
+    targets, judged: (texts,), the number of the emotion asked for and of the one judged; -1 for another.
+    """
+    return np.stack([np.bincount(of[of >= 0], minlength=emotions) for of in (targets[targets == judged], judged, targets)])
+
+
+def totals(values: ArrayLike) -> np.ndarray:
     """Sum values (prompts, emotions, samples, ...) over the emotions: (prompts, samples, ..., 2), the sum and how many."""
     values = np.asarray(values, dtype=float)
     return np.stack((values.sum(axis=1), np.full(values[:, 0].shape, values.shape[1])), axis=-1)
 
 
-def f1_by_emotion(terms):
-    """Give the F1 of each emotion, (..., emotions), of summed counts (..., 3, emotions); 0 where it was not asked nor judged."""
+def f1_by_emotion(terms: np.ndarray) -> np.ndarray:
+    """Return the F1 of each emotion, (..., emotions), of summed counts (..., 3, emotions); 0 where it was not asked or judged."""
     true, judged, asked = np.moveaxis(terms, -2, 0)
     return np.divide(2 * true, judged + asked, out=np.zeros(true.shape), where=judged + asked > 0)
 
 
-def macro_f1(terms):
-    """Give the unweighted mean over emotions of F1, (...), of summed counts (..., 3, emotions)."""
+def macro_f1(terms: np.ndarray) -> np.ndarray:
+    """Return the unweighted mean over emotions of F1, (...), of summed counts (..., 3, emotions)."""
     return f1_by_emotion(terms).mean(axis=-1)
 
 
-def mean(terms):
-    """Give the mean, (...), of summed totals (..., 2)."""
+def mean(terms: np.ndarray) -> np.ndarray:
+    """Return the mean, (...), of summed totals (..., 2)."""
     return terms[..., 0] / terms[..., 1]
 
 
-def difference(statistic):
-    """Make of a statistic of one run that of the first minus the second of two runs, stacked along the last axis."""
+def difference(statistic: Statistic) -> Statistic:
+    """Return the statistic of the first less that of the second of two runs, stacked along the last axis."""
     return lambda pair: statistic(pair[..., 0]) - statistic(pair[..., 1])
 
 
-def ratio(statistic):
-    """Make of a statistic of one run that of the first over the second of two runs, stacked along the last axis."""
+def ratio(statistic: Statistic) -> Statistic:
+    """Return the statistic of the first over that of the second of two runs, stacked along the last axis."""
     return lambda pair: statistic(pair[..., 0]) / statistic(pair[..., 1])
 
 
-def interval(terms, statistic, of, scale="identity", greedy=False):
-    """Give the Interval of a statistic of terms (prompts, samples, *of the statistic).
+def interval(terms: np.ndarray, statistic: Statistic, of: str, scale: str = "identity", greedy: bool = False) -> Interval:
+    """Return the Interval of a statistic of terms (prompts, samples, *of the statistic).
 
     `of` PROMPTS_LIKE_THESE: from leaving out one prompt at a time with all its samples, however its texts hang together. `of`
     THESE_PROMPTS: from leaving out one sample of one prompt at a time; nan without a second sample, and the estimate alone with
@@ -165,37 +176,37 @@ def interval(terms, statistic, of, scale="identity", greedy=False):
     return Interval(estimate, low, high, np.sqrt(variance), degrees)
 
 
-def falls_short(right, wrong, samples):
-    """Say whether so many right or wrong texts are too few for the interval of their F1; of two runs, those of either.
+def falls_short(right: ArrayLike, wrong: ArrayLike, samples: int) -> np.ndarray:
+    """Return whether so many right or wrong texts are too few for the interval of their F1; of two runs, those of either.
 
-    Samples of a prompt hang together, so that there must also be FEW_A_SAMPLE a sample. Where this says no, 93 % of the intervals
-    or more held the truth in every simulation of tests/bench/coverage.md; where it says yes, many do too, but some far fewer.
+    Samples of a prompt depend on each other, so that there must also be FEW_A_SAMPLE a sample. Where this is False, 93 % of the
+    intervals or more held the truth in every simulation of tests/bench/coverage.md; where True, many do too, but some far fewer.
     """
     return np.minimum(right, wrong) < max(FEW, FEW_A_SAMPLE * samples)
 
 
-def wrong_sign(found):
-    """Give the chance of being wrong about the sign of a difference whose Interval this is: at most 1/2.
+def wrong_sign(interval: Interval) -> np.ndarray:
+    """Return the chance of being wrong about the sign of a difference, of its Interval: at most 1/2.
 
     Student's t around the estimate, the part of it beyond zero; as a posterior it holds under a flat prior.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return special.stdtr(found.degrees, -np.abs(found.estimate) / found.standard_error)
+        return special.stdtr(interval.degrees, -np.abs(interval.estimate) / interval.standard_error)
 
 
-def effect_size(found, prompts):
-    """Give d_z of a difference whose Interval for PROMPTS_LIKE_THESE this is: over the spread of its prompts' pseudo-values.
+def effect_size(interval: Interval, prompts: int) -> np.ndarray:
+    """Return d_z of a difference, of its Interval for PROMPTS_LIKE_THESE: over the spread of its prompts' pseudo-values.
 
     Cohen's d for pairs, as Lakens 2013 names it (doi 10.3389/fpsyg.2013.00863); for a mean, mean over standard deviation.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return found.estimate / (found.standard_error * np.sqrt(prompts))
+        return interval.estimate / (interval.standard_error * np.sqrt(prompts))
 
 
-def swapped_p(pair, statistic, rng, draws):
-    """Give the two-sided p-value that two runs do not differ: how often swapping their texts by prompt differs as much.
+def swapped_p(pair: np.ndarray, statistic: Statistic, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Return the two-sided p-value that two runs do not differ: how often swapping their texts by prompt differs as much.
 
-    pair: terms (prompts, samples, *of the statistic, 2). All swaps are looked at up to EXACT_FLIPS, else `draws` random ones, the
+    pair: terms (prompts, samples, *of the statistic, 2). All swaps are tried up to EXACT_FLIPS, else `draws` random ones, the
     runs as they are counted among them (Phipson and Smyth 2010, doi 10.2202/1544-6115.1585). Fewer than six prompts cannot reach
     5 %: two swaps of 32, none and all, always differ as much.
     """
@@ -207,14 +218,14 @@ def swapped_p(pair, statistic, rng, draws):
         flips = rng.integers(0, 2, (draws, prompts))
     one, other = np.moveaxis(pair, -1, 0)
     moved = np.tensordot(flips, other - one, axes=1)
-    found = np.abs(statistic(one.sum(axis=0) + moved) - statistic(other.sum(axis=0) - moved))
+    swapped = np.abs(statistic(one.sum(axis=0) + moved) - statistic(other.sum(axis=0) - moved))
     observed = np.abs(statistic(one.sum(axis=0)) - statistic(other.sum(axis=0)))
-    as_large = (found >= observed * (1 - 1e-9)).sum(axis=0)  # equal but for rounding is as large
+    as_large = (swapped >= observed * (1 - 1e-9)).sum(axis=0)  # equal but for rounding is as large
     return as_large / len(flips) if exact else (as_large + 1) / (draws + 1)
 
 
-def holm(p_values):
-    """Give p-values held against their number (Holm 1979); nan is no test, and stays."""
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Return p-values adjusted for their number (Holm 1979); nan is no test, and stays."""
     from statsmodels.stats.multitest import multipletests
 
     adjusted = np.array(p_values, dtype=float)
@@ -224,8 +235,8 @@ def holm(p_values):
     return adjusted
 
 
-def resampled(terms, statistic, rng, draws):
-    """Give draws of a statistic, (draws, ...), over prompts drawn with replacement, of terms (prompts, samples, ...).
+def resampled(terms: np.ndarray, statistic: Statistic, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Return draws of a statistic, (draws, ...), over prompts drawn with replacement, of terms (prompts, samples, ...).
 
     Runs along an axis of the terms get the same prompts in a draw: how often one is better than another can be counted.
     """

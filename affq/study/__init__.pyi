@@ -1,6 +1,7 @@
 from . import new as new
 from . import prompts as prompts
 from .claims import STATISTICS as STATISTICS
+from .claims import Claim as Claim
 from .claims import read_claims as read_claims
 from .prompts import read_references as read_references
 from .study import Run as Run

@@ -9,10 +9,10 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from affq import files
-from affq.analysis import annotation, tables
+from affq.analysis import Results, annotation
 from affq.emotions import NONE
 from affq.errors import InputError, printable
-from affq.results import read_labels, records
+from affq.results import read_labels
 from affq.study import load_study
 from affq.widgets.explore import escaped
 from affq.widgets.keys import keyed
@@ -35,7 +35,7 @@ class Annotator:
         sample, loaded = Path(sample), load_study(study)
         self.choices = (*loaded.emotions, NONE)
         self.path = sample.with_name(f"{sample.stem}-{files.slug(person)}.csv")
-        texts = tables.texts(records(results, loaded))
+        texts = Results(loaded, results).texts
         self.frame = self._read(sample, texts, loaded.emotions)
         if self.path.exists():
             former = self._read(self.path, texts, loaded.emotions)

@@ -11,11 +11,10 @@ from difflib import SequenceMatcher
 import numpy as np
 import pandas as pd
 
-from affq.analysis import Compared, annotation, choose, tables
+from affq.analysis import Results, annotation, choose
 from affq.errors import InputError, printable
 from affq.inference import KEY
-from affq.results import records
-from affq.study import load_study, prompts
+from affq.study import prompts
 
 NO_EMOTION = "no emotion"  # what the control's texts were asked for
 RUN_TEXTS = 100  # of one run on a page
@@ -46,9 +45,9 @@ STYLE = """<style>
 class Explored:
     """A study's texts and figures, loaded once.
 
-    texts: tables.texts with `id` (as in a sample to label), `request` (the prompt without a chat's marks), `probabilities`
-    ({emotion: p}, None where not judged), and emotion NO_EMOTION for the control. runs: the rows of tables.summary that have
-    judged texts; draws: F1 (draws, runs) of them with the prompts resampled, None without such runs.
+    texts: Results.texts with `id` (as in a sample to label), `request` (the prompt without a chat's marks), `probabilities`
+    ({emotion: p}, None where not judged), and emotion NO_EMOTION for the control. runs: Results.judged; draws: Results.draws,
+    None without such runs.
     """
 
     study: object
@@ -59,18 +58,15 @@ class Explored:
 
 def load(study, results):
     """Load a study's complete runs. Raises InputError if there is none."""
-    study = load_study(study)
-    kept = records(results, study)
-    texts = tables.texts(kept)
+    loaded = Results(study, results)
+    study, texts = loaded.study, loaded.texts
     probabilities = {}
-    for record in (record for record in kept if record.complete):
+    for record in (record for record in loaded.records if record.complete):
         for row in record.scores(study.judges[0].name):
             key = (record.run.id, row["prompt_id"], row["emotion"] or NO_EMOTION, row["sample"])
             probabilities[key] = row["probabilities"]
-    compared = Compared(texts, study)
-    summary = tables.summary(kept, texts)
-    runs = summary[summary["run_id"].isin([run.id for run in compared.runs])].reset_index(drop=True)
-    draws = compared.f1_draws(np.random.default_rng(study.seed)) if len(runs) else None
+    runs = loaded.judged
+    draws = loaded.draws if len(runs) else None
     shown = annotation.identified(texts.assign(emotion=texts["emotion"].fillna(NO_EMOTION)))
     keys = list(shown[["run_id", *KEY]].itertuples(index=False, name=None))
     shown["probabilities"] = pd.Series([probabilities.get(key) for key in keys], dtype=object)

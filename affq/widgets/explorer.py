@@ -4,7 +4,7 @@ import ipywidgets as widgets
 from ipympl.backend_nbagg import Canvas, FigureManager
 from matplotlib.figure import Figure
 
-from affq.analysis import choose, tables
+from affq.analysis import choose
 from affq.errors import InputError, printable
 from affq.report import charts
 from affq.results import keep_note, kept_notes
@@ -14,6 +14,7 @@ from affq.widgets.keys import keyed
 WIDE = {"width": "100%"}
 NAMED = 8  # so many points are all named in the chart; of more, the frontier's and the chosen run's
 COSTS = {"memory": "peak_bytes", "latency": "latency_s"}
+TITLES = {"peak_bytes": "peak memory", "latency_s": "latency"}
 UNITS = {"peak_bytes": (1e6, "peak memory, MB"), "latency_s": (1, "seconds for a text, median")}
 
 
@@ -175,7 +176,7 @@ class Explorer:
             style = {"xytext": (-9 if left else 9, -15 if number % 2 else 5), "ha": "right" if left else "left"}
             axes.annotate(name, (row.cost, row.emotion_f1), textcoords="offset points", size="small", **style)
         axes.set(xlabel=label, ylabel="macro-F1 of the emotion", xlim=(0, right), ylim=(0, 1.05))
-        axes.set_title(f"Emotion F1 against {tables.COSTS[cost]}", loc="left")
+        axes.set_title(f"Emotion F1 against {TITLES[cost]}", loc="left")
         self.canvas.draw_idle()
 
     def _make_budget(self):

@@ -20,7 +20,9 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from affq.analysis import costs, tables
+from affq.analysis import costs
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.inference import generate, measure, probes
 from affq.models import loading as models
 from affq.results.record import records
@@ -142,7 +144,7 @@ def load(folder):
         finally:
             for other in others:
                 other.kill()
-        for row in tables.summary(found, tables.texts(found)).itertuples():
+        for row in summarize(found, join(found)).itertuples():
             note = "; ".join(part for part in row.note.split("; ") if part != "not scored") or "not flagged"
             yield f"| {name} | {row.precision} | {note} | {row.latency_s:.2f} |"
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from affq.analysis import comparison, tables
+from affq.analysis import comparison
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.inference.generate import KEY
 from affq.models.sources import Architecture
 from affq.results import record as records
@@ -97,8 +99,8 @@ def measure(runs, folder):
         seconds[name] = time.process_time() - begun
         return found
 
-    texts = timed("join", lambda: tables.texts(every))
-    timed("summary, with intervals", lambda: tables.summary(every, texts))
+    texts = timed("join", lambda: join(every))
+    timed("summary, with intervals", lambda: summarize(every, texts))
     compared = timed("arrays", lambda: comparison.Compared(texts, study))
     timed("differences", lambda: comparison.differences(compared, np.random.default_rng(0)))
     timed("1,000 resamples", lambda: compared.f1_draws(np.random.default_rng(0)))
