@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from affq.inference import interference
+from affq.inference import Disturbance, interference
 from affq.stats import compare
 
 # The readings of the resource pass: what each is a reading of.
@@ -47,9 +47,9 @@ def _peak_bytes(memory):
     return None if "unknown" in peaks else max(peaks)
 
 
-def disturbances(record):
-    """Say what disturbed a complete run's measurement, a list of words: the worst of its processes."""
-    return interference.reasons(interference.worst([one["load"] for one in record.measurements()["passes"]]))
+def disturbances(record) -> list[Disturbance]:
+    """Return what disturbed a complete run's measurement: the worst of its processes."""
+    return interference.disturbances(interference.worst([one["load"] for one in record.measurements()["passes"]]))
 
 
 def load(records):

@@ -112,7 +112,7 @@ def summary(records, texts):
             if row["device"] == "cuda" and "cpu" in record.measurements()["model"].get("placed", ""):
                 notes.append("weights offloaded to the CPU: latency is not the GPU's")
             if disturbed := costs.disturbances(record):
-                notes.append(f"measurement disturbed: {', '.join(disturbed)}")
+                notes.append(f"measurement disturbed: {', '.join(d.phrase for d in disturbed)}")
             if row["peak_bytes"] is None:
                 notes.append("peak unknown: this system reports none that can be reset")
         rows.append(row | {"note": "; ".join(notes)})

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from affq import files
 from affq.errors import InputError
 from affq.files import sha256_of, without_places
+from affq.inference import KEY
 from affq.results.provenance import changes_since, conditions, scoring, software
 from affq.results.state import Failure, FailureKind, State, Status
 
@@ -181,7 +183,7 @@ class Reading:
 
     def batches(self) -> list[dict]:
         """Return what stands beside the texts of each whole batch: {texts, end_byte, …}."""
-        return self._texts.batches(lambda row: (row["prompt_id"], row["emotion"], row["sample"]))
+        return self._texts.batches(itemgetter(*KEY))
 
     def generations(self) -> list[dict]:
         """Return the generations, in the order in which they were made."""

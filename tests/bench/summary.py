@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from affq.analysis import comparison, tables
-from affq.inference.generate import KEY
+from affq.inference import KEY
 from affq.models.sources import Architecture
 from affq.results import record as records
 from affq.study.prompts import cross, read_prompts
