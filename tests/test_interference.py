@@ -43,9 +43,13 @@ def seen(**load):
     return found
 
 
+def phrases(load):
+    return [disturbance.phrase for disturbance in interference.disturbances(load)]
+
+
 def test_quiet_run_is_not_flagged():
     found = seen()
-    assert interference.reasons(found) == []
+    assert interference.disturbances(found) == []
     # By hand: of 20.1 seconds that the processors were busy in ten, 20.0 were this process's.
     assert found["during"]["other_processors"] == pytest.approx(0.01) and found["before"]["other_processors"] == pytest.approx(
         0.01
@@ -56,40 +60,48 @@ GPU = {"gpu": 0, "busy_percent": 0, "reasons": 0, "processes": 1}
 
 
 @pytest.mark.parametrize(
-    "load, said",
+    "load, kind, phrase",
     [
-        ({"during": {"busy_s": 5.0}}, "other processes took 0.5 processors during"),
-        ({"before": {"busy_s": 0.5}}, "other processes took 0.5 processors before"),
-        ({"during": {"stolen_s": 0.5}}, "the machine's host took 0.05 processors during"),
-        ({"during": {"throttled_s": 0.2}}, "stopped at its quota during"),
-        ({"during": {"hot": 1}}, "slowed by heat during"),
-        ({"during": {"swapped_bytes": 4096}}, "swapping during"),
-        ({"before": {"gpus": [GPU | {"busy_percent": 40}]}}, "GPU 0 was 40 % busy before"),
-        ({"during": {"gpus": [GPU | {"reasons": 0x24}]}}, "GPU 0 was slowed, by heat or power, during"),
-        ({"during": {"gpus": [GPU | {"processes": 2}]}}, "2 processes were on GPU 0 during"),
+        ({"during": {"busy_s": 5.0}}, "other_processes", "other processes took 0.5 processors during"),
+        ({"before": {"busy_s": 0.5}}, "other_processes", "other processes took 0.5 processors before"),
+        ({"during": {"stolen_s": 0.5}}, "stolen", "the machine's host took 0.05 processors during"),
+        ({"during": {"throttled_s": 0.2}}, "quota", "stopped at its quota during"),
+        ({"during": {"hot": 1}}, "heat", "slowed by heat during"),
+        ({"during": {"swapped_bytes": 4096}}, "swapping", "swapping during"),
+        ({"before": {"gpus": [GPU | {"busy_percent": 40}]}}, "gpu_busy", "GPU 0 was 40 % busy before"),
+        ({"during": {"gpus": [GPU | {"reasons": 0x24}]}}, "gpu_slowed", "GPU 0 was slowed, by heat or power, during"),
+        ({"during": {"gpus": [GPU | {"processes": 2}]}}, "gpu_shared", "2 processes were on GPU 0 during"),
     ],
 )
-def test_disturbed_run_is_flagged_with_its_reason(load, said):
-    assert said in interference.reasons(seen(**load))
+def test_disturbed_run_is_flagged_with_its_reason(load, kind, phrase):
+    assert (kind, phrase) in [(d.kind, d.phrase) for d in interference.disturbances(seen(**load))]
+
+
+def test_disturbance_says_how_much_when_and_on_which_gpu():
+    # By hand: the GPU was shared by two processes; 0.2 s of ten were lost at the quota.
+    load = seen(during={"throttled_s": 0.2, "gpus": [GPU | {"gpu": 1, "processes": 2}]})
+    quota, shared = interference.disturbances(load)
+    assert (quota.when, quota.amount, quota.gpu) == ("during", pytest.approx(0.2), None)
+    assert (shared.when, shared.amount, shared.gpu) == ("during", 2, 1)
 
 
 @pytest.mark.parametrize("name", ["throttled_s", "hot"])
 def test_what_cannot_be_read_is_unknown_and_no_reason(name):
     found = seen(before={name: "unknown"}, during={name: "unknown"})
-    assert found["during"][name] == "unknown" and interference.reasons(found) == []
+    assert found["during"][name] == "unknown" and interference.disturbances(found) == []
 
 
 def test_gpu_that_is_busy_with_this_run_is_no_reason():
     busy = GPU | {"busy_percent": 99, "reasons": 0x1}  # at its end; 0x1: idle
-    assert interference.reasons(seen(during={"gpus": [busy]})) == []
-    assert interference.reasons(seen(during={"gpus": "unknown"})) == []
+    assert interference.disturbances(seen(during={"gpus": [busy]})) == []
+    assert interference.disturbances(seen(during={"gpus": "unknown"})) == []
 
 
 def test_worst_of_several_processes_counts():
     quiet, busy = seen(), seen(during={"busy_s": 5.0, "throttled_s": "unknown"})
     worst = interference.worst([quiet, busy])
     assert worst["during"]["other_processors"] == pytest.approx(0.51) and worst["during"]["throttled_s"] == 0
-    assert interference.reasons(worst) == ["other processes took 0.5 processors during"]
+    assert phrases(worst) == ["other processes took 0.5 processors during"]
 
 
 def test_real_probe_sees_another_process_and_not_its_own():
@@ -101,7 +113,7 @@ def test_real_probe_sees_another_process_and_not_its_own():
             pass
         other.kill()
     assert found["during"]["other_processors"] > interference.OTHERS
-    assert any(words.startswith("other processes took") for words in interference.reasons(found))
+    assert "other_processes" in [disturbance.kind for disturbance in interference.disturbances(found)]
     start = probe.read()
     end = time.process_time() + 0.5
     while time.process_time() < end:

@@ -104,11 +104,12 @@ def test_peak_of_several_gpus_is_that_of_their_sum_in_time_and_not_the_sum_of_pe
     assert found["reserved_peak_bytes"] == 1100 and found["device_used_bytes"] == 30 + 200
 
 
-def test_every_gpu_is_waited_for():
+def test_the_clock_waits_for_every_gpu_before_it_is_read(monkeypatch):
     cuda = Cuda(1, 2, 3)
-    probe = probes.CudaProbe(cuda)
-    probe.synchronize()
-    assert cuda.calls == [0, 1, 2]
+    monkeypatch.setattr(torch, "cuda", cuda)
+    _, clock = probes.instruments("cuda")
+    monkeypatch.setattr(probes.time, "perf_counter", lambda: cuda.calls.append("clock") or 7.0)
+    assert clock() == 7.0 and cuda.calls == [0, 1, 2, "clock"]
 
 
 def test_sampling_ends_with_its_phase():
@@ -122,10 +123,10 @@ def test_sampling_ends_with_its_phase():
 
 @pytest.mark.gpu
 def test_gpu_peak_follows_memory_up():
-    probe, synchronize = probes.instruments("cuda")
+    probe, clock = probes.instruments("cuda")
     probe.start()
     block = torch.ones(100_000_000, dtype=torch.uint8, device="cuda")
-    synchronize()
+    clock()
     del block
     found = probe.read()
     assert found["peak_bytes"] - probe.base["base_bytes"] >= 100_000_000

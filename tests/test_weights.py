@@ -64,7 +64,7 @@ def test_gguf_header_tells_types_without_loading(tiny_gguf):
     types = weights.gguf_types(tiny_gguf)
     # By hand: attention 32·32 + 2·16·32 + 32·32 and three of 64·32 at 34 bytes a block of 32; the rest float32.
     quantized = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
-    assert types == {"q8_0": [quantized, quantized * 34 // 32], "f32": [3 * 32 + 8 * 32, 4 * (3 * 32 + 8 * 32)]}
+    assert types == {"q8_0": (quantized, quantized * 34 // 32), "f32": (3 * 32 + 8 * 32, 4 * (3 * 32 + 8 * 32))}
 
 
 def test_gguf_is_converted_once_into_the_cache(shelf, tiny_gguf):

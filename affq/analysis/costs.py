@@ -31,7 +31,7 @@ def measured(record: Reading) -> dict[str, object]:
     measurements, about = record.measurements(), record.about()
     timed = {row["reading"]: row for row in _statistics(record)}
     peak_bytes = _peak_bytes(measurements)
-    disturbances = interference.reasons(interference.worst([process["load"] for process in measurements["passes"]]))
+    disturbances = interference.disturbances(interference.worst([process["load"] for process in measurements["passes"]]))
     return {
         "device": about["hardware"]["device"],
         "compute_dtype": measurements["model"]["compute_dtype"],
@@ -41,7 +41,7 @@ def measured(record: Reading) -> dict[str, object]:
         **{name: timed[name]["median_s"] for name in ("ttft_s", "token_s", "latency_s")},
         "latency_low_s": timed["latency_s"]["low_s"],
         "latency_high_s": timed["latency_s"]["high_s"],
-        "disturbed": ", ".join(disturbances),
+        "disturbed": ", ".join(disturbance.phrase for disturbance in disturbances),
     }
 
 

@@ -3,5 +3,14 @@ from . import interference as interference
 from . import kernels as kernels
 from . import measure as measure
 from . import probes as probes
-from .generate import KEY as KEY
+from .interference import Disturbance as Disturbance
+from .interference import DisturbanceKind as DisturbanceKind
 from .measure import READINGS as READINGS
+from .measure import Produce as Produce
+from .probes import UNKNOWN as UNKNOWN
+from .probes import Probe as Probe
+from .requests import KEY as KEY
+from .requests import Generation as Generation
+from .requests import Key as Key
+from .requests import Request as Request
+from .requests import key_of as key_of

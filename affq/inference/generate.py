@@ -6,54 +6,79 @@ latency is to be what a plain loop takes (tests/bench/latency.md).
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import transformers
 
 from affq.errors import InputError
+from affq.inference.measure import TextReading
+from affq.inference.requests import Ending, Generation, Key, Request, Sampling, key_of
 
-KEY = ["prompt_id", "emotion", "sample"]  # what tells one text of a run from another
 # Some chat templates write the day into the prompt: always this one, so that the same study gives the same texts tomorrow.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
 
+Tokenizer = transformers.PreTrainedTokenizerBase
+Inputs = transformers.BatchEncoding  # {input_ids, attention_mask}, each (texts, tokens)
 
-def render(tokenizer, request):
-    """Put a request into the model's chat template, or leave it as it is where there is none.
 
-    Raises InputError for a template that fails over a single message of the user.
+class Model(Protocol):
+    """A causal language model, as transformers loads it."""
+
+    config: Any
+    generation_config: Any
+
+    @property
+    def device(self) -> torch.device: ...
+    def generate(self, **options: Any) -> Any: ...
+
+
+class AloneText(Key):
+    """A timed text by itself, in a batch of one; None where it has no counterpart in the quality pass."""
+
+    text: str | None
+
+
+def render(tokenizer: Tokenizer, request: str) -> str:
+    """Return a request in the model's chat template, or as it is where there is none.
+
+    Raises InputError for a template that fails on a single message of the user.
     """
     if tokenizer.chat_template is None:
         return request
     chat = [{"role": "user", "content": request}]
     template = TODAY + tokenizer.get_chat_template()
     try:
-        return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program, and fails as programs do
         words = f"{type(error).__name__}: {error}"
-        raise InputError(f"the model's chat template fails over a user's message ({words}); mend it, or remove it") from error
+        raise InputError(
+            f"the model's chat template fails over a user's message ({words})", remedy="mend it, or remove it"
+        ) from error
 
 
-def in_batches(requests, size):
-    """Split requests into batches of `size`; those without an emotion never share a batch with the others."""
+def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """Return requests in batches of `size`; those without an emotion never share a batch with the others."""
     groups = ([r for r in requests if r["emotion"]], [r for r in requests if not r["emotion"]])
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
-def tokenize(model, tokenizer, prompts):
-    """Tokenize rendered prompts, padded on the left, onto the model's device: {input_ids, attention_mask}, (texts, tokens)."""
+def tokenize(model: Model, tokenizer: Tokenizer, prompts: list[str]) -> Inputs:
+    """Return rendered prompts as tokens, padded on the left, on the model's device."""
     # A chat template writes its special tokens itself.
     special = tokenizer.chat_template is None
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special, return_token_type_ids=False)
     return batch.to(model.device)
 
 
-def prepare(model, tokenizer, requests):
+def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request]) -> Inputs:
     """Render and tokenize requests as one batch: the inputs that `exactly` takes."""
     return tokenize(model, tokenizer, [render(tokenizer, request["request"]) for request in requests])
 
 
-def need_context(model, tokenizer, requests, new_tokens):
+def need_context(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int) -> None:
     """Raise InputError unless each request and `new_tokens` more fit the positions that the model was trained for."""
     if (most := getattr(model.config.get_text_config(), "max_position_embeddings", None)) is None:
         return
@@ -62,12 +87,14 @@ def need_context(model, tokenizer, requests, new_tokens):
         if tokens + new_tokens > most:
             raise InputError(
                 f"prompt {request['prompt_id']!r} takes {tokens:,} tokens, and {new_tokens:,} new ones were asked for: the model "
-                f"reads {most:,} at most; shorten the prompt, or lower max_new_tokens and measurement's new_tokens"
+                f"reads {most:,} at most",
+                value=tokens + new_tokens,
+                remedy="shorten the prompt, or lower max_new_tokens and measurement's new_tokens",
             )
 
 
 class GumbelNoise(transformers.LogitsProcessor):
-    """Adds to the logits of each text of a batch its own noise: their argmax is a draw from softmax(logits / temperature).
+    """Adds noise to the logits of each text of a batch, its own: their argmax is a draw from softmax(logits / temperature).
 
     The draw is exact: argmax(logits / temperature + G), each G from the standard Gumbel distribution, has that distribution
     (Gumbel 1954; Maddison, Tarlow and Minka 2014, "A* Sampling", https://arxiv.org/abs/1411.0030). The noise belongs to (seed,
@@ -77,24 +104,24 @@ class GumbelNoise(transformers.LogitsProcessor):
     batch: the requests, in the order of the logits' rows. prompt_tokens: the length of the padded prompts, where steps begin.
     """
 
-    def __init__(self, batch, prompt_tokens, temperature, seed):
+    def __init__(self, batch: Sequence[Request], prompt_tokens: int, temperature: float, seed: int) -> None:
         self.prompt_tokens, self.temperature = prompt_tokens, temperature
         self.keys = [_noise_key(seed, request) for request in batch]
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         step = input_ids.shape[1] - self.prompt_tokens
         noise = np.stack([_gumbel(key, step, scores.shape[1]) for key in self.keys])
         return scores + self.temperature * torch.from_numpy(noise).to(scores)
 
 
-def _noise_key(seed, request):
-    """Give the 128 bits that stand for a text's noise."""
-    text = json.dumps([seed, request["prompt_id"], request["emotion"], request["sample"]])
+def _noise_key(seed: int, request: Request) -> int:
+    """Return the 128 bits that stand for the noise of a text."""
+    text = json.dumps([seed, *key_of(request).values()])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
-def _gumbel(key, step, count):
-    """Draw `count` standard Gumbel values of one text and step.
+def _gumbel(key: int, step: int, count: int) -> np.ndarray:
+    """Draw `count` standard Gumbel values for one text and step.
 
     Philox is addressed by key and counter (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405); steps are 2**192 apart.
     In double precision: uniform numbers of 24 bits are too coarse for the tail that a large vocabulary's rare tokens win by.
@@ -102,51 +129,66 @@ def _gumbel(key, step, count):
     return np.random.Generator(np.random.Philox(key=key, counter=step << 192)).gumbel(size=count)
 
 
-def texts(model, tokenizer, batch, max_new_tokens, at_token=None, sampling=None):
-    """Generate one batch of requests: (rows, cache_bytes).
+def texts(
+    model: Model,
+    tokenizer: Tokenizer,
+    batch: Sequence[Request],
+    max_new_tokens: int,
+    at_token: Callable[[], Any] | None = None,
+    sampling: Sampling | None = None,
+) -> tuple[list[Generation], int]:
+    """Generate one batch of requests; return the texts, and the bytes of the batch's keys and values at its end.
 
-    rows: each request with its prompt, text, new_tokens, and whether it ended by itself. cache_bytes: of the keys and values of
-    the whole batch at its end. at_token() is called after each step. sampling: the {temperature, seed} of GumbelNoise; None
-    decodes greedily. Padding and batch size change logits, and so a text, which belongs to its batch.
+    at_token() is called after each step. sampling: None decodes greedily. Padding and batch size change logits, and so the
+    texts: a text belongs to its batch.
     """
     prompts = [render(tokenizer, request["request"]) for request in batch]
     inputs = tokenize(model, tokenizer, prompts)
+    prompt_tokens = inputs["input_ids"].shape[1]
     options = {"max_new_tokens": max_new_tokens, "return_dict_in_generate": True, **_calling(at_token)}
     if sampling:
-        options["logits_processor"] = [GumbelNoise(batch, inputs["input_ids"].shape[1], **sampling)]
+        options["logits_processor"] = [GumbelNoise(batch, prompt_tokens, **sampling)]
     output = model.generate(**inputs, **_greedy(tokenizer), **options)
-    rows = []
-    for request, prompt, ids in zip(batch, prompts, output.sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-        kept = {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")}
-        rows.append({**kept, "prompt": prompt, **up_to_end(model, tokenizer, ids)})
-    return rows, _cache_bytes(output.past_key_values)
+    generations: list[Generation] = [
+        {
+            "prompt_id": request["prompt_id"],
+            "kind": request["kind"],
+            "emotion": request["emotion"],
+            "sample": request["sample"],
+            "prompt": prompt,
+            **up_to_end(model, tokenizer, ids),
+        }
+        for request, prompt, ids in zip(batch, prompts, output.sequences[:, prompt_tokens:].tolist(), strict=True)
+    ]
+    return generations, _cache_bytes(output.past_key_values)
 
 
-def up_to_end(model, tokenizer, ids):
-    """Cut a text's new token ids at its end, and decode them: {text, new_tokens, ended: whether there was an end}."""
+def up_to_end(model: Model, tokenizer: Tokenizer, ids: list[int]) -> Ending:
+    """Cut the new token ids of a text at its end, and decode them."""
     ends = _end_ids(model, tokenizer)
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True)).strip()
     return {"text": text, "new_tokens": length, "ended": length < len(ids)}
 
 
-def alone(model, tokenizer, readings, max_new_tokens):
-    """Give what each timed text is by itself, in a batch of one, greedy: [{prompt_id, emotion, sample, text}], once a request.
+def alone(model: Model, tokenizer: Tokenizer, readings: Sequence[TextReading], max_new_tokens: int) -> list[AloneText]:
+    """Return what each timed text is by itself, in a batch of one, greedy; once for each request.
 
-    readings: as measure.time_texts gives them, end-of-text ignored: cut there, or at max_new_tokens. text is None where fewer
+    readings: of measure.time_texts, end-of-text ignored: a text is cut there, or at max_new_tokens. It is None where fewer
     tokens were timed and no end is among them: such a text has no counterpart in the quality pass.
     """
-    rows = []
+    rows: list[AloneText] = []
     for reading in (reading for reading in readings if reading["round"] == 0):
-        made = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens])
-        whole = made["ended"] or reading["new_tokens"] >= max_new_tokens
-        kept = {key: reading[key] for key in KEY}
-        rows.append({**kept, "text": made["text"] if whole else None})
+        ending = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens])
+        whole = ending["ended"] or reading["new_tokens"] >= max_new_tokens
+        rows.append({**key_of(reading), "text": ending["text"] if whole else None})
     return rows
 
 
-def exactly(model, tokenizer, inputs, new_tokens, at_token=None):
-    """Generate greedily exactly `new_tokens` tokens for each tokenized prompt, end-of-text ignored; return the output tensor.
+def exactly(
+    model: Model, tokenizer: Tokenizer, inputs: Inputs, new_tokens: int, at_token: Callable[[], Any] | None = None
+) -> torch.Tensor:
+    """Generate greedily exactly `new_tokens` tokens for each prompt; return the token ids, (texts, prompt + new_tokens).
 
     End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text. at_token()
     is called after each step.
@@ -159,30 +201,30 @@ def exactly(model, tokenizer, inputs, new_tokens, at_token=None):
         output = model.generate(**inputs, **_greedy(tokenizer), **options)
     finally:
         transformers.logging.set_verbosity(verbosity)
-    if (made := output.shape[1] - inputs["input_ids"].shape[1]) != new_tokens:
-        raise RuntimeError(f"{made} tokens were generated where {new_tokens} are to be timed")
+    if (generated := output.shape[1] - inputs["input_ids"].shape[1]) != new_tokens:
+        raise RuntimeError(f"{generated} tokens were generated where {new_tokens} are to be timed")
     return output
 
 
-def _calling(at_token):
-    """Give the option by which `generate` calls at_token() after each step: as a reason to stop that never holds."""
+def _calling(at_token: Callable[[], Any] | None) -> dict[str, Any]:
+    """Return the option by which `generate` calls at_token() after each step: as a reason to stop that never holds."""
     return {"stopping_criteria": [lambda ids, scores, **_: bool(at_token())]} if at_token else {}
 
 
-def _cache_bytes(cache):
-    """Give the bytes of a cache's tensors; 0 for a model that keeps none, or another kind of state."""
+def _cache_bytes(cache: Any) -> int:
+    """Return the bytes of a cache's tensors; 0 for a model that keeps none, or another kind of state."""
     tensors = (getattr(layer, name, None) for layer in getattr(cache, "layers", ()) for name in ("keys", "values"))
     return sum(tensor.nbytes for tensor in tensors if torch.is_tensor(tensor))
 
 
-def _greedy(tokenizer):
-    # A checkpoint's own settings would otherwise stay in force: the likeliest token is taken, and nothing else weighs in.
+def _greedy(tokenizer: Tokenizer) -> dict[str, Any]:
+    # A checkpoint's own settings would otherwise stay in force: the likeliest token is taken, and nothing else counts.
     sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     penalties = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     return {**sampling, **penalties, "pad_token_id": tokenizer.pad_token_id}
 
 
-def _end_ids(model, tokenizer):
+def _end_ids(model: Model, tokenizer: Tokenizer) -> set[int]:
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}

@@ -1,10 +1,16 @@
 """Where does a text's time go? The kernels of one profiled text, by what they do, at prefill and at decode."""
 
 from collections import defaultdict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from affq.inference.measure import Produce
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
 
 FIRST_TOKEN = "affq: first token"
 WARM_TOKENS = 2
-# What an operation is there for: the first of these that begins its name, or that of an operation which it serves.
+# What an operation is for: the first of these that begins its name, or the name of an operation that called it.
 ACTIVATIONS, QUANTIZED, PLAIN = "quantizing activations", "quantized products", "plain products"
 ATTENTION, REST = "attention", "rest"
 GROUPS = (
@@ -17,16 +23,28 @@ GROUPS = (
 EVERY = (ACTIVATIONS, QUANTIZED, PLAIN, ATTENTION, REST)
 
 
-def profile(produce, inputs, new_tokens):
-    """Profile one text of `new_tokens` tokens: [{phase, group, kernel, calls, seconds}], untimed otherwise.
+class KernelTime(TypedDict):
+    """How often a kernel was called in a phase (prefill, up to the first token, or decode), and its seconds.
 
-    produce(inputs, n, at_token) generates n tokens and calls at_token() after each. phase: prefill, up to the first token, or
-    decode. group: one of EVERY. seconds: on a CPU those of an operation without the operations it calls; on a GPU those of the
-    kernels that it launched. Profiling takes time itself: the shares are to be read, not the sum.
+    group: one of EVERY. seconds: on a CPU those of an operation without the operations it calls; on a GPU those of the kernels
+    that it launched.
+    """
+
+    phase: str
+    group: str
+    kernel: str
+    calls: int
+    seconds: float
+
+
+def profile(produce: Produce, inputs: "BatchEncoding", new_tokens: int) -> list[KernelTime]:
+    """Profile one text of `new_tokens` tokens, the longest kernels of a group first.
+
+    Profiling takes time itself: the shares are to be read, not the sum.
     """
     import torch
 
-    def mark():
+    def mark() -> None:
         with torch.profiler.record_function(FIRST_TOKEN):
             pass
 
@@ -37,7 +55,8 @@ def profile(produce, inputs, new_tokens):
         produce(inputs, new_tokens, mark)
     events = profiled.events()
     first = min(event.time_range.start for event in events if event.name == FIRST_TOKEN)
-    calls, seconds = defaultdict(int), defaultdict(float)
+    calls: dict[tuple[str, str, str], int] = defaultdict(int)
+    seconds: dict[tuple[str, str, str], float] = defaultdict(float)
     for event in events:
         if event.device_type != torch.autograd.DeviceType.CPU or event.name == FIRST_TOKEN:
             continue
@@ -47,11 +66,11 @@ def profile(produce, inputs, new_tokens):
             calls[phase, group, kernel] += 1
             seconds[phase, group, kernel] += microseconds / 1e6
     order = sorted(seconds, key=lambda key: (key[0] == "decode", EVERY.index(key[1]), -seconds[key]))
-    return [dict(zip(("phase", "group", "kernel"), key, strict=True), calls=calls[key], seconds=seconds[key]) for key in order]
+    return [{"phase": key[0], "group": key[1], "kernel": key[2], "calls": calls[key], "seconds": seconds[key]} for key in order]
 
 
-def _group(event):
-    """Give the group of an operation, by its own name and those of the operations that called it."""
+def _group(event: Any) -> str:
+    """Return the group of a profiler's event, by its own name and the names of the operations that called it."""
     names = []
     while event is not None:
         names.append(event.name)

@@ -1,110 +1,177 @@
 """The resource pass: how long texts take, one at a time and many at once. Clock, probe and interval are arguments.
 
-produce(inputs, n) generates exactly n tokens for each of the texts that prepare(requests) made inputs of, and returns token ids
-of shape (texts, prompt + n). produce(inputs, n, at_token) calls at_token() after each token.
+A clock waits until the device has done what it was asked for, and then gives the seconds: `probes.instruments` makes it.
 """
 
 import gc
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import psutil
 
-from affq.inference.generate import KEY
+from affq.inference.probes import UNKNOWN, Clock, Probe, Readings
+from affq.inference.requests import Key, Request, key_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BatchEncoding
 
 WARM_UPS = 10  # at most
 STEADY = 0.05  # spread of the last three warm-ups, over the fastest of them, at which warming up ends
 READINGS = 3  # of each batch size
 FULL = 0.9  # of the free memory: a batch that is expected to take more is not tried
 
+Prepare = Callable[[Sequence[Request]], "BatchEncoding"]  # requests to the inputs of one batch
 
-def time_texts(prepare, produce, requests, settings, width, clock=time.perf_counter, synchronize=lambda: None):
+
+class Produce(Protocol):
+    """Generates exactly `new_tokens` tokens for each text of a batch, and calls at_token() after each step.
+
+    Returns token ids, (texts, prompt + new_tokens).
+    """
+
+    def __call__(self, inputs: "BatchEncoding", new_tokens: int, at_token: Callable[[], Any] | None = None) -> "torch.Tensor": ...
+
+
+class WarmUp(TypedDict):
+    """The seconds of each warm-up, and whether the last ones took the same time."""
+
+    warmup_s: list[float]
+    steady: bool
+
+
+class Timing(TypedDict):
+    """One text timed: its first token alone (prefill with it), and then the whole of it."""
+
+    ttft_s: float
+    latency_s: float
+    new_tokens: int
+    token_ids: list[int]
+
+
+class TextReading(Key, Timing):
+    """A timed text in a round over the texts."""
+
+    round: int
+
+
+class TokenTiming(TypedDict):
+    """One text timed token by token: the seconds to its first token, and of each further one."""
+
+    ttft_s: float
+    token_s: list[float]
+
+
+class TokenReading(Key, TokenTiming):
+    """A text that was timed token by token."""
+
+
+class Latency(WarmUp):
+    """The raw readings of a resource pass.
+
+    width: of the median's interval over the median, when the rounds ended; None where there was no interval.
+    """
+
+    texts: list[TextReading]
+    rounds: int
+    width: float | None
+    stopped: Literal["aim", "cap"]
+    tokens: list[TokenReading]
+
+
+class Throughput(TypedDict):
+    """Readings of growing batches. points: {batch, seconds: READINGS of them, new_tokens, and what the probe reads}."""
+
+    stopped: Literal["cap", "memory"]
+    points: list[dict[str, Any]]
+
+
+def time_texts(
+    prepare: Prepare,
+    produce: Produce,
+    requests: Sequence[Request],
+    settings: Mapping[str, Any],
+    width: Callable[[list[float], int], float],
+    clock: Clock = time.perf_counter,
+) -> Latency:
     """Time texts one at a time, in rounds over the requests, until their median is known well enough.
 
-    After warming up, each request is generated twice: one token, which gives ttft_s (prefill and the first token), and all of
-    them, which gives latency_s. No clock is read between tokens, since waiting for each would slow them. Rounds end when
-    width(seconds of all texts, most rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are
-    timed token by token. Inputs are made outside the clock; no garbage is collected inside it.
+    After warming up, each request is generated twice: one token, which gives ttft_s, and all of them, which gives latency_s. No
+    clock is read between tokens, since waiting for each would slow them. Rounds end when width(seconds of all texts, most
+    rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are timed token by token. Inputs are made
+    outside the clock; no garbage is collected inside it.
 
-    settings: new_tokens, warmup_tokens, aim, rounds, token_texts, as a study's measurement has them. Returns raw readings, in
-    seconds: {warmup_s: [], steady, rounds, width, stopped: aim or cap, texts: [{prompt_id, emotion, sample, round, ttft_s,
-    latency_s, new_tokens, token_ids}], tokens: [{prompt_id, emotion, sample, ttft_s, token_s: []}]}. width is None for inf.
+    settings: new_tokens, warmup_tokens, aim, rounds, token_texts, as a study's measurement has them.
     """
     inputs = [prepare([request]) for request in requests]
-    found = warm_up(inputs[0], produce, settings["warmup_tokens"], clock, synchronize) | {"texts": []}
+    warm = warm_up(inputs[0], produce, settings["warmup_tokens"], clock)
+    texts: list[TextReading] = []
     for number in range(settings["rounds"]):
-        for request, one in zip(requests, inputs, strict=True):
-            reading = time_text(one, produce, settings["new_tokens"], clock, synchronize)
-            found["texts"].append({**_key(request), "round": number, **reading})
-        reached = width([reading["latency_s"] for reading in found["texts"]], settings["rounds"])
+        for request, prompt in zip(requests, inputs, strict=True):
+            timing = time_text(prompt, produce, settings["new_tokens"], clock)
+            texts.append({**key_of(request), "round": number, **timing})
+        reached = width([reading["latency_s"] for reading in texts], settings["rounds"])
         if reached <= settings["aim"]:
             break
-    found |= {"rounds": number + 1, "width": reached if reached < float("inf") else None}
-    found["stopped"] = "aim" if reached <= settings["aim"] else "cap"
-    found["tokens"] = [
-        {**_key(request), **time_tokens(one, produce, settings["new_tokens"], clock, synchronize)}
-        for request, one in list(zip(requests, inputs, strict=True))[: settings["token_texts"]]
-    ]
-    return found
+    return {
+        **warm,
+        "texts": texts,
+        "rounds": number + 1,
+        "width": reached if reached < float("inf") else None,
+        "stopped": "aim" if reached <= settings["aim"] else "cap",
+        "tokens": [
+            {**key_of(request), **time_tokens(prompt, produce, settings["new_tokens"], clock)}
+            for request, prompt in list(zip(requests, inputs, strict=True))[: settings["token_texts"]]
+        ],
+    }
 
 
-def _key(request):
-    return {key: request[key] for key in KEY}
-
-
-def warm_up(inputs, produce, tokens, clock=time.perf_counter, synchronize=lambda: None):
-    """Generate texts of so many tokens until three in a row take the same time within STEADY, WARM_UPS at most.
-
-    Returns {warmup_s: [seconds], steady: whether they did}.
-    """
-    seconds, steady = [], False
+def warm_up(inputs: "BatchEncoding", produce: Produce, tokens: int, clock: Clock = time.perf_counter) -> WarmUp:
+    """Generate texts of so many tokens until three in a row take the same time within STEADY, WARM_UPS at most."""
+    seconds: list[float] = []
+    steady = False
     while len(seconds) < WARM_UPS and not steady:
         with _uncollected():
-            synchronize()
             start = clock()
             produce(inputs, tokens)
-            synchronize()
             seconds.append(clock() - start)
         last = seconds[-3:]
         steady = len(last) == 3 and max(last) <= (1 + STEADY) * min(last)
     return {"warmup_s": seconds, "steady": steady}
 
 
-def time_text(inputs, produce, new_tokens, clock=time.perf_counter, synchronize=lambda: None):
-    """Time one text's first token alone, and then the whole of it: {ttft_s, latency_s, new_tokens, token_ids}, seconds."""
+def time_text(inputs: "BatchEncoding", produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> Timing:
+    """Time the first token of one text alone, and then the whole of it."""
     with _uncollected():
-        synchronize()
         start = clock()
         produce(inputs, 1)
-        synchronize()
         between = clock()
         output = produce(inputs, new_tokens)
-        synchronize()
         end = clock()
     token_ids = output[0, -new_tokens:].tolist()
     return {"ttft_s": between - start, "latency_s": end - between, "new_tokens": len(token_ids), "token_ids": token_ids}
 
 
-def time_tokens(inputs, produce, new_tokens, clock=time.perf_counter, synchronize=lambda: None):
-    """Time one text token by token, waiting for the device at each: {ttft_s, token_s: [seconds of each further token]}."""
-    moments = []
+def time_tokens(inputs: "BatchEncoding", produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> TokenTiming:
+    """Time one text token by token, waiting for the device at each."""
+    moments: list[float] = []
 
-    def at_token():
-        synchronize()
+    def at_token() -> None:
         moments.append(clock())
 
     with _uncollected():
-        synchronize()
         start = clock()
         produce(inputs, new_tokens, at_token)
     return {"ttft_s": moments[0] - start, "token_s": [after - before for before, after in pairwise(moments)]}
 
 
 @contextmanager
-def _uncollected():
+def _uncollected() -> Iterator[None]:
     """Collect garbage now, and none until the end."""
     gc.collect()
     gc.disable()
@@ -114,19 +181,27 @@ def _uncollected():
         gc.enable()
 
 
-def throughput(prepare, produce, requests, new_tokens, most, probe, clock=time.perf_counter, synchronize=lambda: None):
+def throughput(
+    prepare: Prepare,
+    produce: Produce,
+    requests: Sequence[Request],
+    new_tokens: int,
+    most: int,
+    probe: Probe,
+    clock: Clock = time.perf_counter,
+) -> Throughput:
     """Time batches of 1, 2, 4 … texts up to `most`, or up to the largest that memory holds, which is found by halving.
 
     requests: taken in turn until a batch is full. A batch is not tried if its peak, on the line through those before it, would
-    take more than FULL of what the probe says is free; one that runs out of a GPU's memory is given up. Returns {stopped: cap or
-    memory, points: [{batch, seconds: [READINGS of them], new_tokens, and what the probe reads}]}, without points if most is 0.
+    take more than FULL of what the probe says is free; one that runs out of a GPU's memory is given up. No points if most is 0.
     """
-    points, size, too_many = [], min(1, most), most + 1
+    points: list[dict[str, Any]] = []
+    size, too_many = min(1, most), most + 1
     while 0 < size < too_many:
         point = None
         if _expected_bytes(points, size) <= FULL * probe.free_bytes():
             batch = [requests[number % len(requests)] for number in range(size)]
-            point = _time_batch(prepare, produce, batch, new_tokens, probe, clock, synchronize)
+            point = _time_batch(prepare, produce, batch, new_tokens, probe, clock)
         if point:
             points.append(point)
         else:
@@ -138,49 +213,50 @@ def throughput(prepare, produce, requests, new_tokens, most, probe, clock=time.p
     return {"stopped": "cap" if too_many > most else "memory", "points": points}
 
 
-def _expected_bytes(points, size):
-    """Give the bytes that a batch will take beyond what is held, on the line through two smaller ones; 0 if unknown."""
-    if len(points) < 2 or "unknown" in (points[-1]["peak_bytes"], points[-2]["peak_bytes"], points[-1]["held_bytes"]):
+def _expected_bytes(points: list[dict[str, Any]], size: int) -> float:
+    """Return the bytes that a batch will take beyond what is held, on the line through two smaller ones; 0 if unknown."""
+    if len(points) < 2 or UNKNOWN in (points[-1]["peak_bytes"], points[-2]["peak_bytes"], points[-1]["held_bytes"]):
         return 0
     small, large = points[-2:]
     slope = max(0, large["peak_bytes"] - small["peak_bytes"]) / (large["batch"] - small["batch"])
     return large["peak_bytes"] + slope * (size - large["batch"]) - large["held_bytes"]
 
 
-def _time_batch(prepare, produce, batch, new_tokens, probe, clock, synchronize):
-    """Time one batch READINGS times; None where a GPU's memory runs out."""
+def _time_batch(
+    prepare: Prepare, produce: Produce, batch: Sequence[Request], new_tokens: int, probe: Probe, clock: Clock
+) -> dict[str, Any] | None:
+    """Time one batch READINGS times; return None where a GPU's memory runs out."""
     import torch
 
     probe.start()
+    seconds: list[float] = []
     try:
-        inputs, seconds = prepare(batch), []
+        inputs = prepare(batch)
         produce(inputs, 2)
         for _ in range(READINGS):
             with _uncollected():
-                synchronize()
                 start = clock()
                 produce(inputs, new_tokens)
-                synchronize()
                 seconds.append(clock() - start)
     except torch.OutOfMemoryError:
         return None
     return {"batch": len(batch), "seconds": seconds, "new_tokens": new_tokens, **probe.read()}
 
 
-def over_batches(readings):
-    """Sum up the readings of a pass by batch: (its seconds, its largest cache_bytes, {phase: the highest of each reading}).
+def over_batches(readings: Sequence[Mapping[str, Any]]) -> tuple[float, int, dict[str, Readings]]:
+    """Return the seconds of a pass in batches, its largest cache_bytes, and for each phase the highest of each reading.
 
-    What is unknown for one batch is unknown for the pass.
+    readings: of each batch, {quality_s, cache_bytes, phases}. What is unknown for one batch is unknown for the pass.
     """
-    phases = {}
-    for phase in readings[0]["phases"]:
-        by_name = {name: [reading["phases"][phase][name] for reading in readings] for name in readings[0]["phases"][phase]}
-        phases[phase] = {name: "unknown" if "unknown" in values else max(values) for name, values in by_name.items()}
+    phases: dict[str, Readings] = {}
+    for phase, first in readings[0]["phases"].items():
+        by_name = {name: [reading["phases"][phase][name] for reading in readings] for name in first}
+        phases[phase] = {name: UNKNOWN if UNKNOWN in values else max(values) for name, values in by_name.items()}
     return sum(r["quality_s"] for r in readings), max(r["cache_bytes"] for r in readings), phases
 
 
-def since_start():
-    """Give the seconds since this process began: at the start of a notebook's work, what its imports took."""
+def since_start() -> float:
+    """Return the seconds since this process began: at the start of a notebook's work, what its imports took."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # since the system's start; proc(5)
     except OSError:  # not Linux

@@ -1,6 +1,8 @@
 from . import memory as memory
 from . import sources as sources
 from . import weights as weights
+from .checkpoints import LoadError as LoadError
+from .loading import Stored as Stored
 from .loading import by_role as by_role
 from .loading import census as census
 from .loading import compute_once as compute_once
@@ -10,4 +12,6 @@ from .loading import load as load
 from .loading import prove as prove
 from .loading import resolve_device as resolve_device
 from .precisions import PRECISIONS as PRECISIONS
+from .precisions import PrecisionError as PrecisionError
+from .sources import Source as Source
 from .weights import fingerprint as fingerprint

@@ -1,4 +1,4 @@
-"""A model without its weights: its configuration, a tokenizer that stands in, and random weights drawn where they are used.
+"""A model without its weights: its configuration, a stand-in tokenizer, and random weights that are drawn where they are used.
 
 What a model costs in memory and time follows from its shape, and not from what its weights have learnt.
 """
@@ -7,20 +7,26 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from affq.emotions import REFERENCES
 from affq.models import weights
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
 
 VOCABULARY = 4096  # of the stand-in: enough for a prompt's words to be a token or two, as with a published tokenizer
 END = "<|end|>"
 
 
-def folder(config):
-    """Name the folder in the user's cache for an architecture, present or not. config: a mapping as in config.json."""
+def folder(config: dict[str, Any]) -> Path:
+    """Return the folder in the user's cache for an architecture, present or not. config: a mapping as in config.json."""
     return weights.cache() / f"random-{hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def make(config):
+def make(config: dict[str, Any]) -> None:
     """Write the architecture's folder, unless it is there: config.json, and a tokenizer learnt from affq's reference texts.
 
     The published tokenizer is left alone even where it is at hand, so that one study asks the same everywhere.
@@ -44,14 +50,14 @@ def make(config):
         (fresh / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def parameters(config):
+def parameters(config: dict[str, Any]) -> int:
     """Count the parameters of an architecture, tied ones once."""
     import torch
     import transformers
 
     with torch.device("meta"):
-        config = transformers.AutoConfig.for_model(**config)
-        empty = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        shape = transformers.AutoConfig.for_model(**config)
+        empty = transformers.AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
     return sum(parameter.numel() for parameter in empty.parameters())
 
 
@@ -62,13 +68,13 @@ class Drawn:
     deviation: of the normal distribution that it is drawn from; None for a weight of ones. seed: its own.
     """
 
-    shape: tuple
-    dtype: object
+    shape: tuple[int, ...]
+    dtype: "torch.dtype"
     device: str
     deviation: float | None
     seed: int
 
-    def __getitem__(self, everything):
+    def __getitem__(self, everything: Any) -> "torch.Tensor":
         import torch
 
         if self.deviation is None:
@@ -77,16 +83,16 @@ class Drawn:
         return drawn.normal_(0, self.deviation, generator=torch.Generator(self.device).manual_seed(self.seed))
 
 
-def draw(empty, dtype, device, seed):
-    """Give the weights of a model that was built on the meta device: {name: Drawn}, as a state_dict for from_pretrained.
+def draw(empty: "transformers.PreTrainedModel", dtype: "torch.dtype", device: str, seed: int) -> dict[str, Drawn]:
+    """Return the weights of a model that was built on the meta device, by their names: a state_dict for from_pretrained.
 
     Matrices are normal, with the deviation that the configuration initializes by; norms are ones, biases zeros. One tensor is
     made at a time, on `device`, at `dtype`, and quantized there: the host never holds the model. A weight's draw depends on
     seed and name alone.
     """
     deviation = getattr(empty.config.get_text_config(), "initializer_range", 0.02)
-    found = {}
+    weights_by_name = {}
     for name, parameter in empty.named_parameters():
         spread = deviation if parameter.ndim > 1 else 0.0 if name.endswith("bias") else None
-        found[name] = Drawn(tuple(parameter.shape), dtype, device, spread, zlib.crc32(f"{seed} {name}".encode()))
-    return found
+        weights_by_name[name] = Drawn(tuple(parameter.shape), dtype, device, spread, zlib.crc32(f"{seed} {name}".encode()))
+    return weights_by_name

@@ -1,11 +1,14 @@
 """Look at a model folder without loading it: what its files say, and whether it can be loaded at all."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from affq.errors import InputError
+from affq.files import read_text
 
 A_MODEL = "a model is a folder with config.json, safetensors weights and a tokenizer"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -42,6 +45,10 @@ BACKENDS = {
 }
 
 
+class LoadError(RuntimeError):
+    """The weights, the configuration or the tokenizer could not be loaded."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What the headers of a folder's weight files say.
@@ -54,45 +61,49 @@ class Checkpoint:
     stored_bytes: int
 
 
-def examine(folder, task=GENERATION):
+def examine(folder: Path, task: str = GENERATION) -> Checkpoint:
     """Read a model folder's configuration and the headers of its safetensors files.
 
     Raises InputError, with the file and the remedy, for a folder that cannot be loaded: no readable configuration or weights,
     pickle weights only, shards that are missing or cut, weights that are quantized already, code of its own, no tokenizer.
     """
     config = check_configuration(folder, task)
-    bytes_of, parameters, tensors = {}, 0, 0
+    bytes_of: dict[str, int] = {}
+    parameters = tensors = 0
     for file in weight_files(folder):
         for dtype, elements, size in _tensors(file):
             bytes_of[dtype] = bytes_of.get(dtype, 0) + size
             parameters += elements
             tensors += 1
     if not parameters:
-        raise InputError(f"the weight files of {folder} hold no tensor; copy the model again")
+        raise InputError("the weight files of {place} hold no tensor", place=folder, remedy="copy the model again")
     if isinstance(layers := config.get("num_hidden_layers"), int) and layers > tensors:
         # Said here, since building so many would not end.
-        raise InputError(f"{folder / 'config.json'} asks for {layers:,} layers, and the weights hold {tensors:,} tensors in all")
+        problem = f"{{place}} asks for {layers:,} layers, and the weights hold {tensors:,} tensors in all"
+        raise InputError(problem, value=layers, place=folder / "config.json")
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise InputError(f"{folder} has no tokenizer (such as tokenizer.json); copy it beside the weights")
-    most = max(bytes_of, key=bytes_of.get)
+        problem = "{place} has no tokenizer (such as tokenizer.json)"
+        raise InputError(problem, place=folder, remedy="copy it beside the weights")
+    most = max(bytes_of, key=bytes_of.__getitem__)
     return Checkpoint(DTYPES.get(most, most.lower()), parameters, sum(bytes_of.values()))
 
 
-def check_configuration(folder, task=GENERATION):
-    """Read a folder's config.json; raise InputError unless it is that of a model that affq loads for the task."""
+def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:
+    """Return a folder's config.json; raise InputError unless it is that of a model that affq loads for the task."""
+    file = folder / "config.json"
     if (folder / "adapter_config.json").exists():
-        raise InputError(
-            f"{folder} holds an adapter; merge it into its model (PEFT's merge_and_unload), and name what comes of it"
-        )
-    if not (folder / "config.json").is_file():
+        remedy = "merge it into its model (PEFT's merge_and_unload), and name what comes of it"
+        raise InputError("{place} holds an adapter", place=folder, remedy=remedy)
+    if not file.is_file():
         hints = [*sorted(folder.glob("snapshots/*/config.json")), *sorted(folder.glob("*.gguf"))]
         hint = f"; did you mean {hints[0].parent if hints[0].suffix == '.json' else hints[0]}?" if hints else ""
-        raise InputError(f"{folder} has no config.json; {A_MODEL}{hint}")
-    config = _mapping(folder / "config.json")
+        raise InputError("{place} has no config.json", place=folder, remedy=f"{A_MODEL}{hint}")
+    config = _mapping(file)
     if not isinstance(config.get("model_type"), str):
-        raise InputError(f"{folder / 'config.json'} names no model_type; is it a model's configuration?")
+        raise InputError("{place} names no model_type", place=file, remedy="is it a model's configuration?")
     if "transformers_weights" in config:
-        raise InputError(f"{folder / 'config.json'} names weight files of its own (transformers_weights); name them as usual")
+        problem = "{place} names weight files of its own (transformers_weights)"
+        raise InputError(problem, place=file, remedy="name them as usual")
     if config.get("quantization_config"):
         _refuse_quantized(folder, config["quantization_config"])
     if "auto_map" in config:
@@ -101,8 +112,8 @@ def check_configuration(folder, task=GENERATION):
     return config
 
 
-def weight_files(folder):
-    """List the safetensors files that make up a folder's weights: model.safetensors, or the shards that its index names.
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that make up a folder's weights: model.safetensors, or the shards that its index names.
 
     Raises InputError where there are none, or not all of them.
     """
@@ -112,40 +123,37 @@ def weight_files(folder):
     if index.is_file():
         shards = _mapping(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-            raise InputError(f"{index} has no weight_map from tensors to files; copy it again")
+            raise InputError("{place} has no weight_map from tensors to files", place=index, remedy="copy it again")
         names = sorted(set(shards.values()))
         # Names of files, not paths: what an index says must not lead out of its folder.
         if lost := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
-            raise InputError(f"{folder} lacks {len(lost)} of its {len(names)} shards of weights: {lost[0]}; fetch them again")
+            problem = f"{{place}} lacks {len(lost)} of its {len(names)} shards of weights: {lost[0]}"
+            raise InputError(problem, value=lost[0], place=folder, remedy="fetch them again")
         return [folder / name for name in names]
     there = sorted(file.name for file in folder.iterdir() if file.is_file())
     if pickles := [name for name in there if name.endswith(PICKLES)]:
-        raise InputError(
-            f"{folder} has pickle weights only ({pickles[0]}), which can run code and are never loaded; "
-            f"save the model as safetensors (save_pretrained does), or take a revision that has them"
-        )
+        problem = f"{{place}} has pickle weights only ({pickles[0]}), which can run code and are never loaded"
+        remedy = "save the model as safetensors (save_pretrained does), or take a revision that has them"
+        raise InputError(problem, value=pickles[0], place=folder, remedy=remedy)
     if ggufs := [name for name in there if name.endswith(".gguf")]:
-        raise InputError(f"{folder} has a GGUF file and no safetensors weights; name the file itself: {folder / ggufs[0]}")
-    raise InputError(f"no weights in {folder}; {A_MODEL}")
+        remedy = f"name the file itself: {folder / ggufs[0]}"
+        raise InputError("{place} has a GGUF file and no safetensors weights", place=folder, remedy=remedy)
+    raise InputError("no weights", place=folder, remedy=A_MODEL)
 
 
-def _mapping(path):
+def _mapping(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise InputError(f"{{place}}: {error.msg}", place=f"{path}, line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise InputError(f"{path} is nested too deeply") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a JSON object; it holds {type(found).__name__}")
-    return found
+        raise InputError("{place} is nested too deeply", place=path) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{{place}} must hold a JSON object; it holds {type(value).__name__}", place=path)
+    return value
 
 
-def _tensors(file):
+def _tensors(file: Path) -> Iterator[tuple[str, int, int]]:
     """Yield (dtype, elements, bytes) of each tensor in a safetensors file: 8 bytes of length, a JSON header, the data."""
     size = file.stat().st_size
     with open(file, "rb") as opened:
@@ -154,60 +162,60 @@ def _tensors(file):
     try:
         header = json.loads(text)
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        found = [(e["dtype"], prod(e["shape"]), e["data_offsets"][1] - e["data_offsets"][0]) for e in entries]
+        tensors = [(e["dtype"], prod(e["shape"]), e["data_offsets"][1] - e["data_offsets"][0]) for e in entries]
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
-        plain = all(isinstance(d, str) and type(n) is int and type(b) is int and n >= 0 and b >= 0 for d, n, b in found)
+        plain = all(isinstance(d, str) and type(n) is int and type(b) is int and n >= 0 and b >= 0 for d, n, b in tensors)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         plain = False
     if not plain:
-        raise InputError(f"{file} is no safetensors file; a pointer that Git LFS left, or a download that was cut? Copy it again")
+        problem = "{place} is no safetensors file"
+        remedy = "a pointer that Git LFS left, or a download that was cut? Copy it again"
+        raise InputError(problem, place=file, remedy=remedy)
     if end != size:
-        raise InputError(f"{file} has {size:,} bytes where its header asks for {end:,}; it was cut: copy or fetch it again")
-    yield from found
+        problem = f"{{place}} has {size:,} bytes where its header asks for {end:,}"
+        raise InputError(problem, value=size, place=file, remedy="it was cut: copy or fetch it again")
+    yield from tensors
 
 
-def _refuse_quantized(folder, quantization):
+def _refuse_quantized(folder: Path, quantization: Any) -> None:
     # transformers would load it as it was quantized before, whatever precision is asked for.
     method = str(quantization.get("quant_method", "an unnamed method") if isinstance(quantization, dict) else quantization)
     backend = BACKENDS.get(method, "a backend of its own")
     carried = "" if backend == "bitsandbytes" else ", which affq does not carry"
-    raise InputError(
-        f"{folder} is quantized already, by {method}: it needs {backend}{carried}; give the weights it was made from, "
-        f"and name the precisions to compare"
-    )
+    problem = f"{{place}} is quantized already, by {method}: it needs {backend}{carried}"
+    remedy = "give the weights it was made from, and name the precisions to compare"
+    raise InputError(problem, value=method, place=folder, remedy=remedy)
 
 
-def _refuse_other_tasks(folder, config):
+def _refuse_other_tasks(folder: Path, config: dict[str, Any]) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     # transformers would give an encoder's weights to a class that reads them from left to right, and such texts mean nothing.
-    named = config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else None
-    kind = config["model_type"]
-    other = architecture and architecture.endswith(OTHER_TASKS)
+    kind, architecture = config["model_type"], _architecture(config)
+    other = architecture is not None and architecture.endswith(OTHER_TASKS)
     if other or (kind in CONFIG_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise InputError(
-            f"{folder} holds no model that continues a text ({architecture or kind}); "
-            f"choose one whose architecture in config.json ends with ForCausalLM or LMHeadModel"
-        )
+        problem = f"{{place}} holds no model that continues a text ({architecture or kind})"
+        remedy = "choose one whose architecture in config.json ends with ForCausalLM or LMHeadModel"
+        raise InputError(problem, value=architecture or kind, place=folder, remedy=remedy)
 
 
-def _refuse_no_classifier(folder, config):
-    named = config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else config["model_type"]
+def _refuse_no_classifier(folder: Path, config: dict[str, Any]) -> None:
+    architecture = _architecture(config) or config["model_type"]
     if not architecture.endswith("ForSequenceClassification"):
-        raise InputError(
-            f"{folder} holds no classifier of texts ({architecture}); "
-            f"choose one whose architecture in config.json ends with ForSequenceClassification"
-        )
+        problem = f"{{place}} holds no classifier of texts ({architecture})"
+        remedy = "choose one whose architecture in config.json ends with ForSequenceClassification"
+        raise InputError(problem, value=architecture, place=folder, remedy=remedy)
 
 
-def _refuse_code(folder, model_type):
+def _architecture(config: dict[str, Any]) -> str | None:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+def _refuse_code(folder: Path, model_type: str) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if model_type not in CONFIG_MAPPING_NAMES:
-        raise InputError(
-            f"{folder} needs code of its own (auto_map in config.json; model_type {model_type!r}), which affq never runs; "
-            f"choose a model that transformers knows"
-        )
+        problem = f"{{place}} needs code of its own (auto_map in config.json; model_type {model_type!r}), which affq never runs"
+        raise InputError(problem, value=model_type, place=folder, remedy="choose a model that transformers knows")

@@ -5,8 +5,11 @@ each expert apart, as checkpoints store it, and are loaded by transformers' own 
 Architectures that are not in UNFUSED stay fused, and fail their proof at a precision that quantizes.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import MixtralConfig
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
@@ -19,49 +22,49 @@ class Expert(nn.Module):
     The names are those of checkpoints.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MixtralConfig) -> None:
         super().__init__()
         self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.activation = ACT2FN[config.hidden_act]
 
-    def forward(self, states):
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.w2(self.activation(self.w1(states)) * self.w3(states))
 
 
 class Experts(nn.ModuleList):
     """Compute what MixtralExperts computes, expert by expert."""
 
-    def __init__(self, config):
+    def __init__(self, config: MixtralConfig) -> None:
         super().__init__(Expert(config) for _ in range(config.num_local_experts))
 
-    def forward(self, states, chosen, weights):
-        """Sum the outputs of the chosen experts, weighted: (tokens, hidden size), as `states`.
+    def forward(self, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the outputs of the chosen experts: (tokens, hidden size), as `states`.
 
         chosen: numbers of experts, all different in a row; weights: float32. Both (tokens, experts a token).
         """
         out = torch.zeros_like(states)
         for number in chosen.unique().tolist():
             token, rank = torch.where(chosen == number)
-            found = self[number](states[token]) * weights[token, rank, None]
-            out.index_add_(0, token, found.to(out.dtype))
+            weighted = self[number](states[token]) * weights[token, rank, None]
+            out.index_add_(0, token, weighted.to(out.dtype))
         return out
 
 
 class UnfusedMixtralModel(MixtralModel):
     """Build Mixtral without its head, experts apart."""
 
-    def __init__(self, config):
+    def __init__(self, config: MixtralConfig) -> None:
         super().__init__(config)
         for layer in self.layers:
-            layer.mlp.experts = Experts(config)
+            layer.get_submodule("mlp").experts = Experts(config)
 
 
 class UnfusedMixtralForCausalLM(MixtralForCausalLM):
     """Build Mixtral, experts apart."""
 
-    def __init__(self, config):
+    def __init__(self, config: MixtralConfig) -> None:
         super().__init__(config)
         self.model = UnfusedMixtralModel(config)
         self.post_init()
@@ -73,11 +76,14 @@ class Unfuse(ConversionOps):
     The target patterns name the weights of expert 0. Raises ValueError for a parameter of another shape than the model asks for.
     """
 
-    def convert(self, input_dict, target_patterns, full_layer_name, model, **_):
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
         ((fused,),) = input_dict.values()
-        rows, columns = model.get_parameter(full_layer_name).shape
+        name = kwargs["full_layer_name"]
+        rows, columns = kwargs["model"].get_parameter(name).shape
         if fused.shape[1:] != (len(target_patterns) * rows, columns):
-            raise ValueError(f"the fused experts of {full_layer_name} have the shape {list(fused.shape)}")
+            raise ValueError(f"the fused experts of {name} have the shape {list(fused.shape)}")
         return {
             pattern.replace(".0.", f".{number}."): part.contiguous()
             for number, expert in enumerate(fused)

@@ -4,10 +4,13 @@ Only `fetch` reaches the network, and only commands call it, never a notebook.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 from affq.errors import InputError
 from affq.models import checkpoints, weights
@@ -17,30 +20,28 @@ WANTED = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
     "ignore_patterns": ["*/*", "consolidated*"],
 }
-
-
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def token():
-    """Give the hub token of the environment, or False: none that was stored elsewhere is ever sent."""
+def token() -> str | Literal[False]:
+    """Return the hub token of the environment, or False: none that was stored elsewhere is ever sent."""
     return os.environ.get("HF_TOKEN") or False
 
 
-def find(repository, revision):
-    """Find the folder of a hub repository's revision in the hub's cache; None if it is not there, or no repository's name."""
+def find(repository: str, revision: str) -> Path | None:
+    """Return the folder of a hub repository's revision in the hub's cache; None if it is not there, or no repository's name."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     # A reference is a file that anything may have written: it names a commit, or nothing.
-    return found if COMMIT.fullmatch(found.name) and (found / "config.json").is_file() else None
+    return folder if COMMIT.fullmatch(folder.name) and (folder / "config.json").is_file() else None
 
 
-def fetch(repository, revision, say=print, task=checkpoints.GENERATION):
+def fetch(repository: str, revision: str, say: Callable[[str], None] = print, task: str = checkpoints.GENERATION) -> Path:
     """Bring a hub repository's revision into the hub's cache, unless all of it is there, and return its folder.
 
     A commit that the cache holds is kept, although a branch may have moved since; what it lacks of that commit is fetched. The
@@ -59,59 +60,58 @@ def fetch(repository, revision, say=print, task=checkpoints.GENERATION):
         raise
 
 
-def _download(repository, revision, say, task):
+def _download(repository: str, revision: str, say: Callable[[str], None], task: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    which = {"revision": revision, "token": token()}
-    snapshot_download(repository, **which, allow_patterns=["config.json"], dry_run=True)  # raises where the hub cannot be asked
-    checkpoints.check_configuration(Path(snapshot_download(repository, **which, allow_patterns=["config.json"])), task)
-    plan = snapshot_download(repository, **which, **WANTED, dry_run=True)
+    download: Callable[..., Any] = functools.partial(snapshot_download, repository, revision=revision, token=token())
+    download(allow_patterns=["config.json"], dry_run=True)  # raises where the hub cannot be asked
+    checkpoints.check_configuration(Path(download(allow_patterns=["config.json"])), task)
+    plan = download(**WANTED, dry_run=True)
     if not any(file.filename.endswith(".safetensors") for file in plan):
-        raise InputError(
-            f"{repository} at {revision} has no safetensors weights, and pickle weights are never loaded, since they can run "
-            f"code; choose another revision or model"
+        problem = (
+            f"{repository} at {revision} has no safetensors weights, and pickle weights are never loaded, since they can run code"
         )
+        raise InputError(problem, value=f"{repository}@{revision}", remedy="choose another revision or model")
     if to_fetch_bytes := sum(file.file_size or 0 for file in plan if file.will_download):
         weights.need_disk(Path(HF_HUB_CACHE), to_fetch_bytes)
         say(f"Fetching {repository} at {revision} from the hub, {to_fetch_bytes / 1e6:,.0f} MB …")
-    return Path(snapshot_download(repository, **which, **WANTED))
+    return Path(download(**WANTED))
 
 
 @contextlib.contextmanager
-def _explained(repository, revision):
+def _explained(repository: str, revision: str) -> Iterator[None]:
     """Turn what the hub's client raises into one sentence with a remedy."""
     from huggingface_hub import errors
 
     name = f"{repository} at {revision}"
-    seen = "the token in HF_TOKEN was sent" if token() else "HF_TOKEN is not set"
+    sent = "the token in HF_TOKEN was sent" if token() else "HF_TOKEN is not set"
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # connections, proxies, certificates, a server's errors: the client's types are many
+        cause: BaseException = error
         if isinstance(error, (errors.DryRunError, errors.LocalEntryNotFoundError)):
-            error = error.__cause__ or error  # its own words come on top of what happened
-        words = f"{type(error).__name__}: {error}".split("\n")[0]
-        said = (
-            f"there is no folder {repository} here, and {name} cannot be fetched from the hub ({words}); "
-            f"check the spelling, the network and the disk (affq doctor)"
-        )
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            said = f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
-        elif isinstance(error, errors.GatedRepoError):
-            said = (
+            cause = error.__cause__ or error  # its own words come on top of what happened
+        words = f"{type(cause).__name__}: {cause}".split("\n")[0]
+        problem = f"there is no folder {repository} here, and {name} cannot be fetched from the hub ({words})"
+        remedy: str | None = "check the spelling, the network and the disk (affq doctor)"
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            problem = f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
+            remedy = "unset it once"
+        elif isinstance(cause, errors.GatedRepoError):
+            problem = (
                 f"{name} is gated: accept its terms on its page of the hub, then set the environment variable HF_TOKEN to a "
-                f"token of yours that may read it ({seen})"
+                f"token of yours that may read it ({sent})"
             )
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            said = (
-                f"the hub has no model {repository!r}, or a private one, and there is no such folder here; "
-                f"check its spelling, or set HF_TOKEN if it is private ({seen})"
-            )
-        elif isinstance(error, errors.RevisionNotFoundError):
-            said = f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it"
-        raise InputError(said) from None
+            remedy = None
+        elif isinstance(cause, errors.RepositoryNotFoundError):
+            problem = f"the hub has no model {repository!r}, or a private one, and there is no such folder here"
+            remedy = f"check its spelling, or set HF_TOKEN if it is private ({sent})"
+        elif isinstance(cause, errors.RevisionNotFoundError):
+            problem, remedy = f"{repository} has no revision {revision!r}", "give a branch, a tag or a commit of it"
+        raise InputError(problem, value=f"{repository}@{revision}", remedy=remedy) from None

@@ -3,7 +3,10 @@
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 import transformers
@@ -12,8 +15,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from affq.models import architectures, experts
-from affq.models.checkpoints import weight_files
-from affq.models.precisions import PRECISIONS
+from affq.models.checkpoints import LoadError, weight_files
+from affq.models.precisions import PRECISIONS, PrecisionError
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes warns at every CPU product whose inputs are not float16: tens of thousands of lines, inside timed code.
@@ -30,22 +33,28 @@ OLD_MASKS = {"gpt2", "gpt_neo", "gptj"}, re.compile(r"(^|\.)attn(\.attention)?\.
 MAY_STAY = ("embedding", "head", "norm", "router gate", "bias")
 
 
-class LoadError(RuntimeError):
-    """The weights, the configuration or the tokenizer could not be loaded."""
+class Stored(TypedDict):
+    """One parameter as it is stored, counted once.
+
+    role: embedding, head, norm, router gate, bias, or else weight. elements: of the unquantized shape. bytes: what is really
+    stored, quantization state and scales counted.
+    """
+
+    name: str
+    role: str
+    dtype: str
+    elements: int
+    bytes: int
 
 
-class PrecisionError(RuntimeError):
-    """The model, or the device, cannot be had as asked for."""
-
-
-def resolve_device(asked):
-    """Give the torch device for `auto`, `cpu` or `cuda`; raise PrecisionError for a cuda that is not there."""
+def resolve_device(asked: str) -> str:
+    """Return the torch device for `auto`, `cpu` or `cuda`; raise PrecisionError for a cuda that is not there."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise PrecisionError("the study asks for device 'cuda', and torch sees none here; use device: cpu, or auto")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def import_for(folder, precision, seed=None):
+def import_for(folder: Path, precision: str, seed: int | None = None) -> None:
     """Import all that loading and generating will need, by building the model without memory (on the meta device).
 
     Call it before the memory base is read: the base then holds the code, and what comes above it is the model's. Raises
@@ -59,10 +68,10 @@ def import_for(folder, precision, seed=None):
         empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
         if seed is not None:
             return
-        asked = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
+        asked: Any = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
         mapping = get_model_conversion_mapping(empty)
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        renamings = [entry for entry in mapping if entry not in converters]
+        renamings: list[Any] = [entry for entry in mapping if entry not in converters]
         for file in weight_files(folder):
             with safe_open(file, framework="pt") as opened:
                 for key in sorted(opened.keys()):
@@ -72,20 +81,22 @@ def import_for(folder, precision, seed=None):
                         raise _misfit(folder, f"{name} has the shape {stored}, where {asked[name]} is asked for")
 
 
-def empty_of(config, precision):
+def empty_of(config: transformers.PretrainedConfig, precision: str) -> transformers.PreTrainedModel:
     """Build a configuration's model on the meta device, where no weight takes memory, of the class that serves a precision."""
     unfused = _unfused(config, precision)
     with torch.device("meta"):
         return unfused(config) if unfused else transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
-def _unfused(config, precision):
-    """Give the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
+def _unfused(config: transformers.PretrainedConfig, precision: str) -> type[transformers.PreTrainedModel] | None:
+    """Return the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
     return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
 
 
-def load(folder, precision, device, seed=None, room=None):
-    """Load (model, tokenizer) from a safetensors folder at a precision of the table, prompts padded on the left.
+def load(
+    folder: Path, precision: str, device: str, seed: int | None = None, room: dict[int | str, int] | None = None
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer from a safetensors folder at a precision of the table, prompts padded on the left.
 
     seed: draw random weights by it, whatever weights there are. room: bytes that each device may hold, as memory.room gives
     them; else all goes to one. Raises LoadError if it cannot be loaded, or if the configuration does not fit the weights.
@@ -94,7 +105,7 @@ def load(folder, precision, device, seed=None, room=None):
     with _explained(folder):
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         unfused = _unfused(config, precision)
-    options = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
     if room:
         # One GPU is filled after the other: a model that fits one is on one, and the fewest wait for each other.
         options |= {"device_map": "sequential", "max_memory": room}
@@ -106,14 +117,15 @@ def load(folder, precision, device, seed=None, room=None):
         options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
     with _explained(folder):
         if seed is None:
-            loader, source = unfused or transformers.AutoModelForCausalLM, folder
+            loader: Any = unfused or transformers.AutoModelForCausalLM
+            source: Path | None = folder
         else:
             empty, source = empty_of(config, precision), None
             loader, options["config"] = type(empty), config
             options["state_dict"] = architectures.draw(empty, options["dtype"], device, seed)
-        model, found = loader.from_pretrained(source, output_loading_info=True, **options, **LOCAL)
+        model, names = loader.from_pretrained(source, output_loading_info=True, **options, **LOCAL)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
-    _names_fit(folder, model.config.model_type, found)
+    _names_fit(folder, model.config.model_type, names)
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise torch.OutOfMemoryError("the devices cannot hold the weights, and accelerate would read some from disk at each use")
     if unfused:
@@ -130,25 +142,25 @@ def load(folder, precision, device, seed=None, room=None):
     return model.eval(), tokenizer
 
 
-def _names_fit(folder, model_type, found):
+def _names_fit(folder: Path, model_type: str, names: dict[str, Any]) -> None:
     """Raise LoadError for parameters that configuration or weights alone have: transformers would make them up, or drop them."""
     types, mask = OLD_MASKS
     if model_type in types:
-        found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not mask.search(name)]
+        names["unexpected_keys"] = [name for name in names["unexpected_keys"] if not mask.search(name)]
     for kind, whose in (("missing_keys", "configuration"), ("unexpected_keys", "weights")):
-        if found[kind]:
-            raise _misfit(folder, f"{len(found[kind])} parameters are in the {whose} alone, as {min(found[kind])}")
+        if names[kind]:
+            raise _misfit(folder, f"{len(names[kind])} parameters are in the {whose} alone, as {min(names[kind])}")
 
 
-def _misfit(folder, words):
+def _misfit(folder: Path, words: str) -> LoadError:
     remedy = "give the config.json that was saved with these weights"
     return LoadError(f"the configuration of {folder.name} does not fit its weights: {words}; {remedy}")
 
 
-def compute_once(model, precision):
+def compute_once(model: transformers.PreTrainedModel, precision: str) -> None:
     """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision.
 
-    And if they are no numbers: weights beyond the range of float16, or damaged ones, would give empty texts without a word.
+    And if they are no numbers: weights beyond the range of float16, or damaged ones, would silently give empty texts.
     """
     try:
         with torch.inference_mode():
@@ -169,7 +181,7 @@ def compute_once(model, precision):
 
 
 @contextmanager
-def _explained(folder):
+def _explained(folder: Path) -> Iterator[None]:
     """Turn what transformers raises for an unusable folder into a LoadError that names the folder."""
     try:
         yield
@@ -182,18 +194,16 @@ def _explained(folder):
         raise LoadError(f"cannot load {folder.name}: {named}{words}") from error
 
 
-def _raise_if_memory(error):
+def _raise_if_memory(error: Exception) -> None:
     if "can't allocate memory" in str(error):  # torch's own words on a CPU, in a RuntimeError
         raise MemoryError(str(error)) from error
 
 
-def census(model):
-    """Count every parameter once: a list of {name, role, dtype, elements, bytes}.
-
-    elements: of the unquantized shape. bytes: what is really stored, quantization state and scales counted.
-    role: embedding, head, norm, router gate, bias, or else weight.
-    """
-    head, seen, rows = model.get_output_embeddings(), set(), []
+def census(model: transformers.PreTrainedModel) -> list[Stored]:
+    """Count every parameter once; a tied one is the same parameter."""
+    head = model.get_output_embeddings()
+    seen: set[int] = set()
+    rows: list[Stored] = []
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
@@ -214,7 +224,7 @@ def census(model):
     return rows
 
 
-def _stored(module, parameter, state):
+def _stored(module: torch.nn.Module, parameter: torch.nn.Parameter, state: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors that hold one parameter: itself, and what bitsandbytes keeps beside it."""
     yield parameter.data
     # LLM.int8 keeps rows and scales on the parameter, and moves them to the layer's state at the first product.
@@ -227,7 +237,7 @@ def _stored(module, parameter, state):
         state = getattr(state, "state2", None)
 
 
-def _role(module, name, head):
+def _role(module: torch.nn.Module, name: str, head: torch.nn.Module | None) -> str:
     kind = type(module).__name__
     if name == "bias":
         return "bias"
@@ -240,10 +250,10 @@ def _role(module, name, head):
     return "router gate" if kind.endswith("Router") else "weight"
 
 
-def prove(rows, precision):
+def prove(rows: Sequence[Stored], precision: str) -> None:
     """Raise PrecisionError unless a census shows the precision: every weight is held by its weight_dtype.
 
-    Where it quantizes, MAY_STAY may be held by its compute_dtype instead. The share that a message gives is of all
+    Where the precision quantizes, MAY_STAY may be held by its compute_dtype instead. The share that a message gives is of all
     parameters, by elements.
     """
     entry = PRECISIONS[precision]
@@ -262,29 +272,31 @@ def prove(rows, precision):
         )
 
 
-def by_role(rows):
-    """Sum a census over (role, dtype): a list of {role, dtype, parameters, elements, bytes}."""
-    parameters, elements, stored = Counter(), Counter(), Counter()
+def by_role(rows: Sequence[Stored]) -> list[dict[str, str | int]]:
+    """Return the sums of a census by role and dtype: {role, dtype, parameters, elements, bytes}."""
+    parameters: Counter[tuple[str, str]] = Counter()
+    elements: Counter[tuple[str, str]] = Counter()
+    stored_bytes: Counter[tuple[str, str]] = Counter()
     for row in rows:
         key = (row["role"], row["dtype"])
         parameters[key] += 1
         elements[key] += row["elements"]
-        stored[key] += row["bytes"]
+        stored_bytes[key] += row["bytes"]
     return [
-        {"role": key[0], "dtype": key[1], "parameters": count, "elements": elements[key], "bytes": stored[key]}
+        {"role": key[0], "dtype": key[1], "parameters": count, "elements": elements[key], "bytes": stored_bytes[key]}
         for key, count in parameters.items()
     ]
 
 
-def described(model, tokenizer):
-    """Say what serves this loaded model: attention implementation, dtype of activations, class, library of its products.
+def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return what serves a loaded model: its class, attention implementation, dtype of activations, library of its products.
 
-    chat_template: "none" where a prompt is given to the model as it stands.
+    chat_template: "none" where the model is given a prompt as it stands.
     """
     quantized = getattr(model, "is_quantized", False)
     return {
         "class": type(model).__name__,
-        "attention": model.config._attn_implementation,
+        "attention": str(model.config._attn_implementation),
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "kernels": "bitsandbytes" if quantized else "torch",
         "placed": _placed(model),
@@ -292,8 +304,8 @@ def described(model, tokenizer):
     }
 
 
-def _placed(model):
-    """Say where a loaded model is: its device, or how many of its blocks each device holds."""
+def _placed(model: transformers.PreTrainedModel) -> str:
+    """Return where a loaded model is: its device, or how many of its blocks each device holds."""
     places = getattr(model, "hf_device_map", {"": model.device}).values()  # there is no map for one device
     blocks = Counter(f"cuda:{place}" if isinstance(place, int) else str(place) for place in places)
     return ", ".join(f"{device} {count} blocks" for device, count in blocks.items()) if len(blocks) > 1 else next(iter(blocks))

@@ -1,20 +1,24 @@
 """Predict a run's memory before any weight is loaded: from the configuration alone, on the meta device.
 
-What is predicted is what the quality pass and the resource pass measure: weights, key/value cache, activations, and what the
+The prediction is of what the quality pass and the resource pass measure: weights, key/value cache, activations, and what the
 libraries take for themselves. The process around them (CONTEXT_BYTES) is in no peak, and counts where a run is to fit.
 """
 
 import functools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
 
 import psutil
 import torch
 import transformers
 
-from affq.models import loading as models
+from affq.inference import Request
+from affq.models import loading
 from affq.models.precisions import PRECISIONS
+from affq.models.sources import Source
 
 BYTES = ("weights_bytes", "kv_bytes", "activation_bytes", "peak_bytes")
 TOKENS_PER_WORD = 1.5  # of English; common tokenizers need 1.2 to 1.4
@@ -22,39 +26,72 @@ TEMPLATE_TOKENS = 40  # of a chat template with a system prompt of its own; most
 # What torch's libraries take at the first products: scratch memory, and on a CPU the code that is read in then. Measured on a
 # CPU from 17 MB (fp32) to 33 MB (int8); on a GPU cuBLAS alone takes as much, by its documentation, and nothing was measured.
 LIBRARIES_BYTES = 25_000_000
-# What a process holds beside its tensors: on a CPU its imports (as base_bytes of the default study's runs), on a GPU the
+# What a process holds besides its tensors: on a CPU its imports (as base_bytes of the default study's runs), on a GPU the
 # driver's context with the libraries' kernels.
 CONTEXT_BYTES = {"cpu": 470_000_000, "cuda": 800_000_000}
 
 
+class PlannedStudy(Protocol):
+    """What a prediction needs to know of a study."""
+
+    @property
+    def requests(self) -> Sequence[Request]: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def generation(self) -> Any: ...
+    @property
+    def measurement(self) -> Any: ...
+    @property
+    def offload(self) -> bool: ...
+
+
+class PlannedRun(Protocol):
+    """What a prediction needs to know of a run."""
+
+    @property
+    def study(self) -> PlannedStudy: ...
+    @property
+    def model(self) -> Source: ...
+    @property
+    def precision(self) -> str: ...
+
+
+class Predicted(TypedDict):
+    """The bytes that generating takes. peak_bytes: the others together, and LIBRARIES_BYTES."""
+
+    weights_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """What is generated at once: so many texts, each of so many tokens of prompt and new tokens."""
+    """What is generated at once: the number of texts, and of each the tokens of its prompt and the new ones."""
 
     batch: int
     prompt_tokens: int
     new_tokens: int
 
 
-def predict(config, precision, device, sizes):
-    """Predict {weights_bytes, kv_bytes, activation_bytes, peak_bytes} of a model at a precision, generating texts of these sizes.
+def predict(config: dict[str, Any], precision: str, device: str, sizes: Sizes) -> Predicted:
+    """Predict the memory of a model at a precision, generating texts of these sizes.
 
     config: a mapping as in config.json. device: cpu or cuda, of this machine. Activations: of prefill, or of a decoding step
-    where it needs more. Peak: all three together, and LIBRARIES_BYTES.
+    where it needs more.
     """
     shape, packed = _shape(json.dumps(config, sort_keys=True), precision), _packs(precision, device)
-    found = {
-        "weights_bytes": sum(_stored_bytes(parameter, precision, packed) for parameter in shape.parameters),
-        "kv_bytes": _kv_bytes(shape, precision, sizes),
-        "activation_bytes": _activation_bytes(shape, precision, sizes, packed),
-    }
-    return found | {"peak_bytes": sum(found.values()) + LIBRARIES_BYTES}
+    weights_bytes = sum(_stored_bytes(parameter, precision, packed) for parameter in shape.parameters)
+    kv_bytes, activation_bytes = _kv_bytes(shape, precision, sizes), _activation_bytes(shape, precision, sizes, packed)
+    peak_bytes = weights_bytes + kv_bytes + activation_bytes + LIBRARIES_BYTES
+    return Predicted(weights_bytes=weights_bytes, kv_bytes=kv_bytes, activation_bytes=activation_bytes, peak_bytes=peak_bytes)
 
 
-def of_run(run, device):
+def of_run(run: PlannedRun, device: str) -> Predicted | None:
     """Predict the pass of a run, quality or resource, that needs more; None where the model's configuration says too little.
 
-    As before a model is fetched that the catalog does not know.
+    That is so before a model is fetched that the catalog does not know.
     """
     study = run.study
     words = max(len(request["request"].split()) for request in study.requests)
@@ -62,10 +99,10 @@ def of_run(run, device):
     passes = [(min(study.batch, len(study.requests)), study.generation["max_new_tokens"]), (1, study.measurement["new_tokens"])]
     try:
         config = run.model.config
-        found = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]
+        predicted = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]
     except Exception:  # a damaged configuration ends in whatever its reader trips over; loading says what is wrong with it
         return None
-    return max(found, key=lambda one: one["peak_bytes"])
+    return max(predicted, key=lambda memory: memory["peak_bytes"])
 
 
 @dataclass(frozen=True)
@@ -76,17 +113,17 @@ class Machine:
     devices: int
     device_bytes: int
 
-    def takes(self, weights_bytes, peak_bytes):
+    def takes(self, weights_bytes: int, peak_bytes: int) -> int | None:
         """Count the devices of this kind that a run takes, its weights spread over them; None where no number would do.
 
-        Each keeps room for all that generating needs beside the weights, as `room` leaves it.
+        Each keeps room for all that generating needs besides the weights, as `room` leaves it.
         """
         left = self.device_bytes - CONTEXT_BYTES[self.kind] - (peak_bytes - weights_bytes)
         return math.ceil(weights_bytes / left) if left > 0 else None
 
 
-def at_hand(device):
-    """Give the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM.
+def at_hand(device: str) -> Machine | None:
+    """Return the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM.
 
     None for cuda where there is none.
     """
@@ -98,23 +135,25 @@ def at_hand(device):
     return Machine("cpu", 1, psutil.virtual_memory().total)
 
 
-def planned(run, machine):
-    """Predict what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
+def planned(run: PlannedRun, machine: Machine | None) -> dict[str, Any]:
+    """Return what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
 
     A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number.
     """
-    unknown = dict.fromkeys((*BYTES, "fits", "gpus"))
-    if (found := of_run(run, machine.kind if machine else "cuda")) is None or machine is None:
-        return unknown | (found or {})
-    devices = machine.takes(found["weights_bytes"], found["peak_bytes"])
+    unknown: dict[str, Any] = dict.fromkeys((*BYTES, "fits", "gpus"))
+    if (predicted := of_run(run, machine.kind if machine else "cuda")) is None:
+        return unknown
+    if machine is None:
+        return {**unknown, **predicted}
+    devices = machine.takes(predicted["weights_bytes"], predicted["peak_bytes"])
     fits = devices is not None and devices <= machine.devices
-    return {**found, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
+    return {**predicted, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
 
 
-def room(run, predicted, device):
-    """Give the bytes of weights that each GPU may hold, and with `offload` the RAM: {number or "cpu": bytes}.
+def room(run: PlannedRun, predicted: Predicted | None, device: str) -> dict[int | str, int] | None:
+    """Return the bytes of weights that each GPU may hold, and with `offload` the RAM: {number or "cpu": bytes}.
 
-    None where all goes to one device, and torch itself says if it does not fit. What generating needs beside the weights stays
+    None where all goes to one device, and torch itself says if it does not fit. What generating needs besides the weights stays
     free on each GPU. Weights that are quantized are never offloaded: bitsandbytes would keep them as float32 there. Raises
     torch.OutOfMemoryError if the GPUs cannot hold the weights, and may not leave any to the RAM.
     """
@@ -123,39 +162,39 @@ def room(run, predicted, device):
     if len(free) < 2 and not (free and offload):
         return None
     beside = predicted["peak_bytes"] - predicted["weights_bytes"] if predicted else max(free) // 10
-    found = {number: max(0, size - beside) for number, size in enumerate(free)}
-    if predicted and not offload and predicted["weights_bytes"] > sum(found.values()):
+    left: dict[int | str, int] = {number: max(0, size - beside) for number, size in enumerate(free)}
+    if predicted and not offload and predicted["weights_bytes"] > sum(left.values()):
         raise torch.OutOfMemoryError(
             f"the weights need {predicted['weights_bytes'] / 1e9:,.1f} GB, and {len(free)} GPUs hold "
-            f"{sum(found.values()) / 1e9:,.1f} GB beside what generating needs"
+            f"{sum(left.values()) / 1e9:,.1f} GB beside what generating needs"
         )
-    return found | {"cpu": psutil.virtual_memory().available if offload else 0}
+    return left | {"cpu": psutil.virtual_memory().available if offload else 0}
 
 
-def free_of_gpus():
-    """List the free bytes of each GPU."""
+def free_of_gpus() -> list[int]:
+    """Return the free bytes of each GPU."""
     return [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
 
 
 @dataclass(frozen=True)
 class _Parameter:
     role: str
-    shape: tuple
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    config: object
-    parameters: tuple
-    layers: tuple  # of the cache: (key and value elements of a token, tokens kept at most or None)
+    config: transformers.PretrainedConfig
+    parameters: tuple[_Parameter, ...]
+    layers: tuple[tuple[int, int | None], ...]  # of the cache: (key and value elements of a token, tokens kept at most or None)
 
 
 @functools.cache
-def _shape(config, precision):
+def _shape(config: str, precision: str) -> _Shape:
     """Build the model on the meta device, and keep what counts of it."""
-    model = models.empty_of(transformers.AutoConfig.for_model(**json.loads(config)), precision)
+    model = loading.empty_of(transformers.AutoConfig.for_model(**json.loads(config)), precision)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    parameters = tuple(_Parameter(row["role"], shapes[row["name"].lstrip(".")]) for row in models.census(model))
+    parameters = tuple(_Parameter(row["role"], shapes[row["name"].lstrip(".")]) for row in loading.census(model))
     text = model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = 2 * heads * _head_dim(text)
@@ -164,20 +203,20 @@ def _shape(config, precision):
     return _Shape(text, parameters, tuple((width, window and window - 1) for window in windows))
 
 
-def _head_dim(text):
+def _head_dim(text: Any) -> int:
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
-def _itemsize(precision):
+def _itemsize(precision: str) -> int:
     return getattr(torch, PRECISIONS[precision].compute_dtype).itemsize
 
 
-def _quantized(parameter, precision):
-    return bool(PRECISIONS[precision].quantization) and parameter.role not in models.MAY_STAY
+def _quantized(parameter: _Parameter, precision: str) -> bool:
+    return bool(PRECISIONS[precision].quantization) and parameter.role not in loading.MAY_STAY
 
 
-def _packs(precision, device):
-    """Say whether bitsandbytes packs 4-bit layers anew at their first product: on CPUs that compute in bfloat16."""
+def _packs(precision: str, device: str) -> bool:
+    """Return whether bitsandbytes packs 4-bit layers anew at their first product: on CPUs that compute in bfloat16."""
     if device != "cpu" or PRECISIONS[precision].weight_dtype != "uint8":
         return False
     from bitsandbytes.functional import has_avx512bf16
@@ -185,8 +224,8 @@ def _packs(precision, device):
     return bool(has_avx512bf16())
 
 
-def _stored_bytes(parameter, precision, packed):
-    """Give the bytes that hold a parameter, as models.census counts them after the first product.
+def _stored_bytes(parameter: _Parameter, precision: str, packed: bool) -> int:
+    """Return the bytes that hold a parameter, as loading.census counts them after the first product.
 
     LLM.int8 keeps a float32 scale for each output row; 4 bits keep one for each block of 64 weights, which packing turns to
     bfloat16, and a code book of 16. Quantized once more, the scales are a byte, with a float32 for 256 of them, a code book of
@@ -208,15 +247,15 @@ def _stored_bytes(parameter, precision, packed):
     return elements // 2 + scales + matrices * 16 * 4
 
 
-def _kv_bytes(shape, precision, sizes):
-    """Give the bytes of keys and values of all texts at their end; a layer with a sliding window keeps no more than that."""
+def _kv_bytes(shape: _Shape, precision: str, sizes: Sizes) -> int:
+    """Return the bytes of keys and values of all texts at their end; a layer with a sliding window keeps no more than that."""
     tokens = sizes.prompt_tokens + sizes.new_tokens - 1  # the last one is never read again
-    kept = sum(width * min(tokens, most or tokens) for width, most in shape.layers)
-    return sizes.batch * kept * _itemsize(precision)
+    elements = sum(width * min(tokens, most or tokens) for width, most in shape.layers)
+    return sizes.batch * elements * _itemsize(precision)
 
 
-def _activation_bytes(shape, precision, sizes, packed):
-    """Give the bytes of activations at the widest moment: of attention or the feed-forward layer in prefill, or of the logits.
+def _activation_bytes(shape: _Shape, precision: str, sizes: Sizes, packed: bool) -> int:
+    """Return the bytes of activations at the widest moment: of attention or the feed-forward layer in prefill, or of the logits.
 
     Counted as the layers of transformers' Llama hold them: what a line of its code reads and writes is there at once.
     """
@@ -237,8 +276,8 @@ def _activation_bytes(shape, precision, sizes, packed):
     return max(moments.values()) + (0 if packed else _workspace_bytes(shape, precision, tokens))
 
 
-def _workspace_bytes(shape, precision, tokens):
-    """Give what bitsandbytes needs for the largest quantized layer: int8 its products as int32, nf4 its weights as bfloat16."""
+def _workspace_bytes(shape: _Shape, precision: str, tokens: int) -> int:
+    """Return what bitsandbytes needs for the largest quantized layer: int8 its products as int32, nf4 its weights as bfloat16."""
     layers = [parameter.shape[-2:] for parameter in shape.parameters if _quantized(parameter, precision)]
     if PRECISIONS[precision].weight_dtype == "int8":
         # Inputs as float16 and as int8, products as int32 and as float16.

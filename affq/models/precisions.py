@@ -1,6 +1,11 @@
-"""The table of precisions: as what a weight is stored, in what its products are computed, how a model is loaded at it."""
+"""The table of precisions: how a weight is stored, in what its products are computed, how a model is loaded at it."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+
+class PrecisionError(RuntimeError):
+    """The model, or the device, cannot be had as asked for."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,7 @@ class Precision:
 
     weight_dtype: str
     compute_dtype: str
-    quantization: dict = field(default_factory=dict)
+    quantization: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -22,10 +27,10 @@ class Precision:
         return {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8, "uint8": 4}[self.weight_dtype]
 
 
-def _in_4_bits(kind, double=False):
-    """Give the entry of a 4-bit kind: nf4 (NormalFloat) or fp4. double: its scales are quantized once more, to 8 bits."""
-    names = {"quant_type": kind, "compute_dtype": "bfloat16", "use_double_quant": double}
-    return Precision("uint8", "bfloat16", {"load_in_4bit": True} | {f"bnb_4bit_{name}": value for name, value in names.items()})
+def _in_4_bits(kind: str, double: bool = False) -> Precision:
+    """Return the entry of a 4-bit kind: nf4 (NormalFloat) or fp4. double: its scales are quantized once more, to 8 bits."""
+    options = {"quant_type": kind, "compute_dtype": "bfloat16", "use_double_quant": double}
+    return Precision("uint8", "bfloat16", {"load_in_4bit": True} | {f"bnb_4bit_{name}": value for name, value in options.items()})
 
 
 # From the highest to the lowest: the first that a study names is its baseline. What is quantized is computed over bf16 on

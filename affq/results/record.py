@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import wraps
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from affq import files
 from affq.errors import InputError
 from affq.files import sha256_of, without_places
+from affq.inference import KEY
 from affq.results.provenance import changes_since, conditions, scoring, software
 from affq.results.state import Failure, FailureKind, Stage, State, Status
 
@@ -214,7 +216,7 @@ class Reading(Generic[RunT]):
     @once
     def batches(self) -> list[dict]:
         """Return what stands beside the texts of each whole batch: {texts, end_byte, …}."""
-        return self._texts.batches(lambda row: (row["prompt_id"], row["emotion"], row["sample"]))
+        return self._texts.batches(itemgetter(*KEY))
 
     @once
     def generations(self) -> list[dict]:

@@ -1,0 +1,49 @@
+"""What a model is asked for and what it writes: requests, generations, and the key that tells one text of a run from another."""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+
+class Key(TypedDict):
+    """What tells one text of a run from another. emotion: None for the control, which is asked for no emotion."""
+
+    prompt_id: str
+    emotion: str | None
+    sample: int
+
+
+KEY = [*Key.__annotations__]
+
+
+class Request(Key):
+    """One text that a model is asked for. kind: of the prompt, general or event. request: what the model is given."""
+
+    kind: str
+    request: str
+
+
+class Ending(TypedDict):
+    """A text up to its end. ended: whether there was an end within the tokens that were generated."""
+
+    text: str
+    new_tokens: int
+    ended: bool
+
+
+class Generation(Key, Ending):
+    """One text of a run. prompt: the request as the model's chat template writes it."""
+
+    kind: str
+    prompt: str
+
+
+class Sampling(TypedDict):
+    """How tokens are drawn where decoding is not greedy."""
+
+    temperature: float
+    seed: int
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """Return the key alone of a request, a generation, a reading or a score."""
+    return {"prompt_id": row["prompt_id"], "emotion": row["emotion"], "sample": row["sample"]}
