@@ -36,7 +36,7 @@ class Compared:
     def __init__(self, texts, study):
         columns = ["run_id", "prompt_id", "kind", "emotion", "sample", *F1S.values(), *MEANS]
         asked = texts.loc[texts["emotion"].notna() & texts["judged_emotion"].notna(), columns]
-        self.study, self.greedy = study, study.generation["decoding"] == "greedy"
+        self.study, self.greedy = study, study.generation.decoding == "greedy"
         every = asked.drop_duplicates("prompt_id")
         self.prompts, self.kinds = list(every["prompt_id"]), every["kind"].to_numpy()
         self._of = {run_id: self._sorted(of, run_id) for run_id, of in asked.groupby("run_id", sort=False)}
@@ -245,7 +245,7 @@ def foreseen(study):
     reference = yaml.safe_load(Path(__file__).with_name("reference_variance.yaml").read_text(encoding="utf-8"))
     most, rows = max(reference["points"].values()), []
     prompts = study.texts_asked // (len(study.emotions) * study.samples)
-    alike = len(study.emotions) == reference["emotions"] and study.generation["decoding"] == reference["decoding"]
+    alike = len(study.emotions) == reference["emotions"] and study.generation.decoding == reference["decoding"]
     runs = [run for run in study.runs() if alike and study.baseline(run.model).precision == reference["against"]]
     for run in runs:
         if (baseline := study.baseline(run.model)).precision != run.precision:

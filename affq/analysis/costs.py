@@ -173,7 +173,7 @@ def _statistics(record):
         if name != "single_token_s" and len(every) > 1:
             kind, (low, high) = "between processes", compare.between_processes(medians)
         elif name != "single_token_s":
-            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement["rounds"]))
+            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement.rounds))
         yield {**row, "low_s": low, "high_s": high, "interval": None if np.isnan(low) else kind, **ends}
 
 
@@ -262,7 +262,7 @@ def ratio(figure, record, other, of=compare.PROMPTS_LIKE_THESE):
     if figure == "latency":
         units = _latencies(record, other, of)
         terms = np.stack([compare.totals(units[:, None, :, run]) for run in (0, 1)], axis=-1)
-        within = ", within one process" if record.run.study.measurement["processes"] == 1 else ""
+        within = ", within one process" if record.run.study.measurement.processes == 1 else ""
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
     pair = [one.measurements() for one in (record, other)]
     of_run = _weights_bytes if figure == "weights" else lambda found: _peak_bytes(found["memory"])

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -21,7 +22,22 @@ READINGS = 3  # of each batch size
 FULL = 0.9  # of the free memory: a batch that is expected to take more is not tried
 
 
-def time_texts(prepare, produce, requests, settings, width, clock=time.perf_counter, synchronize=lambda: None):
+class Timing(Protocol):
+    """How texts are timed: what `time_texts` needs to know of a study's measurement."""
+
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def warmup_tokens(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def aim(self) -> float: ...
+    @property
+    def token_texts(self) -> int: ...
+
+
+def time_texts(prepare, produce, requests, settings: Timing, width, clock=time.perf_counter, synchronize=lambda: None):
     """Time texts one at a time, in rounds over the requests, until their median is known well enough.
 
     After warming up, each request is generated twice: one token, which gives ttft_s (prefill and the first token), and all of
@@ -29,24 +45,24 @@ def time_texts(prepare, produce, requests, settings, width, clock=time.perf_coun
     width(seconds of all texts, most rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are
     timed token by token. Inputs are made outside the clock; no garbage is collected inside it.
 
-    settings: new_tokens, warmup_tokens, aim, rounds, token_texts, as a study's measurement has them. Returns raw readings, in
-    seconds: {warmup_s: [], steady, rounds, width, stopped: aim or cap, texts: [{prompt_id, emotion, sample, round, ttft_s,
-    latency_s, new_tokens, token_ids}], tokens: [{prompt_id, emotion, sample, ttft_s, token_s: []}]}. width is None for inf.
+    settings: a study's measurement. Returns raw readings, in seconds: {warmup_s: [], steady, rounds, width, stopped: aim or cap,
+    texts: [{prompt_id, emotion, sample, round, ttft_s, latency_s, new_tokens, token_ids}], tokens: [{prompt_id, emotion, sample,
+    ttft_s, token_s: []}]}. width is None for inf.
     """
     inputs = [prepare([request]) for request in requests]
-    found = warm_up(inputs[0], produce, settings["warmup_tokens"], clock, synchronize) | {"texts": []}
-    for number in range(settings["rounds"]):
+    found = warm_up(inputs[0], produce, settings.warmup_tokens, clock, synchronize) | {"texts": []}
+    for number in range(settings.rounds):
         for request, one in zip(requests, inputs, strict=True):
-            reading = time_text(one, produce, settings["new_tokens"], clock, synchronize)
+            reading = time_text(one, produce, settings.new_tokens, clock, synchronize)
             found["texts"].append({**_key(request), "round": number, **reading})
-        reached = width([reading["latency_s"] for reading in found["texts"]], settings["rounds"])
-        if reached <= settings["aim"]:
+        reached = width([reading["latency_s"] for reading in found["texts"]], settings.rounds)
+        if reached <= settings.aim:
             break
     found |= {"rounds": number + 1, "width": reached if reached < float("inf") else None}
-    found["stopped"] = "aim" if reached <= settings["aim"] else "cap"
+    found["stopped"] = "aim" if reached <= settings.aim else "cap"
     found["tokens"] = [
-        {**_key(request), **time_tokens(one, produce, settings["new_tokens"], clock, synchronize)}
-        for request, one in list(zip(requests, inputs, strict=True))[: settings["token_texts"]]
+        {**_key(request), **time_tokens(one, produce, settings.new_tokens, clock, synchronize)}
+        for request, one in list(zip(requests, inputs, strict=True))[: settings.token_texts]
     ]
     return found
 

@@ -52,7 +52,7 @@ def _run_all(study, every, results, tell, fail_fast):
     known_s = None if None in guesses.values() else sum(guesses.values())
     tell({"event": "study_begins", "study": study.name, "runs": len(every), "to_run": len(to_run), "estimate_s": known_s})
     failed, ok = [], 0
-    spread = study.measurement["processes"] > 1
+    spread = study.measurement.processes > 1
     if spread:
         _time_again(study, every, results, tell)
     for number, planned in enumerate(every, 1):
@@ -94,10 +94,10 @@ def _time_again(study, every, results, tell):
 
     So the processes of a run are spread over the study, and a machine that is slower for some minutes is so for all runs.
     """
-    for process in range(study.measurement["processes"], 1, -1):
+    for process in range(study.measurement.processes, 1, -1):
         for number, planned in enumerate(every, 1):
             about = {"event": "run", **_about(number, every), "study_left_s": None}
-            if planned.to_run and (process == study.measurement["processes"] or planned.record.failure() is None):
+            if planned.to_run and (process == study.measurement.processes or planned.record.failure() is None):
                 with watched(planned.record, None, lambda event, about=about: tell({**event, **about})):
                     execute_run(planned.record, results, planned.keeps_texts, process)
 
@@ -122,7 +122,7 @@ def execute_run(record, results, texts_kept=True, process=1):
     """
     record.folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, KERNEL_ATTEMPTS + 1):
-        if attempt > 1 or process == record.run.study.measurement["processes"]:
+        if attempt > 1 or process == record.run.study.measurement.processes:
             record.set_aside(texts=not texts_kept)
         failure = _attempt(record, results, process, last=attempt == KERNEL_ATTEMPTS)
         if failure is None or record.complete:  # killed behind its last record, it has ended well
@@ -145,21 +145,21 @@ def _attempt(record, results, process, last):
         too_long.set()
         locks.end_processes(mark)
 
-    watch = threading.Timer(limits["run_s"], end)
+    watch = threading.Timer(limits.run_s, end)
     watch.daemon = True
     watch.start()
     without = ("first process",) if process > 1 else ()
     try:
-        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark, without)
+        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits.cell_s, mark, without)
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at exit it would tell of the cell that nobody waits for now
         record.fail(endings.INTERRUPTED)
         raise
     except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
         if too_long.is_set():
-            return endings.of_timeout("run", limits["run_s"])
+            return endings.of_timeout("run", limits.run_s)
         if isinstance(error, CellTimeoutError):
-            return endings.of_timeout("cell", limits["cell_s"])
+            return endings.of_timeout("cell", limits.cell_s)
         if isinstance(error, DeadKernelError):
             return endings.of_dead_kernel(run, free_bytes, killed_before, again=not last)
         if isinstance(error, PapermillExecutionError):
@@ -265,7 +265,7 @@ def summarize_study(study, results):
     Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile.
     """
     _need_complete(study, results)
-    has = {name: study.measurement[name] for name in ("throughput", "profile")}
+    has = {"throughput": study.measurement.throughput, "profile": study.measurement.profile}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["labels"] = bool(labels.kept(results, study))
     return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])

@@ -84,7 +84,7 @@ class Pace:
         if speed is None:
             return self.estimate_s and max(self.estimate_s - elapsed_s, 0)
         # A prompt by itself takes at most the time of a batch, token by token.
-        timing_s = estimate.timed_tokens(self.study) / self.study.generation["max_new_tokens"] * self.study.batch / speed
+        timing_s = estimate.timed_tokens(self.study) / self.study.generation.max_new_tokens * self.study.batch / speed
         if stage == "timing":
             return max(timing_s - (elapsed_s - self.timing_since_s), 0)
         last_s, last = self.batches[-1]
