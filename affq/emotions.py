@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
-NONE = "none"  # what is read in a text that is none: empty, or degenerate
+NONE = "none"  # what an empty or degenerate text is judged to carry
 MASK = "..."  # as enISEAR hides the emotion that a text is about
 REFERENCES = Path(__file__).with_name("references.jsonl")  # texts that were written for affq, ten an emotion
 
@@ -31,10 +31,10 @@ _WORD_OF = {emotion: re.compile(rf"\b(?:{words})\b") for emotion, words in EMOTI
 
 
 def mask_emotion_words(text: str) -> str:
-    """Put `...` for each word that names an emotion, of whichever emotion: what is left is judged by what happens."""
+    """Return a text with `...` for each word that names an emotion, whichever: what is left is judged by what happens in it."""
     return _ANY_EMOTION_WORD.sub(MASK, text)
 
 
 def names_emotion(text: str, emotion: str) -> bool:
-    """Say whether a text has a word that names this emotion, or a near neighbour of it."""
+    """Return whether a text has a word that names this emotion, or a near neighbour of it."""
     return _WORD_OF[emotion].search(text.lower()) is not None

@@ -1,10 +1,13 @@
-"""Files that are never half there: written whole, renamed into place, appended, flushed, named safely, read with distrust."""
+"""Files: what people wrote is read with distrust, what affq writes is never half there."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import unicodedata
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 
 import orjson
@@ -12,14 +15,14 @@ import orjson
 from affq.errors import InputError
 
 
-def slug(name):
-    """Make of any name one that is safe as a file's on every system: 60 letters, digits, dots and dashes at most."""
+def slug(name: str) -> str:
+    """Return a name that is safe for a file on every system: 60 letters, digits, dots and dashes at most."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
 
 
 def without_places(text: str) -> str:
-    """Put ~ for the user's folder and . for the current one, in what is published."""
+    """Return a text that is to be published, with ~ for the user's home folder and . for the current one."""
     for place, sign in ((Path.cwd(), "."), (Path("~").expanduser(), "~")):
         if place.name:  # the root is in every path
             text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w-])", sign, text)
@@ -32,21 +35,47 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_text(path: Path, what: str = "") -> str:
-    """Return a text file of the user's, without a byte order mark; what: what it is, in the message.
-
-    Raises InputError for one that cannot be read, or is not UTF-8.
-    """
+def read_bytes(path: Path, what: str = "") -> bytes:
+    """Return the bytes of a user's file; what: what the file is, for the message. Raises InputError if it cannot be read."""
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{{place}} is not UTF-8 (byte {error.start})", place=path, remedy="save it as UTF-8") from None
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {f'the {what} ' if what else ''}{{place}}: {error.strerror}", place=path) from None
 
 
-def write(path, text):
-    """Write a text file whole: whoever reads it finds the former one or this one."""
+def read_text(path: Path, what: str = "") -> str:
+    """Return a user's text file, without a byte order mark.
+
+    what: what the file is, for the message. Raises InputError if it cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{{place}} is not UTF-8 (byte {error.start})", place=path, remedy="save it as UTF-8") from None
+
+
+def read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns of a user's CSV file and its records: the line where each ends, and its cells. Empty lines are skipped.
+
+    Raises InputError as read_text does, and for text that is no CSV.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        columns = next(reader, [])
+        return columns, [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise InputError(f"{{place}} is no CSV file: {error}", place=path) from None
+
+
+def other_separator(columns: Iterable[str]) -> str | None:
+    """Return the remedy for a CSV file whose columns are separated by semicolons or tabs; None for another file."""
+    head = "".join(columns)
+    names = [name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in head]
+    return f"it is separated by {names[0]}: save it with commas" if names else None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole: whoever reads it meanwhile finds the former text or this one."""
     fresh = path.with_name(path.name + ".new")
     with open(fresh, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -55,40 +84,42 @@ def write(path, text):
     fresh.replace(path)
 
 
-def write_json(path, value):
+def write_json(path: Path, value: Mapping | list) -> None:
     """Write a JSON file whole."""
     write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def lines(rows):
-    """Turn rows into JSON lines; raise ValueError for a number that is not finite, which JSON has no word for."""
+def lines(rows: Iterable[Mapping]) -> str:
+    """Return rows as JSON lines. Raises ValueError for a number that is not finite, which JSON has no word for."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def sealed(data, about):
-    """Give `about` with a hash of it and of the bytes that go with it: neither changes unseen."""
+def sealed(data: bytes, about: Mapping) -> dict:
+    """Return `about` with a hash over it and over the bytes that go with it: neither can change unseen."""
     return {"sha256": hashlib.sha256(data + json.dumps(about).encode()).hexdigest(), **about}
 
 
 class Journal:
-    """Rows that are appended batch by batch to one file; a sealed line in another says of each batch that it is whole."""
+    """Rows, appended to a file batch by batch; for each batch a line of a second file, its seal, says that it is whole."""
 
-    def __init__(self, rows, seals):
+    def __init__(self, rows: Path, seals: Path) -> None:
         self.rows, self.seals = rows, seals
 
-    def append(self, rows, reading):
+    def append(self, rows: list[dict], reading: dict) -> None:
         """Append one batch: its rows, then the line that seals them, {sha256, texts, end_byte, **reading}."""
         data = lines(rows).encode()
         end = _append(self.rows, data)
         _append(self.seals, lines([sealed(data, {"texts": len(rows), "end_byte": end, **reading})]).encode())
 
-    def batches(self, key):
-        """Read the lines of the batches that are whole, up to the first that is torn, was changed, or repeats a row's key."""
+    def batches(self, key: Callable[[dict], Hashable]) -> list[dict]:
+        """Return the seals of the whole batches, up to the first that is torn, was changed, or repeats the key of a row."""
         try:
             data, seals = self.rows.read_bytes(), self.seals.read_bytes()
         except FileNotFoundError:
             return []
-        found, seen, start = [], set(), 0
+        whole: list[dict] = []
+        seen: set[Hashable] = set()
+        start = 0
         for line in seals.split(b"\n"):
             try:
                 seal = json.loads(line)
@@ -99,17 +130,17 @@ class Journal:
                 break
             if sealed(batch, about) != seal or seen & keys:
                 break
-            found.append(seal)
+            whole.append(seal)
             seen, start = seen | keys, about["end_byte"]
-        return found
+        return whole
 
-    def keep(self, batches):
+    def keep(self, batches: list[dict]) -> None:
         """Drop what comes after these batches."""
         os.truncate(self.rows, batches[-1]["end_byte"])
         write(self.seals, lines(batches))
 
 
-def _append(path, data):
+def _append(path: Path, data: bytes) -> int:
     """Append bytes, flush them to the disk, and return the size of the file."""
     with open(path, "ab") as file:
         file.write(data)
@@ -118,19 +149,19 @@ def _append(path, data):
         return file.tell()
 
 
-def read_json(path, remedy):
-    """Read a JSON object; raise InputError, with the remedy, for a file that holds none."""
+def read_json(path: Path, remedy: str) -> dict:
+    """Return the object of a JSON file of affq's own; raise InputError, with the remedy, for a file that holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, FileNotFoundError) as error:
         raise damaged(path, error, remedy) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise damaged(path, "no JSON object", remedy)
-    return found
+    return value
 
 
-def read_jsonl(path, remedy, fields=()):
-    """Read JSON lines; raise InputError, with the line and the remedy, for one that is none, or lacks one of the fields."""
+def read_jsonl(path: Path, remedy: str, fields: Collection[str] = ()) -> list[dict]:
+    """Return the rows of JSON lines; raise InputError, with line and remedy, for one that is none, or lacks one of the fields."""
     rows, wanted = [], set(fields)
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
@@ -145,17 +176,17 @@ def read_jsonl(path, remedy, fields=()):
     return rows
 
 
-def need(found, fields, place, remedy):
-    """Give `found` back if it has the fields, each given as nested keys with spaces between; else raise InputError."""
+def need(row: dict, fields: Iterable[str], place: Path | str, remedy: str) -> dict:
+    """Return `row` if it has the fields, each written as nested keys with spaces between; else raise InputError."""
     for field in fields:
-        value = found
+        value = row
         for key in field.split():
             if not isinstance(value, dict) or key not in value:
                 raise damaged(place, f"it has no {field.replace(' ', ' → ')}", remedy)
             value = value[key]
-    return found
+    return row
 
 
-def damaged(place, why, remedy):
-    """Make the InputError for a record that cannot be read."""
-    return InputError(f"{place} is damaged ({why}); {remedy}")
+def damaged(place: Path | str, why: str | Exception, remedy: str) -> InputError:
+    """Return the InputError for a record that cannot be read."""
+    return InputError(f"{{place}} is damaged ({why})", place=place, remedy=remedy)

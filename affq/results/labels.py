@@ -1,11 +1,9 @@
 """The labels that people gave: reports/<study>/labels/<person>.csv, {id, label}. No other module knows these files."""
 
-import csv
-
 import pandas as pd
 
 from affq.errors import InputError
-from affq.files import slug, write
+from affq.files import other_separator, read_csv, slug, write
 from affq.results.record import study_folder
 
 
@@ -37,21 +35,13 @@ def kept(results, study):
 
 def read(path):
     """Read a CSV file as it stands, every cell a string. Raises InputError for what is none, and for cells without a column."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            rows, columns = list(reader), reader.fieldnames or [""]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path} is no CSV file: {error}") from None
-    if len(columns) == 1:
-        separators = [name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in columns[0]]
-        remedy = f"; it is separated by {separators[0]}: save it with commas" if separators else ""
-        raise InputError(f"{path} is no CSV file of several columns{remedy}")
-    for number, row in enumerate(rows, 1):
-        if any(row.pop(None, ())):  # a comma at the end of each row is harmless
-            raise InputError(f"{path}, record {number} has more cells than columns; put a text with a comma in double quotes")
+    columns, records = read_csv(path)
+    if len(columns) < 2:
+        raise InputError("{place} is no CSV file of several columns", place=path, remedy=other_separator(columns))
+    rows = []
+    for number, (_, cells) in enumerate(records, 1):
+        if any(cells[len(columns) :]):  # a comma at the end of each row is harmless
+            remedy = "put a text with a comma in double quotes"
+            raise InputError("{place} has more cells than columns", place=f"{path}, record {number}", remedy=remedy)
+        rows.append((cells + [""] * len(columns))[: len(columns)])
     return pd.DataFrame(rows, columns=columns, dtype=str)

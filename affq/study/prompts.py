@@ -1,9 +1,9 @@
 """Seed prompts times emotions: what a run asks of its model, in the order in which it asks."""
 
-import csv
 import json
 
 from affq.errors import InputError
+from affq.files import other_separator, read_csv, read_text
 
 COLUMNS = ("id", "kind", "text", "text_without_emotion")
 KINDS = ("general", "event")
@@ -14,27 +14,20 @@ def read_prompts(path):
 
     `text` holds {emotion} where the emotion goes. Raises InputError, with the line, for what is missing, twice or unknown.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = tuple(reader.fieldnames or ["none"])
-            # Spreadsheets save empty lines below the last row.
-            rows = [(reader.line_num, row) for row in reader if any(row.values())]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path} is no CSV file: {error}") from None
-    if columns != COLUMNS:
-        separators = [name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in "".join(columns)]
-        remedy = f"; it is separated by {separators[0]}: save it with commas" if separators else ""
-        raise InputError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}; found {','.join(columns)}{remedy}")
-    if not rows:
+    columns, records = read_csv(path)
+    if columns != [*COLUMNS]:
+        problem = f"{{place}}: the columns must be {','.join(COLUMNS)}; found {','.join(columns) or 'none'}"
+        raise InputError(problem, place=f"{path}, line 1", remedy=other_separator(columns))
+    records = [(line, cells) for line, cells in records if any(cells)]  # spreadsheets save empty rows below the last one
+    if not records:
         raise InputError(f"{path} holds no prompt; add a line of {','.join(COLUMNS)}")
+    rows: list[dict] = []
     seen = set()
-    for line, row in rows:
+    for line, cells in records:
         place = f"{path}, line {line}"
-        if None in row or None in row.values() or not all(value.strip() for value in row.values()):
+        if len(cells) != len(COLUMNS) or not all(cell.strip() for cell in cells):
             raise InputError(f"{place}: a prompt needs all of {','.join(COLUMNS)}, and no more")
+        row = dict(zip(COLUMNS, cells, strict=True))
         if row["kind"] not in KINDS:
             raise InputError(f"unknown kind {row['kind']!r} in {place}; known: {', '.join(KINDS)}")
         if "{emotion}" not in row["text"]:
@@ -44,7 +37,8 @@ def read_prompts(path):
         if row["id"] in seen:
             raise InputError(f"{place}: prompt id {row['id']!r} is there twice; give each prompt its own")
         seen.add(row["id"])
-    return [row for _, row in rows]
+        rows.append(row)
+    return rows
 
 
 def cross(prompts, emotions, samples=1):
@@ -84,10 +78,7 @@ def to_time(requests, count):
 def read_references(path, emotions):
     """Read reference texts from a JSONL file: {emotion: [texts]}. Raises InputError unless each emotion has one at least."""
     references = {}
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    lines = read_text(path).rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
