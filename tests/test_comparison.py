@@ -17,6 +17,7 @@ from affq.report import comparison_words
 from affq.results import record as records
 from affq.stats.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
 from affq.study.study import load_study
+from affq.study.study_file import Budget
 
 
 @pytest.fixture
@@ -245,9 +246,9 @@ def test_verdicts_join_claims_and_figures(runs, compared):
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):
     summary = summarize(runs, join(runs))
-    budget = {"memory_gb": None, "seconds_a_text": None, "price_per_hour": None}
+    budget = Budget()
     assert comparison_words.choice(summary, budget, None) == ""
-    said = comparison_words.choice(summary, budget | {"seconds_a_text": 1.5}, None)
+    said = comparison_words.choice(summary, budget.model_copy(update={"seconds_a_text": 1.5}), None)
     assert "take smollm2-135m at int8" in said.replace("&#45;", "-") and "runner" not in said
 
 

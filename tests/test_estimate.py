@@ -10,6 +10,7 @@ import pytest
 
 from affq.runner import estimate
 from affq.study.study import Run, load_study
+from affq.study.study_file import Generation
 
 SMOLLM2 = SimpleNamespace(parameters=134_515_008, stored_bytes=541_619_073)
 
@@ -26,7 +27,7 @@ def as_fast(monkeypatch):
 
 def timing(**settings):
     """The default study's measurement, but for these."""
-    return load_study("default").measurement | settings
+    return load_study("default").measurement.model_copy(update=settings)
 
 
 def a_run(precision, model=SMOLLM2, **sizes):
@@ -56,7 +57,7 @@ def test_batches_of_one_go_at_the_pace_of_the_resource_pass(as_fast):
 
 def test_texts_and_tokens_count(as_fast):
     as_fast(1)
-    study = {"emotions": ("joy",), "generation": {"max_new_tokens": 32}}
+    study = {"emotions": ("joy",), "generation": Generation(decoding="greedy", max_new_tokens=32)}
     # Three rounds of 2 texts of 1 + 9 tokens, one of 9 token by token, three warm-ups of 5: 84 tokens.
     timed = {"measurement": timing(texts=2, new_tokens=9, warmup_tokens=5, rounds=3, token_texts=1)}
     # 10 texts and 10 controls, one batch each: 32 × (2 firsts + 18 more), a first 25.4/666 = 0.038138 s, one more

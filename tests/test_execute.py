@@ -139,7 +139,7 @@ def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, t
 
 def limited(record, **limits):
     """Give the record of the same run in a study with other limits."""
-    study = replace(record.run.study, limits={**record.run.study.limits, **limits})
+    study = replace(record.run.study, limits=record.run.study.limits.model_copy(update=limits))
     return records.Record(record.folder.parents[2], replace(record.run, study=study))
 
 

@@ -1,6 +1,7 @@
 """The resource pass with a false clock: every figure is worked by hand."""
 
 import gc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def names(requests):
 
 
 def timed(clock, requests, width=compare.relative_width, **settings):
-    return measure.time_texts(names, clock.produce, [request(name) for name in requests], SETTINGS | settings, width, clock)
+    timing = SimpleNamespace(**SETTINGS | settings)
+    return measure.time_texts(names, clock.produce, [request(name) for name in requests], timing, width, clock)
 
 
 def test_each_text_is_timed_twice_after_a_warm_up_that_is_not():

@@ -92,7 +92,8 @@ def means_what_it_says(study, values):
     assert [judge.name for judge in study.judges] == values.get("judges", [judge.name for judge in study.judges])
     for key in ("generation", "measurement"):
         given = {name: value for name, value in values.get(key, {}).items() if (name, value) != ("temperature", None)}
-        assert {**getattr(study, key), **given} == getattr(study, key)
+        settings = getattr(study, key).model_dump()
+        assert {**settings, **given} == settings
 
 
 def one_sentence(error):

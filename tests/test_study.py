@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
 from affq.study.study import load_study
+from affq.study.study_file import Generation
 
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
 
@@ -24,14 +25,14 @@ def test_default_study_is_the_papers_design_at_small_scale():
         ("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")
     ]
     assert study.emotions == EMOTIONS and len(EMOTIONS) == 7
-    assert (study.batch, study.generation["max_new_tokens"], study.measurement["texts"]) == (14, 64, 10)
+    assert (study.batch, study.generation.max_new_tokens, study.measurement.texts) == (14, 64, 10)
 
 
 def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
     path = tmp_path / "toy.yaml"
     path.write_text(MINIMAL + "generation: {max_new_tokens: 8}\n")
     toy, default = load_study(path), load_study("default")
-    assert toy.generation == {"decoding": "greedy", "max_new_tokens": 8}
+    assert toy.generation == Generation(decoding="greedy", max_new_tokens=8)
     assert (toy.prompts, toy.emotions, toy.batch, toy.judges) == (
         default.prompts,
         default.emotions,
@@ -128,7 +129,7 @@ SAMPLED = {"decoding": "sampled", "max_new_tokens": 8, "temperature": 1}
 
 def test_sampled_study_has_a_temperature_and_counts_its_samples(write_study):
     study = load_study(write_study(generation=SAMPLED, samples=3, seed=5))
-    assert study.generation == SAMPLED and study.sampling == {"temperature": 1.0, "seed": 5}
+    assert study.generation.model_dump() == SAMPLED and study.sampling == {"temperature": 1.0, "seed": 5}
     # Two prompts, two emotions, three samples; and the two prompts of the control, once each.
     assert (study.texts_asked, study.texts_wanted) == (12, 14)
     assert load_study(write_study(generation=SAMPLED)).texts_wanted == 6

@@ -260,7 +260,7 @@ def test_side_by_side_shows_the_first_of_several_samples(runs):
 
 def test_scores_of_other_code_are_noted_with_the_scorers_they_are_of(runs, monkeypatch):
     monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
-    notes = tables.summary(runs, tables.texts(runs)).set_index("precision")["note"]
+    notes = summarize(runs, join(runs)).set_index("precision")["note"]
     why = "scores of other code or versions, which affq score makes again: minilm-lora, minilm-goemotions, rouge-references"
     assert why in notes["bf16"] and "scores of other" not in notes["int8"]
 

@@ -45,7 +45,7 @@ class Compared:
     def __init__(self, texts: pd.DataFrame, study: Study) -> None:
         columns = ["run_id", "prompt_id", "kind", "emotion", "sample", *F1S.values(), *MEANS]
         asked = asked_and_judged(texts)[columns]
-        self.study, self.greedy = study, study.generation["decoding"] == "greedy"
+        self.study, self.greedy = study, study.generation.decoding == "greedy"
         prompts = asked.drop_duplicates("prompt_id")
         self.prompts, self.kinds = list(prompts["prompt_id"]), prompts["kind"].to_numpy()
         self._texts = {run_id: self._sorted(texts, run_id) for run_id, texts in asked.groupby("run_id", sort=False)}
@@ -263,7 +263,7 @@ def foreseen(study: Study) -> tuple[pd.DataFrame, str]:
     reference = yaml.safe_load(Path(__file__).with_name("reference_variance.yaml").read_text(encoding="utf-8"))
     most, rows = max(reference["points"].values()), []
     prompts = study.texts_asked // (len(study.emotions) * study.samples)
-    alike = len(study.emotions) == reference["emotions"] and study.generation["decoding"] == reference["decoding"]
+    alike = len(study.emotions) == reference["emotions"] and study.generation.decoding == reference["decoding"]
     for run in study.runs() if alike else ():
         baseline = study.baseline(run.model)
         if baseline.precision == reference["against"] != run.precision:

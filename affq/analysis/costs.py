@@ -180,7 +180,7 @@ def _statistics(record: Reading) -> Iterator[dict]:
         if name != "single_token_s" and len(processes) > 1:
             kind, (low, high) = "between processes", compare.between_processes(medians)
         elif name != "single_token_s":
-            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement["rounds"]))
+            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement.rounds))
         yield {**row, "low_s": low, "high_s": high, "interval": None if np.isnan(low) else kind, **ends}
 
 
@@ -262,7 +262,7 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
     if figure == "latency":
         latencies = _latencies(record, other, of)
         terms = np.stack([compare.totals(latencies[:, None, :, run]) for run in (0, 1)], axis=-1)
-        within = ", within one process" if record.run.study.measurement["processes"] == 1 else ""
+        within = ", within one process" if record.run.study.measurement.processes == 1 else ""
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
     pair = [run.measurements() for run in (record, other)]
     own_bytes, other_bytes = (_weights_bytes(run) if figure == "weights" else _peak_bytes(run) for run in pair)

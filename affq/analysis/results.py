@@ -180,7 +180,7 @@ class Results:
     @cached_property
     def choice(self) -> pd.DataFrame | None:
         """What the study's budget chooses; None without a budget."""
-        memory_gb, latency_s = (self.study.budget[name] for name in ("memory_gb", "seconds_a_text"))
+        memory_gb, latency_s = self.study.budget.memory_gb, self.study.budget.seconds_a_text
         if memory_gb is None and latency_s is None:
             return None
         peak_bytes = np.inf if memory_gb is None else 1e9 * memory_gb
@@ -194,7 +194,7 @@ class Results:
     @cached_property
     def prices(self) -> pd.DataFrame | None:
         """The price of 1,000 texts of each judged run; None without a price per hour in the study."""
-        price_per_hour = self.study.budget["price_per_hour"]
+        price_per_hour = self.study.budget.price_per_hour
         return None if price_per_hour is None else choose.prices(self.judged, price_per_hour)
 
     @cached_property

@@ -38,6 +38,21 @@ class Produce(Protocol):
     def __call__(self, inputs: "BatchEncoding", new_tokens: int, at_token: Callable[[], Any] | None = None) -> "torch.Tensor": ...
 
 
+class TimingSettings(Protocol):
+    """How texts are timed: what `time_texts` needs to know of a study's measurement."""
+
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def warmup_tokens(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def aim(self) -> float: ...
+    @property
+    def token_texts(self) -> int: ...
+
+
 class WarmUp(TypedDict):
     """The seconds of each warm-up, and whether the last ones took the same time."""
 
@@ -95,7 +110,7 @@ def time_texts(
     prepare: Prepare,
     produce: Produce,
     requests: Sequence[Request],
-    settings: Mapping[str, Any],
+    settings: TimingSettings,
     width: Callable[[list[float], int], float],
     clock: Clock = time.perf_counter,
 ) -> Latency:
@@ -106,27 +121,27 @@ def time_texts(
     rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are timed token by token. Inputs are made
     outside the clock; no garbage is collected inside it.
 
-    settings: new_tokens, warmup_tokens, aim, rounds, token_texts, as a study's measurement has them.
+    settings: a study's measurement.
     """
     inputs = [prepare([request]) for request in requests]
-    warm = warm_up(inputs[0], produce, settings["warmup_tokens"], clock)
+    warm = warm_up(inputs[0], produce, settings.warmup_tokens, clock)
     texts: list[TextReading] = []
-    for number in range(settings["rounds"]):
+    for number in range(settings.rounds):
         for request, prompt in zip(requests, inputs, strict=True):
-            timing = time_text(prompt, produce, settings["new_tokens"], clock)
+            timing = time_text(prompt, produce, settings.new_tokens, clock)
             texts.append({**key_of(request), "round": number, **timing})
-        reached = width([reading["latency_s"] for reading in texts], settings["rounds"])
-        if reached <= settings["aim"]:
+        reached = width([reading["latency_s"] for reading in texts], settings.rounds)
+        if reached <= settings.aim:
             break
     return {
         **warm,
         "texts": texts,
         "rounds": number + 1,
         "width": reached if reached < float("inf") else None,
-        "stopped": "aim" if reached <= settings["aim"] else "cap",
+        "stopped": "aim" if reached <= settings.aim else "cap",
         "tokens": [
-            {**key_of(request), **time_tokens(prompt, produce, settings["new_tokens"], clock)}
-            for request, prompt in list(zip(requests, inputs, strict=True))[: settings["token_texts"]]
+            {**key_of(request), **time_tokens(prompt, produce, settings.new_tokens, clock)}
+            for request, prompt in list(zip(requests, inputs, strict=True))[: settings.token_texts]
         ],
     }
 

@@ -96,7 +96,7 @@ def of_run(run: PlannedRun, device: str) -> Predicted | None:
     study = run.study
     words = max(len(request["request"].split()) for request in study.requests)
     prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
-    passes = [(min(study.batch, len(study.requests)), study.generation["max_new_tokens"]), (1, study.measurement["new_tokens"])]
+    passes = [(min(study.batch, len(study.requests)), study.generation.max_new_tokens), (1, study.measurement.new_tokens)]
     try:
         config = run.model.config
         predicted = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]

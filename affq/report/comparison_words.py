@@ -214,8 +214,8 @@ def _not_testable(row):
 
 def choice(summary, budget, draws):
     """Say which run to take within a study's budget; "" where the study states none. draws: comparison's, of `summary`'s rows."""
-    if budget["memory_gb"] is None and budget["seconds_a_text"] is None:
+    if budget.memory_gb is None and budget.seconds_a_text is None:
         return ""
-    peak_bytes = np.inf if budget["memory_gb"] is None else 1e9 * budget["memory_gb"]
-    latency_s = np.inf if budget["seconds_a_text"] is None else budget["seconds_a_text"]
+    peak_bytes = np.inf if budget.memory_gb is None else 1e9 * budget.memory_gb
+    latency_s = np.inf if budget.seconds_a_text is None else budget.seconds_a_text
     return as_data(choose.advice(choose.within_budget(summary, peak_bytes, latency_s, draws), peak_bytes, latency_s))

@@ -182,7 +182,7 @@ def caveats(study, summary, texts, effect):
     lines += [
         _errs(study.judges[0]),
         f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average.",
-        f"Texts cut at {study.generation['max_new_tokens']} tokens are judged as they stand: {cut}.",
+        f"Texts cut at {study.generation.max_new_tokens} tokens are judged as they stand: {cut}.",
         f"Empty or degenerate texts count as wrong: {degenerate}.",
         f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts. Its 95 % interval says what "
         f"other prompts like these would give: {_by_run(summary, 'emotion_f1', ends=True)}. Differences between runs, which "

@@ -31,7 +31,7 @@ def seconds(run, device):
     first_s = took["resource_s"] / then["timed_tokens"]
     more_s = (took["quality_s"] / then["max_new_tokens"] - then["batches"] * first_s) / (then["texts"] - then["batches"])
     quality_s = now["max_new_tokens"] * (now["batches"] * first_s + (now["texts"] - now["batches"]) * more_s)
-    processes = run.study.measurement["processes"]  # each starts, loads and measures; the first alone generates
+    processes = run.study.measurement.processes  # each starts, loads and measures; the first alone generates
     again_s = (processes - 1) * (took["load_s"] + now["timed_tokens"] * first_s)
     batches_s = now["batch_steps"] * first_s + now["batch_more"] * more_s
     work_s = took["load_s"] + quality_s + now["timed_tokens"] * first_s + again_s + batches_s
@@ -79,13 +79,13 @@ def _sizes(run):
     study = run.study
     asked, control = study.texts_asked, study.texts_wanted - study.texts_asked  # never in one batch
     timed = study.measurement
-    sizes = [2**power for power in range(timed["throughput"].bit_length())]
-    steps = READINGS * timed["new_tokens"]
+    sizes = [2**power for power in range(timed.throughput.bit_length())]
+    steps = READINGS * timed.new_tokens
     return {
         "parameters": run.model.parameters,
         "texts": asked + control,
         "batches": math.ceil(asked / study.batch) + math.ceil(control / study.batch),
-        "max_new_tokens": study.generation["max_new_tokens"],
+        "max_new_tokens": study.generation.max_new_tokens,
         "timed_tokens": timed_tokens(study),
         "batch_steps": len(sizes) * steps,
         "batch_more": sum(size - 1 for size in sizes) * steps,
@@ -98,8 +98,8 @@ def timed_tokens(study):
     Of the warm-ups three are counted, the fewest that there may be.
     """
     timed = study.measurement
-    texts = min(timed["texts"], study.texts_asked // study.samples) * timed["rounds"]
-    return texts + (texts + timed["token_texts"]) * timed["new_tokens"] + 3 * timed["warmup_tokens"]
+    texts = min(timed.texts, study.texts_asked // study.samples) * timed.rounds
+    return texts + (texts + timed.token_texts) * timed.new_tokens + 3 * timed.warmup_tokens
 
 
 @cache

@@ -57,7 +57,7 @@ def _run_all(study: Study, chosen: Sequence[Planned], results: Path | str, tell:
     later_s = _sum(guesses.values())
     tell(StudyBegins(study.name, len(chosen), every, len(to_run), later_s))
     failed, ok = [], 0
-    spread = study.measurement["processes"] > 1
+    spread = study.measurement.processes > 1
     if spread:
         _time_again(study, chosen, results, tell)
     for number, planned in enumerate(chosen, 1):
@@ -107,7 +107,7 @@ def _time_again(study: Study, chosen: Sequence[Planned], results: Path | str, te
 
     So the processes of a run are spread over the study, and a machine that is slower for some minutes is so for all runs.
     """
-    most = study.measurement["processes"]
+    most = study.measurement.processes
     for process in range(most, 1, -1):
         for number, planned in enumerate(chosen, 1):
             record = planned.record
@@ -141,7 +141,7 @@ def execute_run(record: Record[Run], results: Path | str, keep_texts: bool = Tru
     """
     record.folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, KERNEL_ATTEMPTS + 1):
-        if attempt > 1 or process == record.run.study.measurement["processes"]:
+        if attempt > 1 or process == record.run.study.measurement.processes:
             record.set_aside(texts=not keep_texts)
         failure = _attempt(record, results, process, last=attempt == KERNEL_ATTEMPTS)
         if failure is None or record.complete:  # killed behind its last record, it has ended well
@@ -164,21 +164,21 @@ def _attempt(record: Record[Run], results: Path | str, process: int, last: bool)
         too_long.set()
         locks.end_processes(mark)
 
-    watch = threading.Timer(limits["run_s"], end)
+    watch = threading.Timer(limits.run_s, end)
     watch.daemon = True
     watch.start()
     without = ("first process",) if process > 1 else ()
     try:
-        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits["cell_s"], mark, without)
+        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits.cell_s, mark, without)
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at exit it would tell of the cell that nobody waits for now
         record.fail(endings.INTERRUPTED)
         raise
     except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
         if too_long.is_set():
-            return endings.of_timeout("run", limits["run_s"])
+            return endings.of_timeout("run", limits.run_s)
         if isinstance(error, CellTimeoutError):
-            return endings.of_timeout("cell", limits["cell_s"])
+            return endings.of_timeout("cell", limits.cell_s)
         if isinstance(error, DeadKernelError):
             return endings.of_dead_kernel(run, free_bytes, killed_before, again=not last)
         if isinstance(error, PapermillExecutionError):
@@ -291,7 +291,7 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     InputError if no run is complete.
     """
     _need_complete(study, results)
-    has = {name: bool(study.measurement[name]) for name in ("throughput", "profile")}
+    has = {"throughput": bool(study.measurement.throughput), "profile": study.measurement.profile}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["labels"] = bool(kept_labels(results, study))
     return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])

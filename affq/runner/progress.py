@@ -169,7 +169,7 @@ class Pace:
             return self.estimate_s and max(self.estimate_s - elapsed_s, 0)
         # A prompt by itself takes at most the time of a batch, token by token.
         batch_s = self.study.batch / texts_per_s
-        timing_s = estimate.timed_tokens(self.study) / self.study.generation["max_new_tokens"] * batch_s
+        timing_s = estimate.timed_tokens(self.study) / self.study.generation.max_new_tokens * batch_s
         if self.timing_since_s is not None:
             return max(timing_s - (elapsed_s - self.timing_since_s), 0)
         last_s, last = self.batches[-1]

@@ -8,3 +8,7 @@ from .study import Run as Run
 from .study import Study as Study
 from .study import load_study as load_study
 from .study import packaged as packaged
+from .study_file import Budget as Budget
+from .study_file import Generation as Generation
+from .study_file import Limits as Limits
+from .study_file import Measurement as Measurement

@@ -16,15 +16,13 @@ from affq.scoring import packaged as packaged_judges
 from affq.study.claims import read_claims
 from affq.study.prompts import cross, read_prompts, read_references
 from affq.study.settings import SHORT, Settings, read_yaml
+from affq.study.study_file import HOTTEST, MOST, YEAR_S, Budget, Generation, Limits, Measurement
 
 HERE = Path(__file__).parent
 ENGINES = ("eager",)
 DEVICES = ("auto", "cpu", "cuda")
 DECODINGS = ("greedy", "sampled")
-HOTTEST = 100  # of temperatures: every token is about as likely there
 WEIGHTS = ("trained", "random")
-YEAR_S = 31_536_000
-MOST = 1_000_000_000  # of what anybody can spend
 # The counts of `measurement`, and the least that each may be; two tokens are one further token.
 MEASURED = {"texts": 1, "new_tokens": 2, "warmup_tokens": 1, "rounds": 1, "token_texts": 0, "processes": 1, "throughput": 0}
 
@@ -53,8 +51,8 @@ class Run:
             "samples": study.samples,
             "batch": study.batch,
             "seed": study.seed,
-            "generation": study.generation,
-            "measurement": study.measurement,
+            "generation": study.generation.model_dump(exclude_none=True),
+            "measurement": study.measurement.model_dump(),
         }
 
     @property
@@ -85,14 +83,14 @@ class Study:
     samples: int
     batch: int
     seed: int
-    generation: dict
-    measurement: dict
-    limits: dict
+    generation: Generation
+    measurement: Measurement
+    limits: Limits
     judges: tuple
     references: Path
     perplexity: object  # the model that says how likely texts are, one of the kinds of `sources`; None for none
     claims: Path
-    budget: dict
+    budget: Budget
 
     def runs(self):
         """List the runs: model by model, each from its highest precision down."""
@@ -121,8 +119,8 @@ class Study:
     @property
     def sampling(self):
         """Give the {temperature, seed} that tokens are drawn with; None where decoding is greedy."""
-        greedy = self.generation["decoding"] == "greedy"
-        return None if greedy else {"temperature": self.generation["temperature"], "seed": self.seed}
+        greedy = self.generation.decoding == "greedy"
+        return None if greedy else {"temperature": self.generation.temperature, "seed": self.seed}
 
     @property
     def judged(self):
@@ -278,24 +276,25 @@ class _Reader(Settings):
             samples=self.integer(1, "samples"),
             batch=self.integer(1, "batch"),
             seed=self.integer(0, "seed"),
-            generation=self.generation(),
-            measurement={
+            generation=Generation(**self.generation()),
+            measurement=Measurement(
                 **{name: self.integer(least, "measurement", name) for name, least in MEASURED.items()},
-                "aim": self.between(0, 1, "measurement", "aim"),
-                "profile": self.yes_or_no("measurement", "profile"),
-            },
-            limits={
-                "cell_s": self.integer(1, "limits", "cell_s", most=YEAR_S),
-                "run_s": self.integer(1, "limits", "run_s", most=YEAR_S),
-            },
+                aim=self.between(0, 1, "measurement", "aim"),
+                profile=self.yes_or_no("measurement", "profile"),
+            ),
+            limits=Limits(
+                cell_s=self.integer(1, "limits", "cell_s", most=YEAR_S), run_s=self.integer(1, "limits", "run_s", most=YEAR_S)
+            ),
             judges=self.judges(),
             references=self.file("references", ".jsonl", {"synthetic": REFERENCES}),
             perplexity=self.scoring_model(),
             claims=self.file("claims", ".yaml", {"paper": HERE / "claims.yaml"}),
-            budget={
-                name: None if given is None else self.between(0, MOST, "budget", name)
-                for name, given in self.values["budget"].items()
-            },
+            budget=Budget(
+                **{
+                    name: None if given is None else self.between(0, MOST, "budget", name)
+                    for name, given in self.values["budget"].items()
+                }
+            ),
         )
         # Bad lines are said now, not after a night of generating.
         read_prompts(study.prompts)

@@ -183,12 +183,12 @@ class Explorer:
         given = self.explored.study.budget
         self.memory_gb, self.seconds_a_text = (
             widgets.Text(
-                value="" if given[key] is None else f"{given[key]:g}",
+                value="" if limit is None else f"{limit:g}",
                 placeholder="no limit",
                 description=words,
                 style={"description_width": "9em"},
             )
-            for key, words in (("memory_gb", "memory, GB"), ("seconds_a_text", "seconds a text"))
+            for limit, words in ((given.memory_gb, "memory, GB"), (given.seconds_a_text, "seconds a text"))
         )
         self.advice = widgets.HTML()
         for limit in (self.memory_gb, self.seconds_a_text):

@@ -19,7 +19,7 @@ import numpy as np
 from affq.analysis import comparison
 from affq.analysis.summary import summarize
 from affq.analysis.texts import join
-from affq.inference.generate import KEY
+from affq.inference import KEY
 from affq.models.sources import Architecture
 from affq.results import record as records
 from affq.study.prompts import cross, read_prompts
