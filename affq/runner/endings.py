@@ -1,5 +1,6 @@
 """How a run ended before its end: kind, last words, remedy, and whether the same command is to try again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _gpu_remedy(run: Run) -> str:
     return f"its weights alone need about {needed[run.precision] / 1e9:.1f} GB: {_less(run, needed)}"
 
 
-def _less(run: Run, needed: dict[str, float]) -> str:
+def _less(run: Run, needed: Mapping[str, float]) -> str:
     """Return what needs less memory: a lower precision for the weights, a smaller batch for what comes after them.
 
     needed: bytes by precision.

@@ -1,9 +1,10 @@
-"""How long a study will take on this machine, and how much memory, said before any of it starts."""
+"""How long a study will take on this machine, and how much memory, before any of it starts."""
 
 import math
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -11,18 +12,19 @@ import yaml
 
 from affq.inference import READINGS
 from affq.models import PRECISIONS
+from affq.study import Run, Study
 
 PROBE_S = 0.2
 USEFUL_CORES = 8  # behind more of them, reading the weights from memory sets the pace; not measured
 
 
-def seconds(run, device):
-    """Estimate the seconds that one run takes; None for what was never measured: a device other than cpu, a new precision.
+def seconds(run: Run, device: str) -> float | None:
+    """Return the seconds that one run is estimated to take; None for what was never measured: other devices, a new precision.
 
-    Rough: right to a factor of two or three. It is what the default study took (reference_speed.yaml), in proportion to
-    parameters, tokens and this machine's fp32 speed. A processor without bf16 units is further off at all but fp32, and so are
-    mixtures of experts, which compute with a part of their parameters, texts that end early, and sampled ones, whose noise takes
-    0.7 ms a token of a 49,152-token vocabulary and is not counted.
+    Right to a factor of two or three: it is what the default study took (reference_speed.yaml), in proportion to parameters,
+    tokens and this machine's fp32 speed. Further off are processors without bf16 units at all but fp32, mixtures of experts,
+    which compute with a part of their parameters, texts that end early, and sampled ones, whose noise takes 0.7 ms a token of
+    a 49,152-token vocabulary and is not counted.
     """
     if device != "cpu" or run.precision not in reference()["seconds"]:
         return None
@@ -39,13 +41,13 @@ def seconds(run, device):
     return processes * took["start_s"] + work_s * speed
 
 
-def report_seconds():
-    """Estimate the seconds that scoring and reporting the default study take here, on the processor, whatever the runs use."""
+def report_seconds() -> float:
+    """Return the estimated seconds of scoring and reporting the default study here, on the processor, whatever the runs use."""
     return reference()["report_s"] * reference()["gflops"] / machine_gflops()
 
 
-def memory_bytes(run):
-    """Bound the resident memory of one run's process while it loads on a CPU.
+def memory_bytes(run: Run) -> int:
+    """Return an upper bound of the resident memory of one run's process while it loads on a CPU.
 
     A file of weights is read whole, then converted tensor by tensor; several files are read one after the other and take less.
     Measured for one file of float32 and for one of bfloat16: up to 6 % less. Long texts in large batches can take more.
@@ -58,8 +60,8 @@ def memory_bytes(run):
     return reference()["base_bytes"] + file_bytes + max(file_bytes, dtype_bytes * model.parameters)
 
 
-def words(seconds):
-    """Say seconds as people do, rounded up: under a minute, about 5 min, about 4 h, about 3 days."""
+def words(seconds: float) -> str:
+    """Return seconds as people say them, rounded up: under a minute, about 5 min, about 4 h, about 3 days."""
     if seconds < 60:
         return "under a minute"
     for unit, length_s, most in (("min", 60, 90), ("h", 3600, 48)):
@@ -69,13 +71,13 @@ def words(seconds):
 
 
 @cache
-def reference():
-    """Read reference_speed.yaml, which explains its keys."""
+def reference() -> dict[str, Any]:
+    """Return reference_speed.yaml, which explains its keys."""
     return yaml.safe_load(Path(__file__).with_name("reference_speed.yaml").read_text(encoding="utf-8"))
 
 
-def _sizes(run):
-    """Give the sizes of a run, under the keys of the reference's `sizes`."""
+def _sizes(run: Run) -> dict[str, int]:
+    """Return the sizes of a run, under the keys of the reference's `sizes`."""
     study = run.study
     asked, control = study.texts_asked, study.texts_wanted - study.texts_asked  # never in one batch
     timed = study.measurement
@@ -92,8 +94,8 @@ def _sizes(run):
     }
 
 
-def timed_tokens(study):
-    """Count the tokens of a resource pass that makes all its rounds: one more of each text, for time to first token.
+def timed_tokens(study: Study) -> int:
+    """Return the number of tokens of a resource pass that makes all its rounds: one more a text, for the time to first token.
 
     Of the warm-ups three are counted, the fewest that there may be.
     """
@@ -103,11 +105,11 @@ def timed_tokens(study):
 
 
 @cache
-def machine_gflops():
-    """Measure the fp32 matrix product of one core, 10⁹ operations a second, times the cores: what is here when all are idle.
+def machine_gflops() -> float:
+    """Return this machine's speed at fp32 matrix products when idle (10⁹ operations a second): one core's, times the cores.
 
-    Products too small for a library to split between threads, and the fastest of many: what else runs does not show in it (a
-    product on all cores took between 1 and 15 times as long while another process kept one of them busy).
+    Measured with products too small for a library to split between threads, and the fastest of many, so that other programs do
+    not show in it (a product on all cores took up to 15 times as long while another process kept one of them busy).
     """
     matrix = np.random.default_rng(0).random((96, 96), dtype=np.float32)
     product, count, fastest_s = np.empty_like(matrix), 20, math.inf
@@ -117,5 +119,5 @@ def machine_gflops():
         for _ in range(count):
             np.matmul(matrix, matrix, out=product)
         fastest_s = min(fastest_s, time.perf_counter() - start)
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     return min(cores, USEFUL_CORES) * count * 2 * len(matrix) ** 3 / fastest_s / 1e9

@@ -1,6 +1,6 @@
 """Look at this machine, and try the precisions on it, in processes of their own.
 
-A kernel library may end its process, and what asks for a CUDA device keeps memory on it.
+A kernel library may end its process, and a process that asks for a CUDA device keeps memory on it.
 """
 
 import json
@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple, TypedDict
 
 from affq.models import PRECISIONS
 
@@ -19,8 +21,29 @@ CHILD_TIMEOUT_S = 120  # a driver may hang
 TRY = "import sys; from affq.runner.trials import try_precisions; try_precisions(sys.argv[1], sys.argv[2:])"
 
 
-def _child(code, *arguments):
-    """Run Python code in a process of its own, without the network: (lines it printed, why it ended early or "")."""
+class Device(NamedTuple):
+    """A CUDA device, and its memory."""
+
+    name: str
+    capability: str
+    free_bytes: int
+    total_bytes: int
+
+
+class Machine(TypedDict):
+    """The processor, and what torch sees of CUDA. cuda: the version that torch is built for. warned: what torch warned of."""
+
+    processor: str
+    cores: int
+    threads: int
+    driver: str | None
+    cuda: str | None
+    warned: list[str]
+    devices: list[Device]
+
+
+def _child(code: str, *arguments: str) -> tuple[list[str], str]:
+    """Run Python code in a process of its own, without the network; return (lines it printed, why it ended early or "")."""
     command = [sys.executable, "-P", "-c", code, *arguments]  # -P: nothing of the current folder is imported
     environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | {"HF_HUB_OFFLINE": "1"}
     try:
@@ -34,36 +57,39 @@ def _child(code, *arguments):
     return done.stdout.splitlines(), end if done.returncode else ""
 
 
-def machine():
-    """Give what `describe` prints, or {error} if its process ended early."""
+def machine() -> tuple[Machine | None, str]:
+    """Return (what this machine is, ""), or (None, why torch could not look at it)."""
     printed, end = _child(DESCRIBE)
-    return {"error": end} if end else json.loads(printed[-1])
+    if end:
+        return None, end
+    about = json.loads(printed[-1])
+    return about | {"devices": [Device(*device) for device in about["devices"]]}, ""
 
 
-def describe():
-    """Print, as JSON, the processor and what torch sees of CUDA; in a process of its own."""
+def describe() -> None:
+    """Print a Machine as JSON; in a process of its own."""
     import torch
 
     from affq.inference import probes
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hardware = probes.hardware("cuda" if count else "cpu")
-    about = {key: hardware[key] for key in ("processor", "cores", "threads", "driver")}
-    about |= {"cuda": torch.version.cuda, "said": [str(warning.message) for warning in said], "devices": []}
+    devices = []
     for index in range(count):
-        properties, (free_bytes, total_bytes) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
-        capability = f"{properties.major}.{properties.minor}"
-        about["devices"].append([properties.name, capability, free_bytes, total_bytes])
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(Device(properties.name, f"{properties.major}.{properties.minor}", *torch.cuda.mem_get_info(index)))
+    about = {key: hardware[key] for key in ("processor", "cores", "threads", "driver")}
+    about |= {"cuda": torch.version.cuda, "warned": [str(warning.message) for warning in caught], "devices": devices}
     print(json.dumps(about))
 
 
-def trials(device):
-    """Try every precision on a device: {precision: why it does not work, or ""}.
+def trials(device: str) -> dict[str, str]:
+    """Try every precision on a device; return {precision: why it does not work, or ""}.
 
-    One process tries them in turn; where it ends early, that precision does not work, and another process goes on behind it.
+    One process tries them in turn; where it ends early, that precision does not work, and another process goes on after it.
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
     while left := [name for name in PRECISIONS if name not in reasons]:
         printed, end = _child(TRY, device, *left)
         rows = [json.loads(line) for line in printed if line.startswith('{"precision"')]  # libraries may print as well
@@ -73,11 +99,8 @@ def trials(device):
     return reasons
 
 
-def try_precisions(device, names):
-    """Load a small random model at each precision, prove it, generate; print {precision, reason} for each as JSON.
-
-    In a process of its own: a kernel library may end it.
-    """
+def try_precisions(device: str, names: Iterable[str]) -> None:
+    """Load a small random model at each precision, prove it, generate; print {precision, reason} for each as JSON."""
     import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -86,8 +109,14 @@ def try_precisions(device, names):
     from affq.inference import generate
 
     # Wide enough for the 4-bit kernels of a CPU, which refuse outputs that are no multiple of their block.
-    width = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=512, num_hidden_layers=2, **width)
+    config = transformers.LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     words = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "trial")
