@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import pandas as pd
 
@@ -61,16 +61,15 @@ def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, pd.DataFram
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Return a CSV file as it stands, every cell a string. Raises InputError for what is none, and for cells without a column."""
-    columns, records = files.read_csv(path)
+    columns, rows = files.read_csv(path)
     if len(columns) < 2:
         raise InputError("{place} is no CSV file of several columns", place=path, remedy=files.other_separator(columns))
-    rows = []
-    for number, (_, cells) in enumerate(records, 1):
+    for number, (_, cells) in enumerate(rows, 1):
         if any(cells[len(columns) :]):  # a comma at the end of each row is harmless
             remedy = "put a text with a comma in double quotes"
             raise InputError("{place} has more cells than columns", place=f"{path}, record {number}", remedy=remedy)
-        rows.append((cells + [""] * len(columns))[: len(columns)])
-    return pd.DataFrame(rows, columns=columns, dtype=str)
+    whole = [[*cells, *[""] * (len(columns) - len(cells))][: len(columns)] for _, cells in rows]
+    return pd.DataFrame(whole, columns=columns, dtype=str)
 
 
 def keep_note(results: Path | str, study: AskedStudy, text: NotedText, note: str) -> Note:
@@ -94,7 +93,8 @@ def keep_note(results: Path | str, study: AskedStudy, text: NotedText, note: str
 def kept_notes(results: Path | str, study: AskedStudy) -> list[Note]:
     """Return the notes on a study's texts, the oldest first. Raises InputError, with the line, for one that cannot be read."""
     path = _notes(results, study)
-    return files.read_jsonl(path, "mend or delete that line", FIELDS) if path.exists() else []
+    notes = files.read_jsonl(path, "mend or delete that line", FIELDS) if path.exists() else []
+    return cast("list[Note]", notes)  # their fields were looked for
 
 
 def _notes(results: Path | str, study: AskedStudy) -> Path:

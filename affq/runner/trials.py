@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, cast
 
 from affq.models import PRECISIONS
 
@@ -127,7 +127,8 @@ def try_precisions(device: str, names: Iterable[str]) -> None:
             try:
                 model, tokenizer = models.load(folder, name, device)
                 models.prove(models.census(model), name)
-                generate.exactly(model, tokenizer, generate.tokenize(model, tokenizer, ["word"]), new_tokens=4)
+                network = cast(generate.Model, model)  # transformers does not declare that its models generate
+                generate.exactly(network, tokenizer, generate.tokenize(network, tokenizer, ["word"]), new_tokens=4)
             except Exception as error:  # whatever it is, it is the answer
                 reason = f"{type(error).__name__}: {error}"
             print(json.dumps({"precision": name, "reason": reason}), flush=True)

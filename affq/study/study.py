@@ -10,7 +10,7 @@ from pathlib import Path
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
 from affq.files import slug
-from affq.models import PRECISIONS, sources, weights
+from affq.models import PRECISIONS, Source, sources, weights
 from affq.scoring import classifiers
 from affq.scoring import packaged as packaged_judges
 from affq.study.claims import read_claims
@@ -32,7 +32,7 @@ class Run:
     """One (model, precision) of a study."""
 
     study: "Study"
-    model: object  # one of the kinds of `sources`
+    model: Source
     precision: str
 
     @cached_property
@@ -72,7 +72,7 @@ class Study:
 
     name: str
     source: str
-    models: tuple
+    models: tuple[Source, ...]
     precisions: tuple
     weights: str
     engine: str
@@ -88,7 +88,7 @@ class Study:
     limits: Limits
     judges: tuple
     references: Path
-    perplexity: object  # the model that says how likely texts are, one of the kinds of `sources`; None for none
+    perplexity: Source | None  # the model that says how likely texts are; None for none
     claims: Path
     budget: Budget
 
