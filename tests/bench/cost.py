@@ -17,8 +17,9 @@ import atexit, functools, json, os, sys, time
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 
-WATCHED = {"affq.files": None, "affq.locks": None, "affq.records": "Record"}
-HASHES = {"affq.weights": ("sha256_of", "fingerprint", "remembered_sha256")}
+CLASSES = {"affq.results.record": ("Reading", "Record")}  # else the functions of the module itself
+HASHES = {"affq.models.weights": ("fingerprint", "remembered_sha256")}
+WATCHED = {"affq.files", "affq.results.locks", *CLASSES, *HASHES}
 spent_s, depth = {}, 0
 
 def counted(name, function):
@@ -37,7 +38,7 @@ def counted(name, function):
 
 class Finder(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name not in WATCHED and name not in HASHES:
+        if name not in WATCHED:
             return None
         sys.meta_path.remove(self)
         try:
@@ -47,11 +48,12 @@ class Finder(MetaPathFinder):
         execute = spec.loader.exec_module
         def exec_module(module):
             execute(module)
-            holder = getattr(module, WATCHED.get(name) or "", module)
-            for key, value in list(vars(holder).items()):
-                mine = getattr(value, "__module__", None) == name and not isinstance(value, type)
-                if callable(value) and mine and (name not in HASHES or key in HASHES[name]) and key not in SKIPPED:
-                    setattr(holder, key, counted(f"{name.removeprefix('affq.')}.{key}", value))
+            holders = [getattr(module, name) for name in CLASSES[name]] if name in CLASSES else [module]
+            for holder in holders:
+                for key, value in list(vars(holder).items()):
+                    mine = getattr(value, "__module__", None) == name and not isinstance(value, type)
+                    if callable(value) and mine and (name not in HASHES or key in HASHES[name]) and key not in SKIPPED:
+                        setattr(holder, key, counted(f"{name.removeprefix('affq.')}.{key}", value))
         spec.loader.exec_module = exec_module
         return spec
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import psutil
 import transformers
 import yaml
-from conftest import said_of
 
 from affq.results import locks
 from affq.results import record as records
@@ -29,6 +28,7 @@ from affq.results.provenance import software
 from affq.study import prompts
 from affq.study.study import load_study
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of conftest
 AFFQ = Path(sys.executable).with_name("affq")
 TARGETS = ("kernel", "affq")
 # What the cells of the notebook do that take long enough to be hit at a moment; the executed notebook says which one runs.
@@ -60,7 +60,6 @@ class Kill:
 
 def make_study(folder):
     """Write a study of one run over a tiny random Llama, 20 texts in ten batches, to `folder`; return it."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import SIZES, save_tiny
 
     sizes = SIZES | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8}
@@ -215,6 +214,8 @@ class Chain:
 
     def faults(self, wanted):
         """List what is wrong with a run that is to be complete."""
+        from conftest import said_of
+
         folder, mark = self.record.folder, str(self.record.folder.parent.resolve())
         texts = (folder / "generations.jsonl").read_bytes()
         asked = prompts.cross(prompts.read_prompts(self.study.prompts), self.study.emotions)
