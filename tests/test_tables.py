@@ -128,7 +128,7 @@ def test_summary_has_the_published_columns(summary):
         "names_target,names_target_low,names_target_high,rouge1,rouge1_low,rouge1_high,rouge2,rouge2_low,rouge2_high,"
         "rougeL,rougeL_low,rougeL_high,rougeL_to_baseline,rougeL_to_baseline_low,rougeL_to_baseline_high,"
         "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,"
-        "failure,changed,disturbed,note"
+        "failure,changed,disturbed,stale_scores,note"
     )
 
 

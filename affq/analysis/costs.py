@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import baseline_of, complete
-from affq.inference import interference
+from affq.inference import UNKNOWN, interference
 from affq.results import Reading
 from affq.stats import compare
 
@@ -53,11 +53,11 @@ def _peak_bytes(measurements: dict) -> int | None:
     """Return the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
     phases = measurements["memory"]["phases"]
     peaks = [phases[phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
-    return None if "unknown" in peaks else max(peaks)
+    return None if UNKNOWN in peaks else max(peaks)
 
 
 def _known(value: float | str) -> float | str | None:
-    return None if value == "unknown" else value
+    return None if value == UNKNOWN else value
 
 
 def _frame(
@@ -80,7 +80,7 @@ def load(records: Iterable[Reading]) -> pd.DataFrame:
 def _loads(measurements: dict) -> Iterator[dict]:
     for process in measurements["passes"]:
         for when, readings in process["load"].items():
-            gpus = readings["gpus"] if readings["gpus"] != "unknown" else []
+            gpus = readings["gpus"] if readings["gpus"] != UNKNOWN else []
             row = {"process": process["process"], "when": when}
             row |= {name: _known(value) for name, value in readings.items() if name != "gpus"}
             yield row | {f"gpu{gpu['gpu']}_{name}": _known(value) for gpu in gpus for name, value in gpu.items() if name != "gpu"}
@@ -117,7 +117,7 @@ def _parts(measurements: dict) -> Iterator[dict]:
     decode, cache_bytes = memory["phases"]["decode"], memory["cache_bytes"]
     peak_bytes, held_bytes = decode["peak_bytes"], decode["held_bytes"]
     row = {"weights_bytes": weights_bytes, "cache_bytes": cache_bytes}
-    if "unknown" not in (peak_bytes, held_bytes):
+    if UNKNOWN not in (peak_bytes, held_bytes):
         rest_bytes = max(0, held_bytes - weights_bytes)
         row["activations_bytes"] = max(0, peak_bytes - weights_bytes - cache_bytes - rest_bytes)
         if "device_used_bytes" in decode:
