@@ -74,7 +74,9 @@ def _frame(
 
 def load(records: Iterable[Reading]) -> pd.DataFrame:
     """Return what else the machine did before and during each resource pass: one row a process and moment."""
-    return _frame(records, _loads)
+    frame = _frame(records, _loads)
+    counts = {name: "Int64" for name in frame if name in ("hot", "swapped_bytes") or str(name).startswith("gpu")}
+    return frame.astype({name: dtype for name, dtype in {"throttled_s": "float", **counts}.items() if name in frame})
 
 
 def _loads(measurements: dict) -> Iterator[dict]:
@@ -99,7 +101,12 @@ def memory(records: Iterable[Reading]) -> pd.DataFrame:
         row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
         row |= {name: value for name, value in readings.items() if name.startswith("base")}
         rows.append(row | {"kind": readings["kind"]})
-    return pd.DataFrame(rows).convert_dtypes()
+    return _whole_bytes(pd.DataFrame(rows))
+
+
+def _whole_bytes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with bytes as whole numbers where some are unknown."""
+    return frame.astype({name: "Int64" for name in frame if str(name).endswith("_bytes")})
 
 
 def memory_parts(records: Iterable[Reading]) -> pd.DataFrame:
@@ -109,7 +116,7 @@ def memory_parts(records: Iterable[Reading]) -> pd.DataFrame:
     allocator keeps of them. rest_bytes: what is held beyond the weights once texts are done and freed memory is given back; on a
     GPU also what the device holds beyond the allocator's peak: context, kernels, blocks that are cached.
     """
-    return _frame(records, _parts)
+    return _whole_bytes(_frame(records, _parts))
 
 
 def _parts(measurements: dict) -> Iterator[dict]:
@@ -193,7 +200,7 @@ def readings(process: dict, name: str) -> list[float]:
 
 def throughput(records: Iterable[Reading]) -> pd.DataFrame:
     """Return texts and tokens a second at each batch size, with the memory there: one row a run and batch size, medians."""
-    return _frame(records, _points, THROUGHPUT)
+    return _whole_bytes(_frame(records, _points, THROUGHPUT))
 
 
 def _points(measurements: dict) -> Iterator[dict]:
