@@ -17,14 +17,13 @@ SUMMARY += "failure changed disturbed stale_scores note".split()
 COUNTS = ["texts", "weights_bytes", "peak_bytes"]  # whole numbers, though some are empty
 
 
-def summarize(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
+def summarize(records: Sequence[Reading], compared: comparison.Compared, intervals: pd.DataFrame) -> pd.DataFrame:
     """Return one row a run, columns SUMMARY, raw units; latencies are medians over the timed texts.
 
     <figure>_low and _high are the ends of its interval for prompts like these, empty where there is no spread. What else is empty
-    has its reason in `note`, but for the baseline's rougeL_to_baseline.
+    has its reason in `note`, but for the baseline's rougeL_to_baseline. intervals: comparison.intervals of `compared`.
     """
-    compared = comparison.Compared(texts, records[0].run.study)
-    figures = _with_ends(comparison.intervals(compared))
+    figures = _with_ends(intervals)
     rows = []
     for record in records:
         run, state = record.run, record.state()
