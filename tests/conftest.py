@@ -16,6 +16,9 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from affq.analysis.comparison import Compared, intervals
+from affq.analysis.summary import summarize
+from affq.analysis.texts import join
 from affq.emotions import REFERENCES
 from affq.models import weights
 from affq.study.prompts import cross, read_prompts
@@ -53,6 +56,12 @@ def said_of(record):
     """Give a run's status and note."""
     state = record.state()
     return str(state.status), state.note
+
+
+def summary_of(runs):
+    """Give the summary of records, as Results makes it."""
+    compared = Compared(join(runs), runs[0].run.study)
+    return summarize(runs, compared, intervals(compared))
 
 
 def save_tiny(folder, config, chat=CHAT, **options):

@@ -1,9 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import complete
 
 from affq.analysis import judges
+from affq.analysis.texts import join
 from affq.report import judge_words
+from affq.results import record as records
 from affq.stats.agreement import alpha
 from affq.study.study import load_study
 
@@ -30,7 +33,7 @@ def judgements(**answers):
 
 
 def texts(found, study):
-    """The texts of these judgements, as tables.texts has them, under the first judge."""
+    """The texts of these judgements, as Results.texts has them, under the first judge."""
     first = found[found["judge"] == found["judge"].iloc[0]]
     ids = {run.precision: run.id for run in study.runs()}
     means = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeL_to_baseline"), 0.5)
@@ -103,8 +106,10 @@ def test_one_answer_to_everything_leaves_agreement_beyond_chance_undefined():
     assert "κ" not in judge_words.judges(pd.DataFrame({"model": []}), found)
 
 
-def test_runs_that_are_not_scored_have_no_judgement():
-    assert judges.judgements([]).empty
+def test_runs_that_are_not_scored_have_no_judgement(study, tmp_path):
+    runs = [complete(record) for record in records.records(tmp_path, study)]
+    found = judges.judgements(runs, join(runs))
+    assert found.empty and judges.between_judges(found).empty and judges.by_judge(found, join(runs), study).empty
 
 
 def test_alpha_takes_those_who_did_not_label_every_text():

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import summary_of
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
 from affq.analysis import claims, comparison, costs
-from affq.analysis.summary import summarize
 from affq.analysis.texts import join
 from affq.emotions import EMOTIONS
 from affq.report import comparison_words
@@ -235,8 +235,7 @@ def test_a_peak_that_the_allocator_counts_is_exact(runs, monkeypatch):
 
 
 def test_verdicts_join_claims_and_figures(runs, compared):
-    texts = join(runs)
-    found = claims.study_verdicts(compared, runs, summarize(runs, texts)).set_index("claim")
+    found = claims.study_verdicts(compared, runs, summary_of(runs)).set_index("claim")
     assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
     assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
     assert found.loc["C4", ["verdict", "reason"]].tolist() == ["not testable here", "no_interval"]
@@ -245,7 +244,7 @@ def test_verdicts_join_claims_and_figures(runs, compared):
 
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):
-    summary = summarize(runs, join(runs))
+    summary = summary_of(runs)
     budget = Budget()
     assert comparison_words.choice(summary, budget, None) == ""
     said = comparison_words.choice(summary, budget.model_copy(update={"seconds_a_text": 1.5}), None)

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import summary_of
 from test_tables import LOAD, PEAKS, write_run
 
 from affq.analysis import costs, quality
-from affq.analysis.summary import summarize
 from affq.analysis.texts import join
 from affq.inference import kernels
 from affq.report import charts, words
@@ -44,7 +44,7 @@ def test_several_processes_give_the_mean_of_their_medians_and_an_interval_betwee
     row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert (row["n"], row["median_s"], row["interval"]) == (9, 2.0, "between processes")
     assert (row["low_s"], row["high_s"]) == (2.0, 2.0)  # three processes that agree to the last digit
-    summary = summarize(runs, join(runs))
+    summary = summary_of(runs)
     assert (summary["latency_low_s"][0], summary["latency_high_s"][0]) == (2.0, 2.0)
 
 
@@ -167,11 +167,11 @@ def test_batch_that_changes_little_is_not_warned_of(runs):
 def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs, study, monkeypatch):
     write_run(runs[0], JUDGED, PEAKS, [1.0])
     quiet = runs[0].measurements()
-    assert summarize(runs, join(runs))["disturbed"][0] == ""
+    assert summary_of(runs)["disturbed"][0] == ""
     quiet["passes"][0]["load"] = {"before": LOAD, "during": LOAD | {"other_processors": 0.8}}
     monkeypatch.setattr(runs[0], "measurements", lambda: quiet)
     texts = join(runs)
-    summary = summarize(runs, texts)
+    summary = summary_of(runs)
     assert summary["disturbed"][0] == "other processes took 0.8 processors during"
     assert summary["note"][0] == "measurement disturbed: other processes took 0.8 processors during"
     caveats = words.caveats(study, summary, texts, quality.batch_effect(runs, texts))

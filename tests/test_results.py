@@ -2,19 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from bench.reads import FRAMES, counted
 from test_tables import PEAKS, write_run
 
 import affq
 from affq.results import record as records
 
-FRAMES = (
-    "texts summary judged differences intervals detectable variance by_prompts emotion_f1 confusion rouge text_quality "
-    "batch_effect memory memory_parts census latency latency_statistics load kernels throughput ratios time_spent claims "
-    "similar_memory judgements by_judge between_judges people corrected judge_band judge_quality examples provenance"
-).split()
 PROFILE = [{"phase": "decode", "group": "elsewhere", "kernel": "a", "calls": 1, "seconds": 3.0}]
 POINTS = [{"batch": 1, "seconds": [2.0, 2.5, 1.0], "new_tokens": 8, "peak_bytes": 100, "held_bytes": 50}]
 
@@ -36,13 +33,22 @@ def folder(study, tmp_path):
 
 def test_each_frame_is_made_once(study, folder):
     results = affq.Results(study, folder)
-    for name in FRAMES:
-        frame = getattr(results, name)
-        assert isinstance(frame, pd.DataFrame) and getattr(results, name) is frame
+    assert {"texts", "summary", "differences", "claims", "provenance"} < set(FRAMES)
+    assert all(getattr(results, name) is getattr(results, name) for name in FRAMES)
     assert results.draws.shape == (1000, len(results.judged)) == (1000, 2)
     assert results.frontier("latency_s")["in_draws"].between(0, 1).all()
     assert results.choice is None and results.prices is None and results.labels == {} and results.former_labels == 0
     assert list(results.side_by_side("joy")) == ["prompt", "fp32", "int8"]
+
+
+def test_each_record_is_hashed_once_and_read_once(study, folder):
+    with counted(folder) as (hashes, reads):
+        results = affq.Results(study, folder)
+        for name in FRAMES:
+            getattr(results, name)
+    records = {"run.json", "generations.jsonl", "measurements.json", "done.json", "minilm-lora.jsonl"}
+    assert records <= {Path(path).name for path in reads} and set(reads.values()) == {0, 1}  # batches.jsonl is hashed alone
+    assert {Path(path).name for path in hashes} > records - {"done.json"} and set(hashes.values()) == {1}
 
 
 def test_study_is_given_by_file_or_as_it_is(study, folder, write_study):

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import summary_of
 
 from affq import files
 from affq.analysis import comparison, costs, quality
-from affq.analysis.summary import provenance, summarize
+from affq.analysis.summary import provenance
 from affq.analysis.texts import confusion, emotion_f1, examples, join, side_by_side
 from affq.report import charts, comparison_words, words
 from affq.report.reading import for_reading
@@ -118,7 +119,7 @@ def runs(study, tmp_path):
 
 @pytest.fixture
 def summary(runs):
-    return summarize(runs, join(runs))
+    return summary_of(runs)
 
 
 def test_summary_has_the_published_columns(summary):
@@ -128,7 +129,7 @@ def test_summary_has_the_published_columns(summary):
         "names_target,names_target_low,names_target_high,rouge1,rouge1_low,rouge1_high,rouge2,rouge2_low,rouge2_high,"
         "rougeL,rougeL_low,rougeL_high,rougeL_to_baseline,rougeL_to_baseline_low,rougeL_to_baseline_high,"
         "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,"
-        "failure,changed,disturbed,note"
+        "failure,changed,disturbed,stale_scores,note"
     )
 
 
@@ -151,7 +152,7 @@ def test_emotion_f1_by_hand_leaves_the_control_out(summary):
 def test_f1_with_emotion_words_masked_and_the_share_of_texts_that_name_their_target(runs):
     emotions = iter(["joy"] * 6)
     runs[0].score("minilm-lora-masked", {}, lambda rows: [judged(row, next(emotions)) for row in rows], [*runs[0].generations()])
-    summary = summarize(runs, join(runs))
+    summary = summary_of(runs)
     # All judged joy once the words are masked: joy 2/3, sadness 0. Every text here has its emotion's own name in it.
     assert summary["emotion_f1_masked"][0] == pytest.approx(1 / 3) and list(summary["names_target"][:2]) == [1.0, 1.0]
     assert pd.isna(summary["emotion_f1_masked"][1])  # not scored yet
@@ -182,7 +183,7 @@ def test_rouge_to_baseline_is_empty_for_the_baseline_and_leaves_the_control_out(
 def test_without_its_baseline_a_run_has_no_paired_figure_and_says_so(runs):
     (runs[0].folder / "done.json").unlink()
     runs[0].fail(Failure(FailureKind("kernel_died"), "gone"))
-    row = summarize(runs, join(runs)).iloc[1]
+    row = summary_of(runs).iloc[1]
     assert pd.isna(row["rougeL_to_baseline"]) and row["note"] == "no paired figures: the baseline fp32 is failed"
 
 
@@ -192,7 +193,7 @@ def test_what_changed_since_a_run_was_made_is_a_column_and_in_the_note(runs):
     files.write_json(runs[0].folder / "run.json", about)
     hashes = {name: files.sha256_of(runs[0].folder / name) for name in records.RECORDS}
     files.write_json(runs[0].folder / "done.json", files.sealed(b"", hashes))
-    row = summarize(runs, join(runs)).iloc[0]
+    row = summary_of(runs).iloc[0]
     assert row["status"] == Status.STALE and row["latency_s"] == 2.0
     assert row["changed"] == f"torch 2.0 → {software()['versions']['torch']}" == row["note"]
 
@@ -201,20 +202,20 @@ def test_unscored_run_has_its_measurements_and_says_that_it_is_not_scored(runs):
     import shutil
 
     shutil.rmtree(runs[0]._scores_folder)
-    row = summarize(runs, join(runs)).iloc[0]
+    row = summary_of(runs).iloc[0]
     assert row["note"] == "not scored" and pd.isna(row["emotion_f1"]) and row["latency_s"] == 2.0
     assert set(emotion_f1(join(runs), ["joy", "sadness"])["precision"]) == {"bf16"}
 
 
 def test_scores_against_an_earlier_baseline_are_not_shown(runs):
     write_run(runs[0], ["joy"] * 6, (1, 1, 1, 1), [1.0], more=" too")
-    assert pd.isna(summarize(runs, join(runs))["rougeL_to_baseline"][1])
+    assert pd.isna(summary_of(runs)["rougeL_to_baseline"][1])
 
 
 def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     for record in runs[:2]:
         write_run(record, ["joy"] * 6, 4 * ("unknown",), [1.0], scale=4)
-    summary = summarize(runs, join(runs))
+    summary = summary_of(runs)
     assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
     assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
     assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
@@ -260,7 +261,7 @@ def test_side_by_side_shows_the_first_of_several_samples(runs):
 
 def test_scores_of_other_code_are_noted_with_the_scorers_they_are_of(runs, monkeypatch):
     monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
-    notes = summarize(runs, join(runs)).set_index("precision")["note"]
+    notes = summary_of(runs).set_index("precision")["note"]
     why = "scores of other code or versions, which affq score makes again: minilm-lora, minilm-goemotions, rouge-references"
     assert why in notes["bf16"] and "scores of other" not in notes["int8"]
 

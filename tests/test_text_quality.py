@@ -8,6 +8,7 @@ import pytest
 from test_tables import PEAKS, write_run
 
 from affq.analysis import quality
+from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import record as records
 from affq.scoring import scores
@@ -39,7 +40,7 @@ def runs(write_study, tmp_path):
 
 
 def test_texts_have_their_statistics_and_are_empty_where_they_were_not_scored(runs):
-    found = quality.written_texts(runs)
+    found = quality.with_statistics(join(runs), runs)
     assert list(found) == [*quality.RUN, *KEY, "text", "cut", *quality.STATISTICS] + [
         *quality.LIKELIHOOD,
         "scored_itself",
@@ -53,11 +54,11 @@ def test_texts_have_their_statistics_and_are_empty_where_they_were_not_scored(ru
 def test_a_run_that_other_weights_scored_did_not_score_itself(runs):
     other = {**by_the_model(runs[1]), "revision": "another"}
     runs[1].score("perplexity", other, likely([1.0] * 6, [1] * 6))
-    assert not quality.written_texts(runs[1:])["scored_itself"].any()
+    assert not quality.with_statistics(join(runs), runs[1:])["scored_itself"].any()
 
 
 def test_figures_of_a_run_by_hand(runs):
-    (row,) = quality.text_quality(quality.written_texts(runs), lambda _: (0.1, 0.2)).to_dict("records")
+    (row,) = quality.text_quality(quality.with_statistics(join(runs), runs), lambda _: (0.1, 0.2)).to_dict("records")
     # Four texts, "fp32 note joy", "fp32 note sadness", "fp32 day joy", "fp32 day sadness": 5 distinct words of 12; pairs
     # fp32 note, fp32 day, note joy, note sadness, day joy, day sadness: 6 of 8.
     assert (row["texts"], row["words"], row["distinct_1"], row["distinct_2"]) == (4, 3, 5 / 12, 6 / 8)
@@ -71,7 +72,7 @@ def test_figures_of_a_run_by_hand(runs):
 
 
 def test_interval_is_asked_by_prompt(runs):
-    found, asked = quality.written_texts(runs[:1]), []
+    found, asked = quality.with_statistics(join(runs), runs[:1]), []
     found.loc[found["prompt_id"] == "day", "collapsed"] = True
 
     def interval(collapsed):
@@ -85,15 +86,15 @@ def test_interval_is_asked_by_prompt(runs):
 
 
 def test_nothing_scored_gives_no_row_and_nothing_complete_is_refused(runs, write_study, tmp_path):
-    found = quality.text_quality(quality.written_texts(runs[1:]), lambda _: (0, 1))
+    found = quality.text_quality(quality.with_statistics(join(runs), runs[1:]), lambda _: (0, 1))
     assert found.empty and list(found) == list(quality.TEXT_QUALITY)
     empty = records.records(tmp_path / "elsewhere", load_study(write_study()))
     with pytest.raises(InputError, match="no run of this study is complete"):
-        quality.written_texts(empty)
+        join(empty)
 
 
 def test_perplexity_of_texts_without_a_second_token_is_none(runs):
     runs[1].score("text-quality", {}, scores.text_statistics)
     runs[1].score("perplexity", by_the_model(runs[1]), likely([None] * 6, [0] * 6))
-    (row,) = quality.text_quality(quality.written_texts(runs[1:]), lambda _: (0, 0)).to_dict("records")
+    (row,) = quality.text_quality(quality.with_statistics(join(runs), runs[1:]), lambda _: (0, 0)).to_dict("records")
     assert math.isnan(row["perplexity"])

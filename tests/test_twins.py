@@ -11,10 +11,8 @@ import pytest
 import torch
 import transformers
 import twins
-from conftest import said_of
+from conftest import said_of, summary_of
 
-from affq.analysis.summary import summarize
-from affq.analysis.texts import join
 from affq.models import loading as models
 from affq.models import memory
 from affq.models.weights import catalog
@@ -76,7 +74,7 @@ def test_all_fifteen_runs_are_ok_and_have_their_texts(ran):
     assert [said_of(record) for record in ran] == 15 * [("ok", "")]
     assert Counter(r.run.precision for r in ran) == {"fp32": 5, "fp16": 5, "int8": 5}
     assert all(len(record.generations()) == 6 for record in ran)
-    table = summarize(ran, join(ran))
+    table = summary_of(ran)
     assert list(table["status"]) == 15 * ["ok"] and table["peak_bytes"].notna().all() and (table["latency_s"] > 0).all()
 
 

@@ -190,7 +190,7 @@ def differences(compared: Compared, rng: np.random.Generator) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=DIFFERENCES)
     for _, family in frame[frame["p"].notna()].groupby("family"):
         frame.loc[family.index, "p_holm"] = compare.holm(family["p"])
-    return frame
+    return frame.astype({"falls_short": "boolean"})
 
 
 def _differences(compared: Compared, run: Run, baseline: Run, rng: np.random.Generator) -> Iterable[dict]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import baseline_of, complete
-from affq.inference import interference
+from affq.inference import UNKNOWN, interference
 from affq.results import Reading
 from affq.stats import compare
 
@@ -53,11 +53,11 @@ def _peak_bytes(measurements: dict) -> int | None:
     """Return the highest peak of the phases that generate; loading is a phase of its own, which comes once."""
     phases = measurements["memory"]["phases"]
     peaks = [phases[phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
-    return None if "unknown" in peaks else max(peaks)
+    return None if UNKNOWN in peaks else max(peaks)
 
 
 def _known(value: float | str) -> float | str | None:
-    return None if value == "unknown" else value
+    return None if value == UNKNOWN else value
 
 
 def _frame(
@@ -74,13 +74,15 @@ def _frame(
 
 def load(records: Iterable[Reading]) -> pd.DataFrame:
     """Return what else the machine did before and during each resource pass: one row a process and moment."""
-    return _frame(records, _loads)
+    frame = _frame(records, _loads)
+    counts = {name: "Int64" for name in frame if name in ("hot", "swapped_bytes") or str(name).startswith("gpu")}
+    return frame.astype({name: dtype for name, dtype in {"throttled_s": "float", **counts}.items() if name in frame})
 
 
 def _loads(measurements: dict) -> Iterator[dict]:
     for process in measurements["passes"]:
         for when, readings in process["load"].items():
-            gpus = readings["gpus"] if readings["gpus"] != "unknown" else []
+            gpus = readings["gpus"] if readings["gpus"] != UNKNOWN else []
             row = {"process": process["process"], "when": when}
             row |= {name: _known(value) for name, value in readings.items() if name != "gpus"}
             yield row | {f"gpu{gpu['gpu']}_{name}": _known(value) for gpu in gpus for name, value in gpu.items() if name != "gpu"}
@@ -99,7 +101,12 @@ def memory(records: Iterable[Reading]) -> pd.DataFrame:
         row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
         row |= {name: value for name, value in readings.items() if name.startswith("base")}
         rows.append(row | {"kind": readings["kind"]})
-    return pd.DataFrame(rows).convert_dtypes()
+    return _whole_bytes(pd.DataFrame(rows))
+
+
+def _whole_bytes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with bytes as whole numbers where some are unknown."""
+    return frame.astype({name: "Int64" for name in frame if str(name).endswith("_bytes")})
 
 
 def memory_parts(records: Iterable[Reading]) -> pd.DataFrame:
@@ -109,7 +116,7 @@ def memory_parts(records: Iterable[Reading]) -> pd.DataFrame:
     allocator keeps of them. rest_bytes: what is held beyond the weights once texts are done and freed memory is given back; on a
     GPU also what the device holds beyond the allocator's peak: context, kernels, blocks that are cached.
     """
-    return _frame(records, _parts)
+    return _whole_bytes(_frame(records, _parts))
 
 
 def _parts(measurements: dict) -> Iterator[dict]:
@@ -117,7 +124,7 @@ def _parts(measurements: dict) -> Iterator[dict]:
     decode, cache_bytes = memory["phases"]["decode"], memory["cache_bytes"]
     peak_bytes, held_bytes = decode["peak_bytes"], decode["held_bytes"]
     row = {"weights_bytes": weights_bytes, "cache_bytes": cache_bytes}
-    if "unknown" not in (peak_bytes, held_bytes):
+    if UNKNOWN not in (peak_bytes, held_bytes):
         rest_bytes = max(0, held_bytes - weights_bytes)
         row["activations_bytes"] = max(0, peak_bytes - weights_bytes - cache_bytes - rest_bytes)
         if "device_used_bytes" in decode:
@@ -193,7 +200,7 @@ def readings(process: dict, name: str) -> list[float]:
 
 def throughput(records: Iterable[Reading]) -> pd.DataFrame:
     """Return texts and tokens a second at each batch size, with the memory there: one row a run and batch size, medians."""
-    return _frame(records, _points, THROUGHPUT)
+    return _whole_bytes(_frame(records, _points, THROUGHPUT))
 
 
 def _points(measurements: dict) -> Iterator[dict]:

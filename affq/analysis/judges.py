@@ -1,13 +1,13 @@
 """Do several judges read the same texts alike? F1 under each, how far they agree, the order of precisions; how good each is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from affq.analysis.comparison import Compared
-from affq.analysis.texts import complete
+from affq.analysis.texts import asked_and_judged, complete
 from affq.inference import KEY
 from affq.results import Reading
 from affq.scoring import Judge
@@ -18,16 +18,19 @@ RUN, ANSWERS = ["model", "precision"], ["judged_emotion", "masked_emotion"]
 F1 = ("emotion_f1", "emotion_f1_low", "emotion_f1_high")
 POINTS = ("difference_points", "low_points", "high_points")
 BY_JUDGE = [*RUN, "judge", "texts", *F1, "emotion_f1_masked", *POINTS, "rank"]
-JUDGEMENTS = [*RUN, *KEY, *ANSWERS, "judge"]
 BETWEEN_JUDGES = [*RUN, "judges", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
 CARD = ("precision", "recall", "f1")
 
 
-def judgements(records: Iterable[Reading]) -> pd.DataFrame:
-    """Return what each judge answered: one row a text that was asked for an emotion, and a judge, columns JUDGEMENTS."""
-    frames = []
-    for record in complete(records):
-        for judge in record.run.study.judges:
+def judgements(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
+    """Return what each judge answered: one row a text that was asked for an emotion, and a judge: RUN, KEY, ANSWERS, judge.
+
+    texts: Results.texts, which have the first judge's answers.
+    """
+    first, *others = records[0].run.study.judges
+    frames = [asked_and_judged(texts)[[*RUN, *KEY, *ANSWERS]].assign(judge=first.name)]
+    for judge in others:
+        for record in complete(records):
             if not (scores := record.scores(judge.name)):
                 continue
             frame = pd.DataFrame(scores)[[*KEY, "judged_emotion"]].dropna(subset="emotion")
@@ -36,7 +39,7 @@ def judgements(records: Iterable[Reading]) -> pd.DataFrame:
             frame.insert(0, "model", record.run.model.name)
             frame.insert(1, "precision", record.run.precision)
             frames.append(frame.assign(judge=judge.name))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=JUDGEMENTS)
+    return pd.concat(frames, ignore_index=True)
 
 
 def by_judge(judgements: pd.DataFrame, texts: pd.DataFrame, study: Study) -> pd.DataFrame:

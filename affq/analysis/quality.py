@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts, joined
+from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts
 from affq.inference import KEY
 from affq.results import Reading
 from affq.scoring import distinct_n
@@ -20,27 +20,23 @@ TEXT_QUALITY = (
 BATCH_EFFECT = "model precision batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
 
 
-def written_texts(records: Sequence[Reading]) -> pd.DataFrame:
-    """Return every text of the complete runs: columns RUN, KEY, text, cut, STATISTICS, LIKELIHOOD, scored_itself.
+def with_statistics(texts: pd.DataFrame, records: Sequence[Reading]) -> pd.DataFrame:
+    """Return the texts with how well they are written: columns RUN, KEY, text, cut, STATISTICS, LIKELIHOOD, scored_itself.
 
     cut: it did not end by itself, but at the token limit. scored_itself: the weights that say how likely it is are those that
-    wrote it, at whatever precision. What was not scored is empty. Raises InputError if no run is complete.
+    wrote it, at whatever precision. What was not scored is empty. texts: Results.texts.
     """
-    return joined([_of_record(record) for record in complete(records)])
+    by_run = dict(list(texts.groupby("run_id", sort=False)))
+    return pd.concat([_of_record(record, by_run[record.run.id]) for record in complete(records)], ignore_index=True)
 
 
-def _of_record(record: Reading) -> pd.DataFrame:
-    run = record.run
-    generations = pd.DataFrame(record.generations())
-    frame = pd.DataFrame({"run_id": run.id, "model": run.model.name, "precision": run.precision}, index=generations.index)
-    frame[[*KEY, "text"]] = generations[[*KEY, "text"]]
-    frame["cut"] = ~generations["ended"]
+def _of_record(record: Reading, texts: pd.DataFrame) -> pd.DataFrame:
+    frame = texts[[*RUN, *KEY, "text"]].assign(cut=~texts["ended"])
     for scorer, columns in (("text-quality", STATISTICS), ("perplexity", LIKELIHOOD)):
         # A line a generation, in their order.
         frame[columns] = pd.DataFrame(record.scores(scorer), columns=columns, index=frame.index)
     manifest = record.manifest("perplexity")
-    frame["scored_itself"] = manifest["by"]["revision"] == run.model.revision if manifest else None
-    return frame
+    return frame.assign(scored_itself=manifest["by"]["revision"] == record.run.model.revision if manifest else None)
 
 
 def text_quality(texts: pd.DataFrame, interval: Callable[[np.ndarray], tuple[float, float]]) -> pd.DataFrame:
@@ -49,7 +45,7 @@ def text_quality(texts: pd.DataFrame, interval: Callable[[np.ndarray], tuple[flo
     words, seq_rep_4 and self_bleu are means over the texts that have them; cut, refusal, degenerate and collapsed are shares;
     distinct_1 and distinct_2 are over all texts of the run together. perplexity is exp(sum of nll_nats / sum of tokens); a text
     that repeats itself has a low one (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751): lower is not better.
-    texts: as `written_texts` returns them. interval: from collapsed, an array (prompts, texts a prompt) of 0 and 1, to the
+    texts: as `with_statistics` returns them. interval: from collapsed, an array (prompts, texts a prompt) of 0 and 1, to the
     (low, high) of its mean. Texts of one prompt depend on each other, so it must take prompts, not texts, as independent.
     """
     scored, rows = texts[texts["emotion"].notna() & texts["words"].notna()], []

@@ -36,7 +36,7 @@ class Results:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Each run, with its status, quality and cost."""
-        return summary.summarize(self.records, self.texts)
+        return summary.summarize(self.records, self.compared, self.intervals)
 
     @cached_property
     def compared(self) -> comparison.Compared:
@@ -111,7 +111,7 @@ class Results:
     @cached_property
     def text_quality(self) -> pd.DataFrame:
         """Length, diversity, repetition, refusals, perplexity."""
-        return quality.text_quality(quality.written_texts(self.records), comparison.share_interval)
+        return quality.text_quality(quality.with_statistics(self.texts, self.records), comparison.share_interval)
 
     @cached_property
     def batch_effect(self) -> pd.DataFrame:
@@ -152,6 +152,11 @@ class Results:
     def kernels(self) -> pd.DataFrame:
         """Time by kernel."""
         return costs.kernels(self.records)
+
+    @cached_property
+    def largest_kernels(self) -> pd.DataFrame:
+        """The kernels that take most of each run's and phase's time."""
+        return costs.largest_kernels(self.kernels)
 
     @cached_property
     def throughput(self) -> pd.DataFrame:
@@ -200,7 +205,7 @@ class Results:
     @cached_property
     def judgements(self) -> pd.DataFrame:
         """Each judge's answer to each text."""
-        return judges.judgements(self.records)
+        return judges.judgements(self.records, self.texts)
 
     @cached_property
     def by_judge(self) -> pd.DataFrame:

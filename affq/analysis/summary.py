@@ -13,18 +13,17 @@ BOUNDED = (*comparison.F1S, *comparison.MEANS)  # the figures with an interval f
 SUMMARY = "run_id study model precision engine weights status device stored_dtype compute_dtype texts emotion_f1_chance".split()
 SUMMARY += [f"{figure}{end}" for figure in BOUNDED for end in ("", "_low", "_high")]
 SUMMARY += "weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s latency_high_s".split()
-SUMMARY += "failure changed disturbed note".split()
+SUMMARY += "failure changed disturbed stale_scores note".split()
 COUNTS = ["texts", "weights_bytes", "peak_bytes"]  # whole numbers, though some are empty
 
 
-def summarize(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
+def summarize(records: Sequence[Reading], compared: comparison.Compared, intervals: pd.DataFrame) -> pd.DataFrame:
     """Return one row a run, columns SUMMARY, raw units; latencies are medians over the timed texts.
 
     <figure>_low and _high are the ends of its interval for prompts like these, empty where there is no spread. What else is empty
-    has its reason in `note`, but for the baseline's rougeL_to_baseline.
+    has its reason in `note`, but for the baseline's rougeL_to_baseline. intervals: comparison.intervals of `compared`.
     """
-    compared = comparison.Compared(texts, records[0].run.study)
-    figures = _with_ends(comparison.intervals(compared))
+    figures = _with_ends(intervals)
     rows = []
     for record in records:
         run, state = record.run, record.state()
@@ -33,7 +32,7 @@ def summarize(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
         row |= {"stored_dtype": record.stored_dtype(), "failure": str(state.failure.kind) if state.failure else None}
         row["changed"] = ", ".join(state.changes)
         if record.complete:
-            row |= costs.measured(record)
+            row |= costs.measured(record) | {"stale_scores": ", ".join(_stale_scores(record))}
             if run.study.judged and compared.has(run.id):
                 row |= {"texts": run.study.texts_asked, "emotion_f1_chance": compared.chance_f1(run.id)}
                 row |= figures[run.model.name, run.precision]
@@ -67,10 +66,14 @@ def _of_texts(record: Reading, baseline: Reading, row: dict) -> Iterator[str]:
         yield "no chat template: the model is given the prompts as they stand"
     if not baseline.complete:
         yield f"no paired figures: the baseline {baseline.run.precision} is {baseline.state().status}"
+    if row["stale_scores"]:
+        yield f"scores of other code or versions, which affq score makes again: {row['stale_scores']}"
+
+
+def _stale_scores(record: Reading) -> list[str]:
     study = record.run.study
     scorers = (*study.scorers, *(f"{judge.name}-{texts}" for judge in study.judges for texts in ("masked", "alone")))
-    if stale := [scorer for scorer in scorers if record.scores_are_stale(scorer)]:
-        yield f"scores of other code or versions, which affq score makes again: {', '.join(stale)}"
+    return [scorer for scorer in scorers if record.scores_are_stale(scorer)]
 
 
 def _of_measurement(record: Reading, row: dict) -> Iterator[str]:

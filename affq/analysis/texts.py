@@ -44,11 +44,6 @@ def join(records: Sequence[Reading]) -> pd.DataFrame:
         for name in ("prompt_id", "kind", "emotion", "prompt", "judged_emotion", "masked_emotion"):
             frame[name] = [shared.setdefault(value, value) for value in frame[name]]  # one string, whatever the number of runs
         frames.append(frame)
-    return joined(frames)
-
-
-def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the frames of complete runs below each other; raise InputError if there is none."""
     if not frames:
         raise InputError("no run of this study is complete: there is no text", remedy="affq run makes them")
     return pd.concat(frames, ignore_index=True)

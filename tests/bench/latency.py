@@ -20,9 +20,8 @@ import numpy as np
 import yaml
 from scipy import stats
 
+import affq
 from affq.analysis import costs
-from affq.analysis.summary import summarize
-from affq.analysis.texts import join
 from affq.inference import generate, measure, probes
 from affq.models import loading as models
 from affq.results.record import records
@@ -140,13 +139,14 @@ def load(folder):
     for name, busy in (("quiet", 0), ("two busy processes", 2)):
         others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(busy)]
         try:
-            found = run(write_study(folder, f"load{busy}", REPEATED), folder / "load")
+            study = write_study(folder, f"load{busy}", REPEATED)
+            run(study, folder / "load")
         finally:
             for other in others:
                 other.kill()
-        for row in summarize(found, join(found)).itertuples():
-            note = "; ".join(part for part in row.note.split("; ") if part != "not scored") or "not flagged"
-            yield f"| {name} | {row.precision} | {note} | {row.latency_s:.2f} |"
+        for row in affq.Results(study, folder / "load").summary.itertuples():
+            disturbed = f"measurement disturbed: {row.disturbed}" if row.disturbed else "not flagged"
+            yield f"| {name} | {row.precision} | {disturbed} | {row.latency_s:.2f} |"
 
 
 PARTS = {

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from affq.analysis import comparison
-from affq.analysis.summary import summarize
-from affq.analysis.texts import join
+import affq
 from affq.inference import KEY
 from affq.models.sources import Architecture
 from affq.results import record as records
@@ -29,6 +27,8 @@ HERE = Path(__file__).parent
 SIZES = (100, 300, 1000)
 PROMPTS = 143  # times seven emotions: 1,001 texts a run
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+FRAMES = {"join": "texts", "arrays": "compared", "intervals": "intervals", "summary": "summary"}
+FRAMES |= {"differences, and 1,000 resamples": "differences"}
 CENSUS = [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 1, "bytes": 1000}]
 QUIET = {"seconds": 1.0, "other_processors": 0.0, "stolen_processors": 0.0, "throttled_s": 0.0, "hot": False, "swapped_bytes": 0}
 PEAK = {"peak_bytes": 5000, "held_bytes": 1000}
@@ -90,22 +90,13 @@ def write(study, results):
 
 def measure(runs, folder):
     """Join, summarize, compare: seconds of processor time of each, and the most memory."""
-    study, seconds = study_of(runs, folder), {}
-    every = records.records(folder / "results", study)
-
-    def timed(name, make):
+    results, seconds = affq.Results(study_of(runs, folder), folder / "results"), {}
+    for name, frame in FRAMES.items():
         begun = time.process_time()
-        found = make()
+        getattr(results, frame)
         seconds[name] = time.process_time() - begun
-        return found
-
-    texts = timed("join", lambda: join(every))
-    timed("summary, with intervals", lambda: summarize(every, texts))
-    compared = timed("arrays", lambda: comparison.Compared(texts, study))
-    timed("differences", lambda: comparison.differences(compared, np.random.default_rng(0)))
-    timed("1,000 resamples", lambda: compared.f1_draws(np.random.default_rng(0)))
     most_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"runs": runs, "texts": len(texts), "seconds": seconds, "most_bytes": most_bytes}
+    return {"runs": runs, "texts": len(results.texts), "seconds": seconds, "most_bytes": most_bytes}
 
 
 def main():
