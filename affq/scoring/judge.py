@@ -174,7 +174,7 @@ def tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str], most: int) ->
     return tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=most, pad_to_multiple_of=8)
 
 
-def mean_state(encoder: "PreTrainedModel", inputs: "BatchEncoding") -> "torch.Tensor":
+def mean_state(encoder: "torch.nn.Module", inputs: "BatchEncoding") -> "torch.Tensor":
     """Return the mean of the last hidden states over each text's tokens: float32 tensor of shape (texts, width)."""
     hidden, mask = encoder(**inputs).last_hidden_state.float(), inputs["attention_mask"][:, :, None]
     return (hidden * mask).sum(1) / mask.sum(1)
