@@ -4,29 +4,37 @@ Probabilities are arrays of shape (texts, emotions); truth is the index of each 
 """
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from affq.scoring.judge import JUDGES, probabilities
+from affq.stats import compare
 
 BINS = 15  # of equal width, as Guo et al. 2017 take them
 RESAMPLES = 2000
 CONFIDENT = 0.5  # from here on a judge asserts its answer
 
 
-def figures(truth, logits, linear, emotions):
-    """Give what a card says of a judge on labelled texts: temperature, held_out, calibration, test, other, linear_head.
+def figures(
+    truth: Mapping[str, np.ndarray],
+    logits: Sequence[Mapping[str, np.ndarray]],
+    linear: Mapping[str, np.ndarray],
+    emotions: Sequence[str],
+) -> dict[str, Any]:
+    """Return what a card says of a judge on labelled texts: temperature, held_out, calibration, test, other, linear_head.
 
     truth: {held_out, masked (the same texts), test, other}. logits: for each seed the same, the judge's own first. linear: the
     same of the linear head's probabilities. Calibration's bins are the test file's.
     """
     own = logits[0]
     temperature = fit_temperature(truth["held_out"], own["held_out"])
-    chances = {name: probabilities(found, temperature) for name, found in own.items()}
-    by_seed = {name: [macro_f1(truth[name], found[name]) for found in logits] for name in truth}
+    chances = {name: probabilities(of_texts, temperature) for name, of_texts in own.items()}
+    by_seed = {name: [macro_f1(truth[name], of_seed[name]) for of_seed in logits] for name in truth}
     before = {name: calibration(truth[name], probabilities(own[name], 1))[0] for name in ("held_out", "test")}
     after = {name: calibration(truth[name], chances[name]) for name in before}
     test = quality(truth["test"], chances["test"], emotions, np.random.default_rng(0))
@@ -50,59 +58,63 @@ def figures(truth, logits, linear, emotions):
     }
 
 
-def macro_f1(truth, chances):
-    """Give the unweighted mean over the emotions of F1."""
-    return _round(f1_score(truth, chances.argmax(1), labels=range(chances.shape[1]), average="macro", zero_division=0))
+def macro_f1(truth: np.ndarray, chances: np.ndarray) -> float:
+    """Return the unweighted mean over the emotions of F1."""
+    return _round(compare.macro_f1(compare.tally(truth, chances.argmax(1), chances.shape[1])))
 
 
-def quality(truth, chances, emotions, rng):
-    """Give macro-F1, and precision, recall and F1 by emotion, with 95 % intervals; and the confusion, truth by answer.
+def quality(truth: np.ndarray, chances: np.ndarray, emotions: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
+    """Return macro-F1, and precision, recall and F1 by emotion, with 95 % intervals; and the confusion, truth by answer.
 
     The intervals are percentiles of the bootstrap over texts (Efron 1979, https://doi.org/10.1214/aos/1176344552).
     """
-    kinds, answers = ("precision", "recall", "f1"), chances.argmax(1)
-    found = _by_emotion(truth, answers, emotions)
-    draws = [_by_emotion(truth[i], answers[i], emotions) for i in rng.integers(0, len(truth), (RESAMPLES, len(truth)))]
+    kinds, answers, count = ("precision", "recall", "f1"), chances.argmax(1), len(emotions)
+    estimates = _by_emotion(compare.tally(truth, answers, count))
+    drawn = rng.integers(0, len(truth), (RESAMPLES, len(truth)))
+    draws = np.array([_by_emotion(compare.tally(truth[texts], answers[texts], count)) for texts in drawn])
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    macro = np.percentile(np.mean(draws, axis=2)[:, 2], (2.5, 97.5))
-    counts = confusion_matrix(truth, answers, labels=range(len(emotions)))
+    macro = np.percentile(draws[:, 2].mean(axis=1), (2.5, 97.5))
+    confusion = np.bincount(truth * count + answers, minlength=count**2).reshape(count, count)
     return {
         "texts": len(truth),
         "macro_f1": macro_f1(truth, chances),
         "macro_f1_interval": [_round(end) for end in macro],
-        **{kind: _named(emotions, map(_round, found[i])) for i, kind in enumerate(kinds)},
+        **{kind: _named(emotions, map(_round, estimates[i])) for i, kind in enumerate(kinds)},
         "intervals": {
             kind: _named(emotions, ([_round(a), _round(b)] for a, b in zip(low[i], high[i], strict=True)))
             for i, kind in enumerate(kinds)
         },
-        "confusion": _named(emotions, (_named(emotions, row) for row in counts.tolist())),
+        "confusion": _named(emotions, (_named(emotions, row) for row in confusion.tolist())),
     }
 
 
-def _by_emotion(truth, answers, emotions):
-    return np.array(precision_recall_fscore_support(truth, answers, labels=range(len(emotions)), zero_division=0)[:3])
+def _by_emotion(terms: np.ndarray) -> np.ndarray:
+    """Return precision, recall and F1, (3, emotions), of counts as compare.tally has them; 0 where nothing divides."""
+    true, judged, asked = terms
+    shares = [np.divide(true, of, out=np.zeros(len(true)), where=of > 0) for of in (judged, asked)]
+    return np.stack([*shares, compare.f1_by_emotion(terms)])
 
 
-def _named(emotions, values):
+def _named(emotions: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
     return dict(zip(emotions, values, strict=True))
 
 
-def _round(value):
+def _round(value: float | np.floating | np.ndarray) -> float:
     return round(float(value), 4)
 
 
-def fit_temperature(truth, logits):
-    """Give the temperature at which the probabilities' log-likelihood of the truth is greatest (Guo et al. 2017)."""
+def fit_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
+    """Return the temperature at which the probabilities' log-likelihood of the truth is greatest (Guo et al. 2017)."""
 
-    def loss(log_temperature):
+    def loss(log_temperature: float) -> float:
         chances = probabilities(logits, np.exp(log_temperature))
         return -np.log(chances[np.arange(len(truth)), truth] + 1e-12).mean()
 
     return _round(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
-def calibration(truth, chances):
-    """Give the expected calibration error, and by bin of the answer's probability: texts, mean probability, share right.
+def calibration(truth: np.ndarray, chances: np.ndarray) -> tuple[float, list[dict[str, Any]]]:
+    """Return the expected calibration error, and by bin of the answer's probability: texts, mean probability, share right.
 
     The error is the mean over texts of the distance between the last two (Guo et al. 2017, equation 5). Empty bins are left out.
     """
@@ -116,35 +128,35 @@ def calibration(truth, chances):
     return _round(error), bins
 
 
-def read_probes():
-    """Read the sentences written for affq that a judge of words gets wrong: [{text, kind, names (an emotion)}]."""
+def read_probes() -> list[dict[str, str]]:
+    """Return the sentences written for affq that a judge of words gets wrong: {text, kind, names (an emotion)}."""
     return [json.loads(line) for line in (JUDGES / "probes.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def probe(probes, chances, emotions):
+def probe(probes: Sequence[Mapping[str, str]], chances: np.ndarray, emotions: Sequence[str]) -> dict[str, dict[str, int]]:
     """Count what a judge gets right of each kind of probe: {kind: {texts, right}}.
 
     A negation is right unless the emotion that it denies is the answer. A mention or a neutral sentence carries no emotion, and
     there is no such answer: it is right if no emotion has a probability of CONFIDENT or more.
     """
-    found = {}
+    by_kind: dict[str, dict[str, int]] = {}
     for row, given in zip(probes, chances, strict=True):
         denied = row["kind"] == "negation"
         right = emotions[given.argmax()] != row["names"] if denied else given.max() < CONFIDENT
-        counts = found.setdefault(row["kind"], {"texts": 0, "right": 0})
+        counts = by_kind.setdefault(row["kind"], {"texts": 0, "right": 0})
         counts["texts"] += 1
         counts["right"] += int(right)
-    return found
+    return by_kind
 
 
-def write(path, card):
+def write(path: Path, card: Mapping[str, Any]) -> None:
     """Write a card: its figures as front matter, and its text."""
     front = yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=130)
     path.write_text(f"---\n{front}---\n{describe(path.parent.name, card)}", encoding="utf-8")
 
 
-def describe(name, card):
-    """Put a card's figures into words: its Markdown text."""
+def describe(name: str, card: Mapping[str, Any]) -> str:
+    """Return a card's figures in words: its Markdown text."""
     test, held, other, linear = card["test"], card["held_out"], card["other"], card["linear_head"]
     worst = min(test["f1"], key=test["f1"].get)
     missed = {(e, a): n for e, row in test["confusion"].items() for a, n in row.items() if a != e}
@@ -202,21 +214,21 @@ def describe(name, card):
     return "\n".join(lines) + "\n"
 
 
-def _range(interval):
+def _range(interval: Sequence[float]) -> str:
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-def _listed(figures):
+def _listed(figures: Iterable[float]) -> str:
     return ", ".join(f"{figure:.3f}" for figure in figures)
 
 
-def _change(errors):
+def _change(errors: Mapping[str, float]) -> str:
     return f"{errors['before']:.3f} and {errors['after']:.3f}"
 
 
-def _probes(counts):
-    return ", ".join(f"{kind} {found['right']} of {found['texts']}" for kind, found in counts.items())
+def _probes(by_kind: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{kind} {counts['right']} of {counts['texts']}" for kind, counts in by_kind.items())
 
 
-def _table(heads, rows):
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]

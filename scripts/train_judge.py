@@ -1,20 +1,21 @@
-"""Train the shipped judge, evaluate it, and write its weights and its card, from a folder of labelled texts.
+"""Train a judge, evaluate it, and write its weights and its card, from a folder of labelled texts.
 
-    python -m affq.judge_training --data FOLDER --terms "research use" --out affq/judges/minilm-lora
+    python scripts/train_judge.py --data FOLDER --terms "research use" --out affq/scoring/judges/minilm-lora
 
 Lines are objects with text and emotion, and those to train on with respondent where it is known who wrote several texts: a tenth
-of the respondents is held out, for their figures and for the temperature; a text without one is its own. The test files are
-evaluated once, at the end, and nothing is chosen by them.
-The same seed, data and machine give the same weights.
+of the respondents is held out, for their figures and for the temperature; a text without a respondent counts as one of its own.
+The test files are evaluated once, at the end, and nothing is chosen by them. Same seed, data and machine: same weights.
 """
 
 import random
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import judge_card
 import numpy as np
+import torch
 import typer
 import yaml
 from safetensors.torch import load_file, save_file
@@ -30,9 +31,9 @@ from affq.scoring.judge import Classifier, load_encoder, mean_state, probabiliti
 from affq.scoring.judge_file import read_texts
 
 ENCODER = "all-minilm-l6-v2"
-ADAPTERS = {"r": 32, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": ["query", "key", "value", "dense"]}
+ADAPTERS: dict[str, Any] = {"r": 32, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": ["query", "key", "value", "dense"]}
 # Chosen by the macro-F1 on held-out respondents.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "epochs": 3,
     "batch": 32,
     "learning_rate": 2e-3,
@@ -43,36 +44,40 @@ SETTINGS = {
     "masked_share": 0.5,  # of the times that a text is drawn, its emotion words are masked
     "opened_share": 0.3,  # of those times, it is opened as enISEAR's texts are: I felt ... when
 }
-TRAIN = ("isear.jsonl", "crowd_envent.jsonl")
+TRAIN = ["isear.jsonl", "crowd_envent.jsonl"]
 HELD_OUT = 0.1  # of the respondents
 LINEAR_PENALTY = 3.0  # scikit-learn's C of the linear head, the best of 1, 3, 10, 30 by cross-validation over respondents
 
 
-def labelled(paths):
-    """Read the lines of JSONL files whose emotion is one of the seven; raise InputError for a line without an emotion."""
+Row = dict[str, Any]  # {text, emotion, respondent}
+
+
+def labelled(paths: Iterable[Path]) -> list[Row]:
+    """Return the lines of JSONL files whose emotion is one of the seven; raise InputError for a line without an emotion."""
     rows = []
     for path in paths:
         for number, row in enumerate(read_texts(path), 1):
             if "emotion" not in row:
-                raise InputError(f"{path}, line {number} has no emotion: {row['text'][:60]!r}")
+                text = row["text"][:60]
+                raise InputError(f"{{place}} has no emotion: {text!r}", value=text, place=f"{path}, line {number}")
             if row["emotion"] in EMOTIONS:
                 rows.append({"respondent": f"{path.name}, line {number}", **row})
     return rows
 
 
-def hold_out(rows):
+def hold_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Split rows into what is learnt from and what is held out; no respondent has texts in both."""
     split = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT, random_state=0)
     learnt, held = next(split.split(rows, groups=[row["respondent"] for row in rows]))
     return [rows[i] for i in learnt], [rows[i] for i in held]
 
 
-def truth_of(rows):
-    """Give the index of each row's emotion."""
+def truth_of(rows: Iterable[Row]) -> np.ndarray:
+    """Return the index of each row's emotion."""
     return np.array([EMOTIONS.index(row["emotion"]) for row in rows])
 
 
-def vary(text, rng):
+def vary(text: str, rng: random.Random) -> str:
     """Mask a text's emotion words, or open it as a report of an event begins, or both, or neither: as chance has it."""
     if rng.random() < SETTINGS["masked_share"]:
         text = mask_emotion_words(text)
@@ -82,21 +87,20 @@ def vary(text, rng):
     return text
 
 
-def batches(rows, rng):
-    """Give one epoch's batches in random order, each of texts about as long as each other."""
+def batches(rows: Sequence[Row], rng: random.Random) -> list[list[Row]]:
+    """Return one epoch's batches in random order, each of texts of about the same length."""
     order, size = rng.sample(range(len(rows)), len(rows)), SETTINGS["batch"]
-    found = []
+    batched = []
     for start in range(0, len(order), 40 * size):
         alike = sorted(order[start : start + 40 * size], key=lambda i: len(rows[i]["text"]))
-        found += [[rows[i] for i in alike[at : at + size]] for at in range(0, len(alike), size)]
-    rng.shuffle(found)
-    return found
+        batched += [[rows[i] for i in alike[at : at + size]] for at in range(0, len(alike), size)]
+    rng.shuffle(batched)
+    return batched
 
 
-def train(rows, folder, seed):
-    """Train low-rank updates of the encoder in `folder`, and a head: tensors as Classifier takes them, in float16."""
+def train(rows: Sequence[Row], folder: Path, seed: int) -> dict[str, torch.Tensor]:
+    """Train low-rank updates of the encoder in `folder`, and a head; return tensors as Classifier takes them, in float16."""
     import peft
-    import torch
     from transformers import get_linear_schedule_with_warmup
 
     torch.manual_seed(seed)
@@ -120,19 +124,17 @@ def train(rows, folder, seed):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-    found = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    found |= {name.removeprefix("base_model.model."): t for name, t in peft.get_peft_model_state_dict(model).items()}
-    return {name: tensor.detach().half().contiguous() for name, tensor in found.items()}
+    tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    tensors |= {name.removeprefix("base_model.model."): t for name, t in peft.get_peft_model_state_dict(model).items()}
+    return {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
 
 
-def linear_head(rows, folder):
+def linear_head(rows: Sequence[Row], folder: Path) -> Callable[[list[str]], np.ndarray]:
     """Fit a linear head over the unchanged encoder's embeddings, at unit length, to compare with: texts to probabilities."""
-    import torch
-
     zeros = {"head.weight": torch.zeros(len(EMOTIONS), 1), "head.bias": torch.zeros(len(EMOTIONS))}
     encoder = Classifier(folder, zeros, ADAPTERS)
 
-    def embed(texts):
+    def embed(texts: list[str]) -> np.ndarray:
         return torch.nn.functional.normalize(encoder.embed(texts), dim=1).numpy()
 
     head = LogisticRegression(C=LINEAR_PENALTY, max_iter=2000).fit(embed([row["text"] for row in rows]), truth_of(rows))
@@ -147,7 +149,7 @@ def main(
     test: Annotated[str, typer.Option(help="a file of it; looked at once, at the end")] = "enisear.jsonl",
     other: Annotated[str, typer.Option(help="a file of it in another language; looked at likewise")] = "deisear.jsonl",
     seeds: Annotated[int, typer.Option(help="how many judges to train; that of seed 0 is written")] = 5,
-):
+) -> None:
     """Train the judge with several seeds, evaluate them once, and write the first with its card."""
     rows = labelled(data / name for name in learn)
     unseen, foreign = labelled([data / test]), labelled([data / other])
@@ -165,12 +167,12 @@ def main(
 
     named = {"held_out": held, "test": unseen, "other": foreign}
     named["masked"] = [{**row, "text": mask_emotion_words(row["text"])} for row in held]
-    texts = {name: [row["text"] for row in some] for name, some in named.items()}
-    truth = {name: truth_of(some) for name, some in named.items()}
+    texts = {name: [row["text"] for row in rows] for name, rows in named.items()}
+    truth = {name: truth_of(rows) for name, rows in named.items()}
     classifiers = [Classifier(folder, tensors, ADAPTERS) for tensors in trained]
-    logits = [{name: classifier.logits(some) for name, some in texts.items()} for classifier in classifiers]
+    logits = [{name: classifier.logits(of_file) for name, of_file in texts.items()} for classifier in classifiers]
     linear = linear_head(learnt, folder)
-    figures = judge_card.figures(truth, logits, {name: linear(some) for name, some in texts.items()}, EMOTIONS)
+    figures = judge_card.figures(truth, logits, {name: linear(of_file) for name, of_file in texts.items()}, EMOTIONS)
     probes = judge_card.read_probes()
     chances = probabilities(classifiers[0].logits([row["text"] for row in probes]), figures["temperature"])
 
@@ -198,8 +200,8 @@ def main(
     print((out / "card.md").read_text(encoding="utf-8"))
 
 
-def looks_before(path):
-    """Read how often the test file was looked at before, from the card that is to be replaced; 0 if there is none."""
+def looks_before(path: Path) -> int:
+    """Return how often the test file was looked at before, by the card that is to be replaced; 0 if there is none."""
     if not path.exists():
         return 0
     return yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])["test"]["looks"]

@@ -169,8 +169,8 @@ def test_people_who_differ_count_for_their_shares(texts):
 
 
 def test_band_takes_the_cards_emotions_for_a_study_of_fewer(texts):
-    from affq.scoring.judge import Judge
+    from affq.scoring import PackagedJudge
 
-    card = Judge("minilm-lora").card
+    card = PackagedJudge("minilm-lora").card
     frame = annotation.bands(texts, card, np.random.default_rng(0))
     assert frame["precision"].tolist() == ["fp32", "int8"] and (frame["low"] < frame["high"]).all()

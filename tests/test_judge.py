@@ -23,7 +23,7 @@ REFERENCES = [json.loads(line) for line in emotions.REFERENCES.read_text().split
 
 @pytest.fixture(scope="module")
 def shipped():
-    loaded = judge.Judge("minilm-lora")
+    loaded = judge.PackagedJudge("minilm-lora")
     loaded.fetch(print)
     return loaded
 
@@ -125,7 +125,7 @@ def test_damaged_weights_are_not_used(tmp_path, monkeypatch):
         file.write(b"x")
     monkeypatch.setattr(judge, "JUDGES", tmp_path)
     with pytest.raises(InputError, match="weights.safetensors has SHA-256 .*: it is not used"):
-        judge.Judge("minilm-lora").probabilities(["x"])
+        judge.PackagedJudge("minilm-lora").probabilities(["x"])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_training_is_reproducible_and_its_card_is_what_the_judge_does(labelled_f
     assert written[0] == written[1] == written[2]
     shutil.copy(judge.JUDGES / "probes.jsonl", tmp_path)
     monkeypatch.setattr(judge, "JUDGES", tmp_path)
-    made = judge.Judge("one")
+    made = judge.PackagedJudge("one")
     assert made.card["test"]["looks"] == 2 and judge.read_card("two")[0]["test"]["looks"] == 1
     assert made.card["train_texts"] + made.card["held_out"]["texts"] == len(REFERENCES) + len(REFERENCES[::5])
     chances = made.probabilities([row["text"] for row in REFERENCES[::5]])

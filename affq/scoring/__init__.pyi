@@ -1,7 +1,9 @@
 from . import classifiers as classifiers
 from . import judge_file as judge_file
 from . import scores as scores
+from .classifiers import SequenceClassifier as SequenceClassifier
 from .judge import Judge as Judge
+from .judge import PackagedJudge as PackagedJudge
 from .judge import packaged as packaged
 from .perplexity import Scorer as Scorer
 from .scores import distinct_n as distinct_n

@@ -1,70 +1,76 @@
 """Judge the texts of a file: what `affq judge` does."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
+from affq.files import lines as json_lines
+from affq.files import read_bytes
 from affq.scoring import classifiers, scores
-from affq.scoring.judge import packaged
+from affq.scoring.judge import Judge, packaged
 
 MAX_CHARACTERS = 10_000  # of a text of a user's file: of a longer one the judge would read next to nothing
 VERDICT = ("judged_emotion", "probabilities", "error")  # what judging adds to a line
 
+Line = tuple[dict[str, Any], str | None]  # what is read of a line, and what is wrong with it
 
-def chosen(name, labels):
-    """Find the judge of a name, a folder's here among them; labels: [`its label=emotion`]. Raises InputError."""
+
+def chosen(name: str, labels: Iterable[str]) -> Judge:
+    """Return the judge of a name, a folder's here among them; labels: as `its label=emotion`. Raises InputError."""
     pairs = [word.partition("=") for word in labels]
     if wrong := [label + sign + emotion for label, sign, emotion in pairs if not (label and sign and emotion)]:
-        raise InputError(f"--labels {wrong[0]!r} must be its label, =, and an emotion: remorse=guilt")
+        problem = f"--labels {wrong[0]!r} must be its label, =, and an emotion: remorse=guilt"
+        raise InputError(problem, value=wrong[0])
     if not (judge := classifiers.find(name, {label: emotion for label, _, emotion in pairs}, Path(), EMOTIONS)):
-        choices = ", ".join([*packaged(), "or a folder with a sequence classifier", "or owner/name of the hub"])
-        raise InputError(f"unknown judge {name!r}; known: {choices}")
+        choices = [*packaged(), "or a folder with a sequence classifier", "or owner/name of the hub"]
+        raise InputError(f"unknown judge {name!r}", value=name, choices=choices)
     return judge
 
 
-def judge_file(texts, out, judge, say):
-    """Judge the texts of a JSONL file into another: give each line's number and what is wrong with it, or None.
+def judge_file(texts: Path, out: Path, judge: Judge, say: Callable[[str], None]) -> list[tuple[int, str | None]]:
+    """Judge the texts of a JSONL file into another; return each line's number and what is wrong with it, or None.
 
     Each line comes back with judged_emotion and probabilities added, one that cannot be judged with judged_emotion null and the
     reason as error. say: is told of a download. Raises InputError for files that cannot be, and a judge without an emotion.
     """
     if not out.parent.is_dir() or out.is_dir():
-        raise InputError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
+        why = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise InputError(f"cannot write {{place}}: {why}", place=out)
     if out.exists() and out.samefile(texts):
-        raise InputError(f"{out} is the file that is read; give --out another name")
+        raise InputError("{place} is the file that is read", place=out, remedy="give --out another name")
     lines = read_lines(texts)
     judge.fetch(say)
     if not set(EMOTIONS) & set(judge.emotions):
         judge.need(EMOTIONS)
     good = [row["text"] for row, wrong in lines if not wrong]
     verdicts = iter(scores.judged(good, judge.probabilities(good), judge.emotions))
-    found = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
-    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    rows = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
+    out.write_text(json_lines(rows), encoding="utf-8")
     return [(number, wrong) for number, (_, wrong) in enumerate(lines, 1)]
 
 
-def read_lines(path):
-    """Read a JSONL file of objects with a `text`: for each line (its object or {}, what is wrong with it or None).
+def read_lines(path: Path) -> list[Line]:
+    """Return of each line of a JSONL file of objects with a `text` its object, or {}, and what is wrong with it, or None.
 
     Raises InputError if there is no such file, no line in it, or a line that was judged before.
     """
-    try:
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not lines[-1]:
-        lines.pop()  # the end of the last line
-    if not lines:
-        raise InputError(f"{path} holds no text")
-    found = [_read_line(line) for line in lines]
-    for number, (row, _) in enumerate(found, 1):
+    parts = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not parts[-1]:
+        parts.pop()  # the end of the last line
+    if not parts:
+        raise InputError("{place} holds no text", place=path)
+    lines = [_read_line(part) for part in parts]
+    for number, (row, _) in enumerate(lines, 1):
         if taken := [name for name in VERDICT if name in row]:
-            raise InputError(f"{path}, line {number} already has {' and '.join(taken)}; remove what was judged before")
-    return found
+            problem, place = f"{{place}} already has {' and '.join(taken)}", f"{path}, line {number}"
+            raise InputError(problem, value=taken[0], place=place, remedy="remove what was judged before")
+    return lines
 
 
-def _read_line(line):
+def _read_line(line: bytes) -> Line:
     """Read one line: (its object, None), or (what can be written again of it, what is wrong with it)."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
@@ -85,14 +91,14 @@ def _read_line(line):
     return row, None
 
 
-def _refuse_constant(name):
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def read_texts(path):
-    """Read a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
-    found = read_lines(path)
-    for number, (_, wrong) in enumerate(found, 1):
+def read_texts(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
+    lines = read_lines(path)
+    for number, (_, wrong) in enumerate(lines, 1):
         if wrong:
-            raise InputError(f"{path}, line {number}: {wrong}")
-    return [row for row, _ in found]
+            raise InputError(f"{{place}}: {wrong}", place=f"{path}, line {number}")
+    return [row for row, _ in lines]

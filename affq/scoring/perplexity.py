@@ -1,11 +1,17 @@
 """How likely a text is to a fixed language model: the raw figures that perplexity is made of. No files."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from affq.errors import InputError
-from affq.inference import KEY
+from affq.inference import Generation, Key, key_of
+from affq.models import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PRECISION = "fp32"
 REMEDY = "let the study's perplexity name another model, or be null"
@@ -13,49 +19,55 @@ MAX_TOKENS = 1024  # of a text, from its beginning
 BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where the vocabulary has 49,152 tokens
 
 
+class Likelihood(Key):
+    """The negative log-likelihood (nats) of a text's tokens after its first, and how many those are; None and 0 for none."""
+
+    nll_nats: float | None
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Scorer:
-    """A causal language model at fp32 on the CPU, loaded when it is first used. source: one of the kinds of `sources`."""
+    """A causal language model at fp32 on the CPU, loaded when it is first used."""
 
-    source: object
+    source: Source
 
     @property
-    def identity(self):
-        """Say what scores, exactly."""
+    def identity(self) -> dict[str, str]:
+        """What scores, exactly."""
         return {"model": self.source.name, "revision": self.source.revision, "precision": PRECISION}
 
     @cached_property
-    def _loaded(self):
+    def _loaded(self) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
         from affq import models
 
         return models.load(self.source.folder, PRECISION, "cpu")
 
-    def score(self, generations, batch_tokens=BATCH_TOKENS):
-        """Score generations: nll_nats, the negative log-likelihood of each text's tokens after its first, and how many.
+    def score(self, generations: Sequence[Generation], batch_tokens: int = BATCH_TOKENS) -> list[Likelihood]:
+        """Score each text alone, without its prompt. Perplexity is exp(sum of nll_nats / sum of tokens).
 
-        The text stands alone, without its prompt. Perplexity is exp(sum of nll_nats / sum of tokens). A text of one token or
-        none has tokens 0 and nll_nats None; of a longer one than MAX_TOKENS the beginning counts. Raises InputError for a text
-        whose likelihood is no finite number.
+        Of a text longer than MAX_TOKENS the beginning counts. Raises InputError for a text whose likelihood is no finite number.
         """
         model, tokenizer = self._loaded
         cut = {"truncation": True, "max_length": MAX_TOKENS, "return_token_type_ids": False}
         ids = [tokenizer(generation["text"], **cut)["input_ids"] for generation in generations]
-        found = [None] * len(ids)
-        for places in _batches([len(one) for one in ids], batch_tokens):
+        nll_nats: list[float | None] = [None] * len(ids)
+        for places in _batches([len(text_ids) for text_ids in ids], batch_tokens):
             for place, nll in zip(places, _negative_log_likelihoods(model, [ids[place] for place in places]), strict=True):
                 if not math.isfinite(nll):
                     text = generations[place]["text"][:40]
-                    raise InputError(f"{self.source.name} gives the text {text!r} no likelihood but {nll}; {REMEDY}")
-                found[place] = round(nll, 6)
+                    problem = f"{self.source.name} gives the text {text!r} no likelihood but {nll}"
+                    raise InputError(problem, value=text, remedy=REMEDY)
+                nll_nats[place] = round(nll, 6)
         return [
-            {**{name: generation[name] for name in KEY}, "nll_nats": nll, "tokens": max(len(one) - 1, 0)}
-            for generation, nll, one in zip(generations, found, ids, strict=True)
+            {**key_of(generation), "nll_nats": nll, "tokens": max(len(text_ids) - 1, 0)}
+            for generation, nll, text_ids in zip(generations, nll_nats, ids, strict=True)
         ]
 
 
-def _batches(lengths, most):
+def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:
     """Put the places of what is longer than 1 into batches of like length, each of `most` at most when padded, or of one."""
-    batch = []
+    batch: list[int] = []
     for place in sorted((place for place, length in enumerate(lengths) if length > 1), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[place] > most:
             yield batch
@@ -65,15 +77,15 @@ def _batches(lengths, most):
         yield batch
 
 
-def _negative_log_likelihoods(model, ids):
-    """Give the negative log-likelihood (nats) of each list of token ids, but for its first token, as one batch."""
+def _negative_log_likelihoods(model: "PreTrainedModel", ids: list[list[int]]) -> list[float]:
+    """Return the negative log-likelihood (nats) of each list of token ids, but for its first token, as one batch."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    ids = [torch.tensor(one) for one in ids]
+    texts = [torch.tensor(text_ids) for text_ids in ids]
     # On the right: what a causal model says of a token then owes nothing to the padding.
-    padded = pad_sequence(ids, batch_first=True)
-    mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+    padded = pad_sequence(texts, batch_first=True)
+    mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
     with torch.inference_mode():
         logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
         # The cross-entropy, by hand: torch's own takes twice as long over so many classes.

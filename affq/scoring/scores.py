@@ -2,10 +2,17 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 from affq.emotions import NONE, mask_emotion_words
 from affq.errors import InputError
-from affq.inference import KEY
+from affq.inference import KEY, Generation, key_of
+from affq.scoring.judge import Judge
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CANNOT = r"I(?:['’]m| am)? (?:can(?:no|['’])t|can not|will not|won['’]t|not able to|unable to)(?: be able to)?"
 _COMPLY = r"(?:help(?! \w+ing\b)|assist|write|generate|create|compose|produce|provide|fulfill?|comply|answer|do that)\b"
@@ -23,24 +30,24 @@ REPETITIVE = 0.5  # of a text's 4-grams: beyond it most were there before, each 
 SELF_BLEU_REFERENCES = 50  # a text is held against no more others, so that the cost grows with the texts, not their square
 
 
-def masked(generations):
-    """Give generations with the emotion words of their texts masked."""
+def masked(generations: Iterable[Generation]) -> list[Generation]:
+    """Return generations with the emotion words of their texts masked."""
     return [{**generation, "text": mask_emotion_words(generation["text"])} for generation in generations]
 
 
-def words(text):
-    """List the words of a text, in lower case, without punctuation."""
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lower case, without punctuation."""
     return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
 
 
-def is_degenerate(text):
-    """Say whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
-    found = words(text)
-    return len(found) < 3 or len(set(found)) / len(found) < 0.2
+def is_degenerate(text: str) -> bool:
+    """Return whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
+    in_text = words(text)
+    return len(in_text) < 3 or len(set(in_text)) / len(in_text) < 0.2
 
 
-def distinct_n(texts, n):
-    """Give distinct-n: of all n-grams of words in these texts, the share that is left when each counts once; None without any.
+def distinct_n(texts: Iterable[str], n: int) -> float | None:
+    """Return distinct-n: of all n-grams of words in these texts, the share that is left when each counts once; None without any.
 
     Li et al. 2016 (https://arxiv.org/abs/1510.03055), who divide by the number of tokens: here by that of n-grams, so that 1
     can be reached. It falls as texts grow longer or more: compare only as many texts of about the same length.
@@ -49,8 +56,8 @@ def distinct_n(texts, n):
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
-def seq_rep_4(text):
-    """Give the share of a text's 4-grams of words that were there before in it; None for fewer than four words.
+def seq_rep_4(text: str) -> float | None:
+    """Return the share of a text's 4-grams of words that were there before in it; None for fewer than four words.
 
     Sequence repetition of Welleck et al. 2020 (https://arxiv.org/abs/1908.04319), 1 - distinct-4 of the one text, there over
     tokens of a model.
@@ -59,13 +66,13 @@ def seq_rep_4(text):
     return None if distinct is None else 1 - distinct
 
 
-def is_collapsed(text):
-    """Say whether generation collapsed: the text is degenerate, or more than REPETITIVE of its 4-grams are repeated."""
+def is_collapsed(text: str) -> bool:
+    """Return whether generation collapsed: the text is degenerate, or more than REPETITIVE of its 4-grams are repeated."""
     return is_degenerate(text) or (seq_rep_4(text) or 0) > REPETITIVE
 
 
-def is_refusal(text):
-    """Say whether a text opens as a refusal does, by the list REFUSALS.
+def is_refusal(text: str) -> bool:
+    """Return whether a text opens as a refusal does, by the list REFUSALS.
 
     It is a list: a refusal in other words, after a first sentence or in another language is missed, and a text that opens so
     and only introduces itself ("I'm an AI assistant"), or then does what was asked, is taken for one.
@@ -73,29 +80,29 @@ def is_refusal(text):
     return _REFUSAL.match(text) is not None
 
 
-def self_bleu(texts):
-    """Give each text's BLEU against the others, 0 to 1, in their order; None for one without words, or without others.
+def self_bleu(texts: Sequence[str]) -> list[float | None]:
+    """Return each text's BLEU against the others, 0 to 1, in their order; None for one without words, or without others.
 
-    Self-BLEU is the mean (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): the higher, the more texts are like each other. By
+    Self-BLEU is the mean (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): the higher, the more alike the texts are. By
     sacrebleu, 13a tokens, exponential smoothing, orders as far as the text has them. Of more than SELF_BLEU_REFERENCES others
     every second, third … is taken, around the circle. More references give a higher figure: compare only as many texts.
     """
     from sacrebleu.metrics import BLEU
 
     bleu, step = BLEU(effective_order=True), -(-(len(texts) - 1) // SELF_BLEU_REFERENCES) or 1
-    found = []
+    scores = []
     for place, text in enumerate(texts):
-        others = (texts[place + 1 :] + texts[:place])[::step]
-        found.append(bleu.sentence_score(text, others).score / 100 if others and words(text) else None)
-    return found
+        others = [*texts[place + 1 :], *texts[:place]][::step]
+        scores.append(bleu.sentence_score(text, others).score / 100 if others and words(text) else None)
+    return scores
 
 
-def text_statistics(generations):
+def text_statistics(generations: Sequence[Generation]) -> list[dict[str, Any]]:
     """Score generations by themselves: words, distinct_1, distinct_2, seq_rep_4, self_bleu, refusal, degenerate, collapsed.
 
     self_bleu is against the texts asked for the same emotion. What a text is too short for is None.
     """
-    by_emotion = defaultdict(list)
+    by_emotion: dict[str | None, list[str]] = defaultdict(list)
     for generation in generations:
         by_emotion[generation["emotion"]].append(generation["text"])
     bleu = {emotion: iter(self_bleu(texts)) for emotion, texts in by_emotion.items()}
@@ -105,13 +112,13 @@ def text_statistics(generations):
         shares = {"distinct_1": distinct_n([text], 1), "distinct_2": distinct_n([text], 2), "seq_rep_4": seq_rep_4(text)}
         shares |= {"self_bleu": next(bleu[generation["emotion"]])}
         shares = {name: share if share is None else round(share, 6) for name, share in shares.items()}
-        said = {"refusal": is_refusal(text), "degenerate": is_degenerate(text), "collapsed": is_collapsed(text)}
-        rows.append({**_key(generation), "words": len(words(text)), **shares, **said})
+        failures = {"refusal": is_refusal(text), "degenerate": is_degenerate(text), "collapsed": is_collapsed(text)}
+        rows.append({**key_of(generation), "words": len(words(text)), **shares, **failures})
     return rows
 
 
-def judged(texts, probabilities, emotions):
-    """Turn a judge's probabilities, of shape (texts, emotions), into [{judged_emotion, probabilities: {emotion: p}}].
+def judged(texts: Sequence[str], probabilities: "np.ndarray", emotions: Sequence[str]) -> list[dict[str, Any]]:
+    """Return of each text {judged_emotion, probabilities: {emotion: p}}, of a judge's probabilities (texts, emotions).
 
     judged_emotion is the likeliest, but `none` for a degenerate text; a text cut at the token limit is judged as it stands.
     Raises InputError for a text whose probabilities are no numbers.
@@ -119,23 +126,22 @@ def judged(texts, probabilities, emotions):
     rows = []
     for text, row in zip(texts, probabilities, strict=True):
         if row.max() != row.max():
-            raise InputError(
-                f"the judge gives the text {text[:40]!r} no probability but nan: its weights are damaged; name another"
-            )
+            problem = f"the judge gives the text {text[:40]!r} no probability but nan: its weights are damaged"
+            raise InputError(problem, value=text[:40], remedy="name another")
         emotion = NONE if is_degenerate(text) else emotions[int(row.argmax())]
         chances = {emotion: round(float(p), 6) for emotion, p in zip(emotions, row, strict=True)}
         rows.append({"judged_emotion": emotion, "probabilities": chances})
     return rows
 
 
-def emotion_scores(generations, judge):
+def emotion_scores(generations: Sequence[Generation], judge: Judge) -> list[dict[str, Any]]:
     """Score generations under a judge: `judged` for each, with the generation's key. A judged `none` counts as wrong."""
     texts = [generation["text"] for generation in generations]
-    found = judged(texts, judge.probabilities(texts), judge.emotions)
-    return [{**_key(generation), **row} for generation, row in zip(generations, found, strict=True)]
+    verdicts = judged(texts, judge.probabilities(texts), judge.emotions)
+    return [{**key_of(generation), **verdict} for generation, verdict in zip(generations, verdicts, strict=True)]
 
 
-def rouge_to_references(generations, references):
+def rouge_to_references(generations: Iterable[Generation], references: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     """Score generations by ROUGE against the best match of their emotion's references: {emotion: [texts]}.
 
     The best match is taken for ROUGE-1, -2 and -L each by itself, as rouge-score does for several references. Generations
@@ -144,23 +150,20 @@ def rouge_to_references(generations, references):
     return _rouge((generation, references[generation["emotion"]]) for generation in generations if generation["emotion"])
 
 
-def rouge_to_texts(generations, others):
+def rouge_to_texts(generations: Iterable[Generation], others: Iterable[Generation]) -> list[dict[str, Any]]:
     """Score generations by ROUGE against the generation of the same prompt, emotion and sample among `others`."""
-    texts = {tuple(_key(other).values()): other["text"] for other in others}
-    return _rouge((generation, [texts[tuple(_key(generation).values())]]) for generation in generations)
+    key = itemgetter(*KEY)
+    texts = {key(other): other["text"] for other in others}
+    return _rouge((generation, [texts[key(generation)]]) for generation in generations)
 
 
-def _rouge(pairs):
+def _rouge(pairs: Iterable[tuple[Generation, list[str]]]) -> list[dict[str, Any]]:
     # F-measures with Porter stemming (Lin 2004, https://aclanthology.org/W04-1013).
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     rows = []
     for generation, references in pairs:
-        found = scorer.score_multi(references, generation["text"])
-        rows.append({**_key(generation), **{name: round(score.fmeasure, 6) for name, score in found.items()}})
+        scores = scorer.score_multi(references, generation["text"])
+        rows.append({**key_of(generation), **{name: round(score.fmeasure, 6) for name, score in scores.items()}})
     return rows
-
-
-def _key(generation):
-    return {name: generation[name] for name in KEY}
