@@ -113,10 +113,12 @@ def latency(statistics, aim):
     """Say how the texts were timed, and what the intervals are. statistics: resources.latency_statistics."""
     whole = statistics[statistics["reading"] == "latency_s"]
     reached = whole["stopped"].eq("aim").sum()
-    said = [
-        f"Rounds over the timed prompts ended at the aim, an interval of the median no wider than {aim:.0%} of it, in {reached} "
-        f"of {len(whole)} runs, and at the cap in the others."
-    ]
+    said = ["The prompts were timed in one round."]
+    if aim is not None:
+        said = [
+            f"Rounds over the timed prompts ended at the aim, an interval of the median no wider than {aim:.0%} of it, in "
+            f"{reached} of {len(whole)} runs, and at the cap in the others."
+        ]
     kinds = whole["interval"].dropna().unique()
     if "within-process" in kinds:
         said.append("Intervals are within-process: another process has another memory layout, and may differ by more.")
