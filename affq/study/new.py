@@ -32,16 +32,16 @@ class Draft:
 def draft(
     model: str,
     out: Path | None = None,
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[str] = (),
     revision: str | None = None,
     prompts: str | None = None,
-    emotions: Sequence[str] | None = None,
+    emotions: Sequence[str] = (),
     device: str | None = None,
 ) -> Draft:
     """Return the study of one model: a folder, a GGUF file, a name of the hub or of the catalog. Nothing is written.
 
-    out: the file that is to be written; None for one in the current folder that is named as the model. What else is None stays as
-    in study `default`. Raises InputError for a study that is refused, and for a file that is there and is another study.
+    out: the file that is to be written; None for one in the current folder that is named as the model. What else is not given
+    stays as in study `default`. Raises InputError for a study that is refused, and for a file that is there and is another study.
     """
     if revision is not None and Path(model).exists():
         problem = f"--revision {revision} goes with a hub id, and {model} is a folder or a file here"
@@ -52,7 +52,7 @@ def draft(
         "models": [_beside(model, path) if revision is None else f"{model}@{revision}"],
         "precisions": list(precisions or load_study("default").precisions),
         "prompts": prompts and _beside(prompts, path),
-        "emotions": emotions and list(emotions),
+        "emotions": list(emotions) or None,
         "device": device,
     }
     values = {key: value for key, value in values.items() if value is not None}
