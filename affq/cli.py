@@ -1,11 +1,11 @@
-"""The commands: affq plan | run | score | report | explore | judge | annotate | study | doctor."""
+"""The commands: affq new | plan | run | score | report | explore | notebooks | judge | annotate | study | doctor."""
 
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 import typer
 import typer.core
@@ -13,17 +13,34 @@ import typer.core
 from affq import __version__
 from affq.errors import InputError, printable
 
-STUDY = Annotated[str, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")]
+
+def _studies(incomplete: str) -> list[str]:
+    """Return the packaged studies, and the study files here, that begin so: what the shell suggests."""
+    from affq.study import packaged
+
+    names = [*packaged(), *(path.name for path in sorted(Path().glob("*.yaml")))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+NAME = "a packaged study (default), or a study file (mine.yaml)"
+STUDY = Annotated[str, typer.Argument(help=NAME, autocompletion=_studies)]
+STUDY_OR_MODEL = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY|MODEL", help=f"{NAME}; or a model: a folder, a .gguf file, owner/name", autocompletion=_studies
+    ),
+]
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
 ONLY = Annotated[str | None, typer.Option(help="these runs: ids, models, precisions, with * for any letters: int8,llama*")]
 STALE = Annotated[bool, typer.Option("--redo-stale", help="Do stale runs again.")]
-FAILED = Annotated[bool, typer.Option("--redo-failed", help="Do failed runs again, those that would fail again too.")]
+FAILED = Annotated[bool, typer.Option("--redo-failed", help="Do failed runs again, also those that would fail again.")]
 FORCE = Annotated[bool, typer.Option("--force", help="Do every run again; what is there moves to its attempts folder.")]
+PRECISIONS = Annotated[str | None, typer.Option(hidden=True)]  # people type it here: they are told what does it
 
 
 class _Commands(typer.core.TyperGroup):
-    def invoke(self, ctx):
-        """Say a word at Ctrl-C, which would otherwise end a command without one; a batch system's signals end it alike."""
+    def invoke(self, ctx: Any) -> Any:  # typer has no public name for the type of its contexts
+        """Print a line at Ctrl-C, where a command would otherwise end without one; signals of a batch system end it alike."""
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup lets it go on without a terminal
@@ -35,15 +52,27 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _say(line, file=None):
+def _say(line: str, file: IO[str] | None = None) -> None:
     print(printable(line), file=file, flush=True)
 
 
+def _listed(words: str | None) -> tuple[str, ...]:
+    """Return the words of a list with commas; nothing where nothing was given."""
+    return () if words is None else tuple(word.strip() for word in words.split(","))
+
+
+def _need_no_precisions(precisions: str | None, command: str, study: str) -> None:
+    if precisions is not None:
+        new = f"affq new MODEL --precisions {precisions} writes a study"
+        remedy = f"affq {command} {study} --only {precisions} chooses runs of a study, {new}"
+        raise InputError(f"affq {command} has no --precisions", value=precisions, remedy=remedy)
+
+
 @app.callback()
-def main(version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False):
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False) -> None:
     """Which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?"""
     if version:
         _say(__version__)
@@ -51,31 +80,50 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 @app.command()
+def new(
+    model: Annotated[str, typer.Argument(help="a folder, a .gguf file, owner/name of the hub, or a name of affq's catalog")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the study file; else named as the model, here")] = None,
+    precisions: Annotated[str | None, typer.Option(help="such as fp16,int8; else those of study default")] = None,
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the hub")] = None,
+    prompts: Annotated[str | None, typer.Option(help="a CSV file of seed prompts")] = None,
+    emotions: Annotated[str | None, typer.Option(help="such as joy,sadness")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+) -> None:
+    """Write the study file of a model of your own. What it leaves out is as in study default."""
+    from affq.study import draft
+
+    written = draft(model, out, _listed(precisions), revision, prompts, _listed(emotions), device)
+    wrote = "Wrote" if written.write() else "Unchanged:"
+    _say(f"{wrote} {written.path}. affq plan {written.path} shows its runs, affq run {written.path} executes them.")
+
+
+@app.command()
 def plan(
-    study: STUDY,
+    study: STUDY_OR_MODEL,
     results: RESULTS = Path("reports"),
     only: ONLY = None,
     redo_stale: STALE = False,
     redo_failed: FAILED = False,
     force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one list of JSON objects.")] = False,
-):
-    """Show a study's runs: the status of each, why, the memory it will take, and what affq run with the same options would do."""
+    precisions: PRECISIONS = None,
+) -> None:
+    """Show a study's runs: the status of each, why, the memory it takes, and what affq run with the same options would do."""
+    _need_no_precisions(precisions, "plan", study)
     from affq.runner import planning
-    from affq.study import load_study
+    from affq.study import draft, load_study, names_a_model
 
-    loaded = load_study(study)
+    loaded = draft(study).study if names_a_model(study) else load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
+    from affq.analysis import Results, planned_runs
     from affq.models import memory
-    from affq.report import comparison_words, words
 
     machine = memory.at_hand(loaded.device)
-    named = ("run_id", "model", "precision", "status", "reason", "to_run")
-    rows = [{n: getattr(p, n) for n in named} | memory.planned(p.run, machine) for p in every]
+    rows = planned_runs(every, machine)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from affq.analysis import Results
+    from affq.report import comparison_words, words
 
     change = comparison_words.planned(*Results(loaded, results).smallest_change) if loaded.judged else []
     for line in [*words.planned(rows, machine), *change]:
@@ -86,47 +134,34 @@ def plan(
 
 @app.command()
 def run(
-    study: Annotated[str | None, typer.Argument(help="a packaged study (default), or a study file (mine.yaml)")] = None,
-    model: Annotated[str | None, typer.Option(help="instead of a study: a folder, a GGUF file, a hub id, a catalog name")] = None,
-    precisions: Annotated[str | None, typer.Option(help="with --model: such as fp16,int8; else those of study default")] = None,
-    revision: Annotated[str | None, typer.Option(help="with --model: branch, tag or commit of a hub id")] = None,
-    prompts: Annotated[str | None, typer.Option(help="with --model: a CSV file of seed prompts")] = None,
-    emotions: Annotated[str | None, typer.Option(help="with --model: such as joy,sadness")] = None,
-    device: Annotated[str | None, typer.Option(help="with --model: auto, cpu or cuda")] = None,
-    name: Annotated[str | None, typer.Option(help="with --model: of the study and its file; else the model's")] = None,
+    study: STUDY_OR_MODEL,
     results: RESULTS = Path("reports"),
     only: ONLY = None,
     redo_stale: STALE = False,
     redo_failed: FAILED = False,
     force: FORCE = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what failed.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Report failures only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write events, a JSON object a line.")] = False,
-):
-    """Execute the runs of a study that are not done, or of a model of your own. Exit status 1 if one failed.
+    precisions: PRECISIONS = None,
+) -> None:
+    """Execute the runs of a study that are not done. Exit status 1 if one failed.
 
-    With --model the study is written to a file first: NAME.yaml in the current folder.
+    With a model instead of a study it does affq new MODEL first, and runs the study file that this writes.
     """
-    from affq.runner import planning
-    from affq.study import load_study
-    from affq.study import new as own_study
-
-    if quiet or as_json:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's client is imported
-    asked = {"precisions": precisions and [*_listed(precisions)], "emotions": emotions and [*_listed(emotions)]}
-    asked |= {"revision": revision, "prompts": prompts, "device": device, "name": name}
-    if (study is None) == (model is None):
-        raise InputError("give either a study (affq run default) or a model (affq run --model ./folder)")
+    _need_no_precisions(precisions, "run", study)
     if quiet and as_json:
         raise InputError("--quiet and --json exclude each other: events are for programs")
-    fresh = False
-    if model is not None:
-        study, fresh = own_study.write(model, **asked)
-    elif given := [f"--{option}" for option, value in asked.items() if value is not None]:
-        raise InputError(f"{given[0]} goes with --model; what a study does is in its file (affq study default shows one)")
-    loaded = load_study(study)
-    from affq.runner import reporter, run_study
+    if quiet or as_json:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's client is imported
+    from affq.runner import planning, reporter, run_study
+    from affq.study import draft, load_study, names_a_model
 
+    written = draft(study) if names_a_model(study) else None
+    fresh = written is not None and written.write()
+    if written is not None:
+        study = str(written.path)
+    loaded = load_study(study)
     try:
         with reporter(as_json, quiet) as tell:
             choice = planning.Choice(_listed(only), redo_stale, redo_failed, force)
@@ -139,30 +174,34 @@ def run(
         if fresh and not any(results.glob(f"{loaded.name}/runs/*--*")):  # a model that cannot be fetched leaves no study
             Path(study).unlink()
         raise
-    done = any(planned.status in ("ok", "stale") for planned in planning.plan(loaded, results, planning.Choice()))
-    if done and not as_json and not quiet:
-        _say(f"affq report {study} publishes what is done.")
+    if not as_json and not quiet:
+        if fresh:
+            _say(f"The study is in {study}.")
+        if any(planned.status.has_figures for planned in planning.plan(loaded, results, planning.Choice())):
+            _say(f"affq report {study} publishes what is done.")
     if failed:
         raise typer.Exit(1)
 
 
-def _listed(words):
-    """Split what is listed with commas; nothing where nothing was given."""
-    return () if words is None else tuple(word.strip() for word in words.split(","))
-
-
 @app.command()
-def study(name: Annotated[str, typer.Argument(help="a packaged study")] = "default"):
+def study(
+    name: Annotated[str, typer.Argument(help="a packaged study", autocompletion=_studies)] = "default",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of study files, for editors.")] = False,
+) -> None:
     """Print a packaged study, to start one of your own from: affq study default > mine.yaml."""
     from affq.study import packaged
+    from affq.study import schema as study_schema
 
+    if schema:
+        print(json.dumps(study_schema(), indent=1))
+        return
     if name not in (known := packaged()):
-        raise InputError(f"unknown study {name!r}; known: {', '.join(known)}")
+        raise InputError(f"unknown study {name!r}", value=name, choices=known)
     print(known[name].read_text(encoding="utf-8"), end="")
 
 
 @app.command()
-def score(study: STUDY, results: RESULTS = Path("reports")):
+def score(study: STUDY, results: RESULTS = Path("reports")) -> None:
     """Score the texts of a study's runs that are not scored: emotion and ROUGE."""
     from affq.study import load_study
 
@@ -170,13 +209,13 @@ def score(study: STUDY, results: RESULTS = Path("reports")):
     from affq.runner import score_study
 
     if not loaded.judged:
-        raise InputError(f"study {loaded.name} has random weights: its texts mean nothing, and none is judged")
+        raise InputError(f"study {loaded.name} has random weights: its texts mean nothing, and none is judged", value=study)
     _say(f"Scoring the texts of {loaded.name} …")
     score_study(loaded, results)
 
 
 @app.command()
-def report(study: STUDY, results: RESULTS = Path("reports")):
+def report(study: STUDY, results: RESULTS = Path("reports")) -> None:
     """Score what is unscored, summarize a study, and publish its report."""
     from affq.study import load_study
 
@@ -195,13 +234,25 @@ def report(study: STUDY, results: RESULTS = Path("reports")):
 
 
 @app.command()
-def explore(study: STUDY, results: RESULTS = Path("reports")):
+def explore(study: STUDY, results: RESULTS = Path("reports")) -> None:
     """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
-    from affq.runner import lab
+    from affq.runner import notebooks
 
-    notebook = lab.copy(study, results)
+    notebook = notebooks.copy_explorer(study, results)
     _say(f"Opening {notebook}; jupyter lab {notebook} does it too. Run all its cells; Ctrl-C here ends JupyterLab.")
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])
+
+
+@app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="the folder that the copies go to")],
+    results: RESULTS = Path("reports"),
+) -> None:
+    """Copy the packaged notebooks into a folder of yours, their parameters set to your results. Nothing is overwritten."""
+    from affq.runner import notebooks
+
+    copies = notebooks.copy_all(folder, results)
+    _say(f"{len(copies)} notebooks in {folder}: {', '.join(path.name for path in copies)}. jupyter lab {folder} opens them.")
 
 
 @app.command()
@@ -210,7 +261,7 @@ def judge(
     out: Annotated[Path, typer.Option("--out", "-o", help="the JSONL file to write")],
     judge: Annotated[str, typer.Option(help="a packaged judge, or a sequence classifier: a folder, a hub id")] = "minilm-lora",
     labels: Annotated[str | None, typer.Option(help="emotions that its labels stand for: remorse=guilt,grief=sadness")] = None,
-):
+) -> None:
     """Judge the emotion of texts: each line comes back with judged_emotion and probabilities added.
 
     A line that cannot be judged comes back with judged_emotion null and the reason as error. Exit status 1 if there is one.
@@ -233,7 +284,7 @@ def annotate(
     texts: Annotated[int, typer.Option(min=1, help="with --out: how many, as many of each run and emotion as can be")] = 140,
     labels: Annotated[list[Path] | None, typer.Option(help="a labelled copy, to be read back; one a person, named by it")] = None,
     results: RESULTS = Path("reports"),
-):
+) -> None:
     """Write a sample of a study's texts for people to label, target and judge hidden; read back what they labelled."""
     from affq.study import load_study
 
@@ -249,7 +300,7 @@ def annotate(
     every = Results(loaded, results).texts
     if out is not None:
         if out.exists():
-            raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
+            raise InputError(f"{out} is there already, perhaps with labels", value=out, remedy="give --out another name")
         publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
         _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
     people = named_people(labels or ())
@@ -264,7 +315,7 @@ def annotate(
 def doctor(
     results: RESULTS = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="Write the findings as one list of JSON objects.")] = False,
-):
+) -> None:
     """Show what this machine can run, and the remedy for what it cannot. Exit status 1 if the default study cannot run."""
     from dataclasses import asdict
 
@@ -281,7 +332,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def entry():
+def entry() -> None:
     """Run the commands; print bad input as one line and end with status 2."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone is no reason to fail

@@ -29,7 +29,9 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         sentence = self.problem
-        if self.place is not None:
+        if self.place is None:
+            sentence = sentence.replace(" in {place}", "").replace("{place}: ", "")
+        else:
             sentence = sentence.replace("{place}", str(self.place)) if "{place}" in sentence else f"{sentence} in {self.place}"
         if self.choices:
             sentence += f"; known: {', '.join(self.choices)}"

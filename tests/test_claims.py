@@ -1,4 +1,3 @@
-import dataclasses
 import html
 import math
 import subprocess
@@ -63,7 +62,7 @@ def test_verdict_at_the_edges_of_the_papers_claims(claim, low, high, found):
 def test_direction_and_size_must_both_hold():
     # -0.3 give or take 0.2 is -0.5 to -0.1; with 0.4 it would reach 0.1, and the direction ends it below 0.
     assert verdicts.verdict(BOTH, -0.2, -0.5, -0.1) == "supported"
-    wide = dataclasses.replace(BOTH, tolerance=0.4)
+    wide = BOTH.model_copy(update={"tolerance": 0.4})
     assert verdicts.verdict(wide, -0.2, -0.5, -0.01) == "supported" and verdicts.verdict(wide, 0.05, 0, 0.1) == "contradicted"
 
 
@@ -263,7 +262,7 @@ def test_pairs_are_the_larger_model_at_the_lower_precision_with_similar_peaks_on
 
 def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     rows = [run("7b", "fp32"), run("13b", "int8")]
-    small = dataclasses.replace(PAPERS["C5"], models="below 10e9", below=10e9)
+    small = PAPERS["C5"].model_copy(update={"models": "below 10e9"})
     (sentence,) = said(verdicts.verdicts([small], pd.DataFrame(rows), estimate_of))
     assert sentence.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
 

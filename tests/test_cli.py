@@ -1,19 +1,24 @@
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from test_tables import PEAKS, write_run
 
 from affq import cli
+from affq import study as study_room
 from affq.analysis import annotation
 from affq.analysis.texts import join
 from affq.errors import InputError
-from affq.results import kept_labels
+from affq.results import NOTEBOOKS, kept_labels
 from affq.results import record as records
+from affq.study import new
 from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
@@ -29,6 +34,109 @@ def test_plan_of_the_default_study_lists_its_runs(tmp_path):
     assert [line.split("--")[1] for line in done.stdout.splitlines() if "--" in line] == ["fp32", "bf16", "int8", "nf4"]
     assert "int8 saves against fp32" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_without_a_study_says_what_is_missing(tmp_path):
+    done = affq("run", cwd=tmp_path)
+    assert done.returncode == 2 and "Missing argument 'STUDY|MODEL'" in done.stderr
+
+
+def test_new_writes_a_study_that_says_what_was_asked_for(tmp_path, tiny_llama):
+    shutil.copytree(tiny_llama, tmp_path / "mine")
+    asked = ("new", "./mine", "--precisions", "bf16,int8", "--emotions", "joy", "--device", "cpu")
+    done = affq(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Wrote mine.yaml. affq plan mine.yaml shows its runs, affq run mine.yaml executes them.\n"
+    study = load_study(tmp_path / "mine.yaml")
+    assert (study.precisions, study.emotions, study.device) == (("bf16", "int8"), ("joy",), "cpu")
+    assert study.batch == load_study("default").batch and study.models[0].folder == tmp_path / "mine"
+    assert affq(*asked, cwd=tmp_path).stdout.startswith("Unchanged: mine.yaml.")
+
+
+def test_new_study_in_another_folder_finds_its_model_and_prompts(tmp_path, tiny_llama, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, tmp_path / "mine")
+    Path("my.csv").write_text("id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\n")
+    Path("studies").mkdir()
+    draft = study_room.draft("./mine", Path("studies/own.yaml"), prompts="my.csv")
+    assert draft.write() and not draft.write()
+    study = load_study("studies/own.yaml")
+    assert (study.name, study.models[0].folder, study.prompts) == ("own", tmp_path / "mine", tmp_path / "my.csv")
+    assert study == dataclasses.replace(draft.study, source="studies/own.yaml")
+
+
+@pytest.mark.parametrize("model, name", [("~/models/My Model", "My-Model"), ("owner/name@v2", "name"), ("a/b.gguf", "b")])
+def test_study_is_named_as_its_model(model, name):
+    assert new._name(model) == name
+
+
+def test_plan_of_a_model_leaves_no_file(tmp_path, tiny_llama):
+    shutil.copytree(tiny_llama, tmp_path / "mine")
+    done = affq("plan", "./mine", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(row["model"], row["precision"]) for row in json.loads(done.stdout)] == [
+        ("mine", p) for p in ("fp32", "bf16", "int8", "nf4")
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_run_of_a_model_writes_its_study_and_runs_that(tmp_path, tiny_llama, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, tmp_path / "mine")
+    ran = []
+    monkeypatch.setattr("affq.runner.run_study", lambda study, *_: ran.append(study) or [])
+    cli.run("./mine")
+    assert ran == [load_study("mine.yaml")] and capsys.readouterr().out == "The study is in mine.yaml.\n"
+    cli.run("./mine")  # goes on with it
+    assert ran[1] == ran[0] and capsys.readouterr().out == ""
+
+
+def test_plan_shows_the_measured_peak_beside_the_predicted_one(tmp_path, write_study):
+    path = write_study(precisions=["fp32", "int8"])
+    first, _ = records.records(tmp_path / "reports", load_study(path))
+    write_run(first, ["joy"] * 6, PEAKS, [1.0])
+    done = affq("plan", path, "--json", cwd=tmp_path)
+    fp32, int8 = json.loads(done.stdout)
+    assert fp32["measured_peak_bytes"] == max(PEAKS[1:]) and int8["measured_peak_bytes"] is None
+    head, line = affq("plan", path, cwd=tmp_path).stdout.splitlines()[:2]
+    assert "peak GB  measured GB" in head and f"{max(PEAKS[1:]) / 1e9:,.2f}" in line
+
+
+def test_schema_of_study_files_is_printed_for_editors(tmp_path):
+    done = affq("study", "--schema", cwd=tmp_path)
+    assert json.loads(done.stdout)["properties"]["weights"]["enum"] == ["trained", "random"]
+
+
+def test_shell_suggests_studies_that_begin_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("delta.yaml").touch()
+    assert cli._studies("de") == ["default", "default-40", "default-full", "delta.yaml"]
+    assert cli._studies("paper-") == ["paper-random"]
+
+
+@pytest.mark.parametrize("does", ["cli.app(['--help'], standalone_mode=False)", "cli._studies('d')"])
+def test_help_and_completion_load_no_heavy_library(does):
+    code = f"import sys; from affq import cli; {does}; sys.exit(any(name in sys.modules for name in ('torch', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_notebooks_are_copied_with_results_as_seen_from_there_and_never_overwritten(tmp_path):
+    done = affq("notebooks", "work/mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    copies = sorted((tmp_path / "work" / "mine").iterdir())
+    assert [path.name for path in copies] == [
+        "1_generate.ipynb", "2_score.ipynb", "3_summary.ipynb", "4_explore.ipynb", "5_annotate.ipynb"
+    ]  # fmt: skip
+    for path in copies:
+        packaged, copied = (nbformat.read(file, as_version=4).cells for file in (NOTEBOOKS / path.name, path))
+        changed = [(a.source, b.source) for a, b in zip(packaged, copied, strict=True) if a != b]
+        assert changed == [(source := changed[0][0], source.replace('"../reports"', '"../../reports"'))]
+    copies[0].unlink()
+    copies[1].write_text("mine")
+    again = affq("notebooks", "work/mine", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr == "affq: work/mine/2_score.ipynb is there already; name another folder, or move it away\n"
+    assert copies[1].read_text() == "mine" and not copies[0].exists()
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "score", "report"])

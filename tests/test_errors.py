@@ -11,7 +11,7 @@ import torch
 import transformers
 from conftest import SIZES, save_tiny
 
-from affq import cli
+from affq import cli, study
 from affq.errors import InputError
 from affq.inference import generate
 from affq.models import loading as models
@@ -72,6 +72,9 @@ STUDIES = {
     "unknown device": MINIMAL + "device: tpu\n",
     "unknown weights": MINIMAL + "weights: heavy\n",
     "random weights of no known shape": "models: [owner/name]\nprecisions: [bf16]\nweights: random\n",
+    "engine, which is no key any more": MINIMAL + "engine: eager\n",
+    "aim with one round": MINIMAL + "measurement: {aim: 0.03}\n",
+    "rounds without an aim": MINIMAL + "measurement: {rounds: 3}\n",
     "neither true nor false": MINIMAL + "offload: maybe\n",
     "no whole number": MINIMAL + "batch: many\n",
     "malformed YAML": "models: [smollm2-135m\nprecisions: [bf16]\n",
@@ -180,30 +183,32 @@ FOLDERS = {
 @pytest.mark.parametrize("case", FOLDERS)
 def test_bad_model_folder(command, place, tiny_llama, case):
     FOLDERS[case](shutil.copytree(tiny_llama, place / "mine"))
-    agrees(case, command("run", "--model", "./mine"), place)
+    agrees(case, command("run", "./mine"), place)
     assert not (place / "mine.yaml").exists() and not (place / "reports").exists()
 
 
 def test_model_that_is_not_there(command, place):
-    agrees("model that is not there", command("run", "--model", "./nowhere"), place)
+    agrees("model that is not there", command("run", "./nowhere"), place)
 
 
 def test_hub_that_is_not_asked(command, place):
-    agrees("model neither here nor in the hub's cache", command("run", "--model", "owner/name"), place)
+    agrees("model neither here nor in the hub's cache", command("run", "owner/name"), place)
     assert not (place / "name.yaml").exists()
 
 
 COMMANDS = {
     "unknown study": ["plan", "defualt"],
-    "folder in the place of a study": ["run", "./mine"],
-    "unknown precision on the command line": ["run", "--model", "./mine", "--precisions", "int7"],
-    "unknown emotion on the command line": ["run", "--model", "./mine", "--emotions", "joy,envy"],
-    "neither study nor model": ["run"],
+    "folder in the place of a study": ["score", "./mine"],
+    "unknown precision on the command line": ["new", "./mine", "--precisions", "int7"],
+    "precision twice on the command line": ["new", "./mine", "--precisions", "bf16,bf16"],
+    "unknown emotion on the command line": ["new", "./mine", "--emotions", "joy,envy"],
     "option of a model beside a study": ["run", "default", "--precisions", "fp32"],
-    "revision of a folder": ["run", "--model", "./mine", "--revision", "v2"],
-    "name of a packaged study": ["run", "--model", "./mine", "--name", "default"],
+    "option of a model in a plan": ["plan", "./mine", "--precisions", "fp32"],
+    "revision of a folder": ["new", "./mine", "--revision", "v2"],
+    "name of a packaged study": ["new", "./mine", "-o", "default.yaml"],
+    "name of no study file": ["new", "./mine", "-o", "mine.yml.txt"],
     "name that is no file's": ["plan", "my study.yaml"],
-    "hub id in the place of a study": ["run", "owner/name"],
+    "hub id in the place of a study": ["report", "owner/name"],
     "quiet events": ["run", "default", "--quiet", "--json"],
     "study to print that is not there": ["study", "mine.yaml"],
 }
@@ -219,8 +224,9 @@ def test_bad_command(command, place, tiny_llama, case):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_device_that_is_not_here(command, place, tiny_llama):
     shutil.copytree(tiny_llama, place / "mine")
-    agrees("device that is not here", command("run", "--model", "./mine", "--device", "cuda"), place)
-    assert not (place / "mine.yaml").exists() and list(place.glob("reports/mine/runs/*")) == []
+    study.draft("./mine", device="cuda").write()
+    agrees("device that is not here", command("run", "mine.yaml"), place)
+    assert list(place.glob("reports/mine/runs/*")) == []
 
 
 def test_weights_that_give_no_numbers(place, tiny_llama):
@@ -249,13 +255,15 @@ def test_text_file_that_would_be_replaced(command, place):
 def test_study_file_that_is_another(command, place, tiny_llama):
     shutil.copytree(tiny_llama, place / "mine")
     (place / "mine.yaml").write_text(MINIMAL)
-    agrees("study file that is another", command("run", "--model", "./mine"), place)
+    agrees("study file that is another", command("run", "./mine"), place)
+    agrees("study file that is another", command("plan", "./mine"), place)
+    agrees("study file that is another", command("new", "./mine"), place)
     assert (place / "mine.yaml").read_text() == MINIMAL
 
 
 def test_gguf_that_was_cut(command, place, tiny_gguf):
     (place / "cut.gguf").write_bytes(tiny_gguf.read_bytes()[:200])
-    agrees("GGUF file that was cut", command("run", "--model", "cut.gguf"), place)
+    agrees("GGUF file that was cut", command("run", "cut.gguf"), place)
 
 
 def test_hash_that_does_not_match(shelf, monkeypatch, place):

@@ -18,7 +18,7 @@ from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import Failure, FailureKind, keep_note, kept_notes
 from affq.results import record as records
-from affq.runner import lab
+from affq.runner import notebooks
 from affq.study.study import load_study
 from affq.widgets import explore
 from affq.widgets.explorer import Explorer
@@ -269,7 +269,7 @@ def test_notes_are_read_back_in_their_order_and_a_bad_line_is_named(study, resul
 
 def test_a_notebook_of_ones_own_knows_study_and_results_from_where_it_is(study, results, monkeypatch):
     monkeypatch.chdir(study.parent)
-    path = lab.copy("toy.yaml", "reports")
+    path = notebooks.copy_explorer("toy.yaml", "reports")
     assert path.as_posix() == "reports/toy/4_explore.ipynb"
     (cell,) = (c for c in json.loads(path.read_text())["cells"] if "parameters" in c["metadata"].get("tags", ()))
     names = {}
@@ -279,9 +279,9 @@ def test_a_notebook_of_ones_own_knows_study_and_results_from_where_it_is(study, 
     assert explorer.asked.options
     (results / "toy" / "4_explore.ipynb").write_text("changed")
     monkeypatch.chdir(study.parent)
-    assert lab.copy("toy.yaml", "reports").read_text() == "changed"
+    assert notebooks.copy_explorer("toy.yaml", "reports").read_text() == "changed"
 
 
 def test_nothing_to_explore_is_one_sentence(study, tmp_path):
     with pytest.raises(InputError, match="no run of study toy in .* is complete; affq run .* first"):
-        lab.copy(str(study), tmp_path / "elsewhere")
+        notebooks.copy_explorer(str(study), tmp_path / "elsewhere")

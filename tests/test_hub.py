@@ -169,7 +169,7 @@ def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
 )
 def test_refusal_of_the_hub_is_one_sentence(server, tmp_path, refuse, said):
     server.refuse = refuse
-    done = affq(tmp_path, server, "run", "--model", "someone/tiny")
+    done = affq(tmp_path, server, "run", "someone/tiny")
     assert done.returncode == 2 and done.stderr.startswith(f"affq: {said}") and done.stderr.count("\n") == 1, done.stderr
 
 
@@ -193,7 +193,7 @@ def test_cache_that_lacks_a_small_file_is_made_whole(server, tmp_path, tiny_llam
 
 
 def test_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path):
-    done = affq(tmp_path, server, "run", "--model", "someone/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+    done = affq(tmp_path, server, "run", "someone/tiny", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(
         "affq: there is no folder someone/tiny here, and someone/tiny at main cannot be fetched from the hub (ConnectError: "
@@ -204,7 +204,7 @@ def test_quantized_model_is_refused_before_its_weights_are_fetched(server, tmp_p
     server.folder = shutil.copytree(tiny_llama, tmp_path / "served")
     config = json.loads((server.folder / "config.json").read_text())
     (server.folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    done = affq(tmp_path, server, "run", "--model", "someone/tiny")
+    done = affq(tmp_path, server, "run", "someone/tiny")
     assert done.returncode == 2 and "is quantized already, by gptq: it needs gptqmodel" in done.stderr
     assert not any("safetensors" in path for path, _ in server.seen)
 
@@ -212,6 +212,6 @@ def test_quantized_model_is_refused_before_its_weights_are_fetched(server, tmp_p
 def test_pickle_weights_of_the_hub_are_never_fetched(server, tmp_path, tiny_llama):
     server.folder = shutil.copytree(tiny_llama, tmp_path / "served")
     (server.folder / "model.safetensors").rename(server.folder / "pytorch_model.bin")
-    done = affq(tmp_path, server, "run", "--model", "someone/tiny")
+    done = affq(tmp_path, server, "run", "someone/tiny")
     assert done.returncode == 2 and "has no safetensors weights, and pickle weights are never loaded" in done.stderr
     assert not any("pytorch_model" in path for path, _ in server.seen if "/resolve/" in path)

@@ -95,6 +95,11 @@ def test_width_of_exactly_the_aim_is_enough_and_more_is_not():
     assert timed(clock, "a", width=lambda seconds, rounds: 0.0301, rounds=4)["rounds"] == 4
 
 
+def test_without_an_aim_all_rounds_are_made():
+    found = timed(Clock(1.0), "a", width=lambda seconds, rounds: 0.0, rounds=2, aim=None)
+    assert found["rounds"] == 2 and found["stopped"] == "cap" and found["width"] == 0.0
+
+
 def test_too_few_texts_for_an_interval_end_at_the_cap_without_a_width():
     found = timed(Clock(1.0), "ab", rounds=2)
     assert found["stopped"] == "cap" and found["width"] is None and len(found["texts"]) == 4

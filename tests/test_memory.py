@@ -125,6 +125,7 @@ def test_model_whose_configuration_is_not_known_is_not_predicted(write_study, tm
     unknown = memory.planned(run, Machine("cpu", 1, 10**10))
     assert set(unknown.values()) == {None}
     row = {"run_id": None, "model": "owner/nowhere", "precision": "fp32", "status": "missing", "reason": "not here"}
+    row |= {"measured_peak_bytes": None}
     assert words.planned([row | unknown], Machine("cpu", 1, 10**10))[1].split() == (
         ["missing", "owner/nowhere--fp32", "?", "?", "?", "not", "here"]
     )
@@ -150,6 +151,7 @@ def test_run_fits_where_the_devices_at_hand_hold_it_together(write_study, monkey
         planned = memory.planned(run, two)
         assert (planned["fits"], planned["gpus"]) == (fits, gpus)
         row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+        row |= {"measured_peak_bytes": None}
         assert said in words.planned([row], two)[1]
 
 
@@ -160,6 +162,7 @@ def test_no_gpu_where_the_study_asks_for_one_is_said_and_its_runs_fit_nowhere(wr
     planned = memory.planned(run, machine)
     assert machine is None and planned["fits"] is None and planned["weights_bytes"] == 4 * 134_515_008
     row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+    row |= {"measured_peak_bytes": None}
     assert "At hand: no GPU, which the study asks for" in words.planned([row], machine)
 
 

@@ -86,7 +86,7 @@ def broken_values(rng, values):
 def means_what_it_says(study, values):
     """Every value of the file is the study's: no default in its place."""
     assert list(study.precisions) == values["precisions"] and [model.name for model in study.models] == values["models"]
-    for key in ("engine", "device", "samples", "batch", "seed"):
+    for key in ("device", "samples", "batch", "seed"):
         assert getattr(study, key) == values.get(key, getattr(study, key))
     assert list(study.emotions) == values.get("emotions", list(study.emotions))
     assert [judge.name for judge in study.judges] == values.get("judges", [judge.name for judge in study.judges])

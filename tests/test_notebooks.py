@@ -20,7 +20,7 @@ SETTINGS = {
     "batch": 3,
     "device": "cpu",
     "generation": {"max_new_tokens": 6},
-    "measurement": {"texts": 5, "new_tokens": 6, "warmup_tokens": 2, "rounds": 2, "throughput": 2, "profile": True},
+    "measurement": {"texts": 5, "new_tokens": 6, "warmup_tokens": 2, "rounds": 2, "aim": 0.03, "throughput": 2, "profile": True},
 }
 
 

@@ -52,7 +52,9 @@ def test_too_few_texts_have_a_median_and_no_interval(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0, 2.0])
     row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert row["median_s"] == 1.5 and np.isnan(row["low_s"]) and row["interval"] is None
-    assert "fewer than six texts" in words.latency(costs.latency_statistics(runs), 0.03)
+    statistics = costs.latency_statistics(runs)
+    assert "fewer than six texts" in words.latency(statistics, 0.03) and "at the aim" in words.latency(statistics, 0.03)
+    assert "in one round" in words.latency(statistics, None)
 
 
 def test_memory_at_decode_is_split_by_hand(runs):

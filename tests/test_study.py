@@ -1,3 +1,4 @@
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -5,8 +6,8 @@ from hypothesis import strategies as st
 
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
-from affq.study.study import load_study
-from affq.study.study_file import Generation
+from affq.study.study import load_study, packaged
+from affq.study.study_file import Generation, Measurement, StudyFile, schema
 
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"
 
@@ -39,6 +40,53 @@ def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
         default.batch,
         default.judges,
     )
+
+
+def test_the_default_study_says_every_default(tmp_path):
+    """What another study leaves out is as in the default study: its file, which people read, has every key and agrees."""
+    said = yaml.safe_load(packaged()["default"].read_text(encoding="utf-8"))
+    given = {key: said[key] for key in ("models", "precisions")}
+    assert StudyFile.model_validate(said) == StudyFile.model_validate(given)
+    assert list(said) == list(StudyFile.model_fields)
+    for key, value in said.items():
+        if isinstance(value, dict):
+            assert set(value) == set(type(getattr(StudyFile.model_validate(said), key)).model_fields)
+
+
+def test_schema_takes_the_packaged_studies_and_refuses_what_the_reader_refuses():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    study = yaml.safe_load(packaged()["default"].read_text(encoding="utf-8"))
+    for path in packaged().values():
+        jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema())
+    jsonschema.validate(study | {"judges": [{"judge": "owner/name", "labels": {"remorse": "guilt"}}]}, schema())
+    for wrong in (
+        {"precison": ["bf16"]},
+        {"precisions": ["int7"]},
+        {"generation": {"tokens": 3}},
+        {"batch": 0},
+        {"batch": "many"},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(study | wrong, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"models": ["smollm2-135m"]}, schema())
+
+
+def test_schema_describes_every_key_and_names_the_choices():
+    sections = {"generation": "Generation", "measurement": "Measurement", "limits": "Limits", "budget": "Budget"}
+    keys = [("", key, about) for key, about in schema()["properties"].items()]
+    keys += [(name, key, about) for name in sections for key, about in schema()["$defs"][sections[name]]["properties"].items()]
+    assert [(section, key) for section, key, about in keys if not about.get("description")] == []
+    by_key = {key: about for _, key, about in keys}
+    assert by_key["precisions"]["items"]["enum"][0] == "fp32" and by_key["device"]["enum"] == ["auto", "cpu", "cuda"]
+    assert by_key["prompts"]["examples"] == ["default", "forty"] and "smollm2-135m" in by_key["models"]["items"]["examples"]
+    assert by_key["batch"]["description"] == "prompts generated together: part of the study, because it changes the texts"
+
+
+def test_several_rounds_have_an_aim_that_ends_them(write_study):
+    study = load_study(write_study(measurement={"rounds": 3, "aim": 0.05}))
+    assert (study.measurement.rounds, study.measurement.aim) == (3, 0.05)
+    assert Measurement().aim is None and load_study("default-full").measurement.aim == 0.03
 
 
 def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(tmp_path):
@@ -94,6 +142,51 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ("models: [smollm2-135m]\nprecisions: [bf16, bf16]\n", "precision 'bf16' in …/toy.yaml, line 2 is named twice"),
         ("models: [smollm2-135m]\n", "…/toy.yaml names no precisions; a study needs models and precisions"),
         ("models: [smollm2-135m\nprecisions: [bf16]\n", "…/toy.yaml, line 2, column 11: expected ',' or ']'"),
+        (
+            MINIMAL + "engine: eager\n",
+            "unknown key 'engine' in …/toy.yaml, line 3; known: models, precisions, weights, device, offload, prompts, emotions, "
+            "samples, batch, seed, generation, measurement, limits, judges, references, perplexity, claims, budget; leave it "
+            "out: transformers' own generate is the only engine",
+        ),
+        (
+            MINIMAL + "measurement: {aim: 0.03}\n",
+            "aim in …/toy.yaml, line 3 decides nothing with one round; leave it out, or let rounds be more than 1",
+        ),
+        (
+            MINIMAL + "measurement:\n  rounds: 3\n",
+            "measurement in …/toy.yaml, line 4 has 3 rounds and no aim; aim: 0.03 ends them when the median's interval is 3 % "
+            "wide",
+        ),
+        (MINIMAL + "measurement: {rounds: 2, aim: 3}\n", "aim in …/toy.yaml, line 3 must be between 0 and 1; found 3"),
+        (MINIMAL + "limits: {run_s: 0}\n", "run_s in …/toy.yaml, line 3 must be a whole number from 1 to 31,536,000; found 0"),
+        (
+            MINIMAL + "limits: 3\n",
+            "limits in …/toy.yaml, line 3 must be a mapping with keys of: cell_s, run_s; found 3",
+        ),
+        (
+            "models: [smollm2-135m, 7]\nprecisions: [bf16]\n",
+            "models in …/toy.yaml, line 1 must be a list of names, with one at least; found ['smollm2-135m', 7]",
+        ),
+        (MINIMAL + "emotions: []\n", "emotions in …/toy.yaml, line 3 must be a list of names, with one at least; found []"),
+        (MINIMAL + "prompts: 5\n", "prompts in …/toy.yaml, line 3 must be a text; found 5"),
+        (MINIMAL + "7: seven\n", "unknown key 7 in …/toy.yaml, line 1; known: models"),
+        (
+            MINIMAL + "judges:\n- minilm-lora\n- {judge: minilm-lora, label: {}}\n",
+            "unknown key 'label' in …/toy.yaml, line 5; known: judge, labels",
+        ),
+        (
+            MINIMAL + "judges: [{labels: {remorse: guilt}}]\n",
+            "a judge in …/toy.yaml, line 3 must be a name, or {judge: its name, labels: {its label: emotion}}; found {'labels': ",
+        ),
+        ("modles: [a]\nprecisions: [bf16]\n", "unknown key 'modles' in …/toy.yaml, line 1; known: models"),
+        (
+            "precisions: [int7]\nmodels: [smollm2-135m]\nbatch: 0\nseed: -1\n",
+            "unknown precision 'int7' in …/toy.yaml, line 1",
+        ),
+        (
+            "seed: -1\nmodels: [smollm2-135m]\nprecisions: [int7]\n",
+            "seed in …/toy.yaml, line 1 must be a whole number from 0; found -1",
+        ),
         (MINIMAL + "seed: \x07\n", "…/toy.yaml holds a character that YAML does not allow"),
         ("just words\n", "…/toy.yaml holds no study"),
         ("", "…/toy.yaml holds no study"),
@@ -139,7 +232,7 @@ def test_sampled_study_has_a_temperature_and_counts_its_samples(write_study):
 def test_greedy_study_knows_no_temperature_so_that_ids_stay_what_they_were(write_study):
     settings = load_study(write_study()).runs()[0].settings
     assert settings["generation"] == {"decoding": "greedy", "max_new_tokens": 8} and settings["samples"] == 1
-    assert load_study("default").runs()[0].id == "smollm2-135m--fp32--6f0cf833a4"  # before there was sampled decoding
+    assert load_study("default").runs()[0].id == "smollm2-135m--fp32--aa4c1593f3"  # since affq 0.2.0
 
 
 def test_id_changes_with_temperature_and_samples(write_study):
@@ -190,7 +283,6 @@ def test_id_of_a_folder_changes_with_its_weights(write_study, tiny_llama, tmp_pa
 
 
 KEYS = [
-    "engine",
     "device",
     "prompts",
     "emotions",

@@ -48,7 +48,7 @@ class TimingSettings(Protocol):
     @property
     def rounds(self) -> int: ...
     @property
-    def aim(self) -> float: ...
+    def aim(self) -> float | None: ...
     @property
     def token_texts(self) -> int: ...
 
@@ -118,8 +118,8 @@ def time_texts(
 
     After warming up, each request is generated twice: one token, which gives ttft_s, and all of them, which gives latency_s. No
     clock is read between tokens, since waiting for each would slow them. Rounds end when width(seconds of all texts, most
-    rounds) is at most `aim`, or after `rounds`. Then the first `token_texts` requests are timed token by token. Inputs are made
-    outside the clock; no garbage is collected inside it.
+    rounds) is at most `aim`, if there is one, or after `rounds`. Then the first `token_texts` requests are timed token by token.
+    Inputs are made outside the clock; no garbage is collected inside it.
 
     settings: a study's measurement.
     """
@@ -131,14 +131,15 @@ def time_texts(
             timing = time_text(prompt, produce, settings.new_tokens, clock)
             texts.append({**key_of(request), "round": number, **timing})
         reached = width([reading["latency_s"] for reading in texts], settings.rounds)
-        if reached <= settings.aim:
+        narrow = settings.aim is not None and reached <= settings.aim
+        if narrow:
             break
     return {
         **warm,
         "texts": texts,
         "rounds": number + 1,
         "width": reached if reached < float("inf") else None,
-        "stopped": "aim" if reached <= settings.aim else "cap",
+        "stopped": "aim" if narrow else "cap",
         "tokens": [
             {**key_of(request), **time_tokens(prompt, produce, settings.new_tokens, clock)}
             for request, prompt in list(zip(requests, inputs, strict=True))[: settings.token_texts]

@@ -14,15 +14,17 @@ SMALL = 0.5  # an effect of the batch is small beside the precision's up to this
 def planned(runs, machine):
     """Write the lines of affq plan: a table of the runs, what is at hand, and what int8 saves.
 
-    runs: {run_id, model, precision, status, reason} and what memory.planned predicts. machine: memory.at_hand.
+    runs: analysis.planned_runs. machine: memory.at_hand. A peak that was measured stands beside the predicted one.
     """
     names = [run["run_id"] or f"{run['model']}--{run['precision']}" for run in runs]
     width = max(map(len, names))
-    lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  fits        why"]
+    lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  measured GB  fits        why"]
     for name, run in zip(names, runs, strict=True):
         fits = {True: "yes", False: "no", None: "?"}[run["fits"]] + (f": {n} GPUs" if (n := run["gpus"] or 1) > 1 else "")
         amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
-        lines.append(f"{run['status']:8} {name:{width}}  {amounts[0]:>10}  {amounts[1]:>7}  {fits:10}  {run['reason']}".rstrip())
+        measured = "" if run["measured_peak_bytes"] is None else f"{run['measured_peak_bytes'] / 1e9:,.2f}"
+        memory = f"{amounts[0]:>10}  {amounts[1]:>7}  {measured:>11}"
+        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {run['reason']}".rstrip())
     lines.append(_at_hand(machine))
     if saved := savings(runs):
         lines += ["Predicted, where the paper says that int8 saves 76 % of GPU memory against 32 bits:", *saved]
@@ -113,10 +115,12 @@ def latency(statistics, aim):
     """Say how the texts were timed, and what the intervals are. statistics: resources.latency_statistics."""
     whole = statistics[statistics["reading"] == "latency_s"]
     reached = whole["stopped"].eq("aim").sum()
-    said = [
-        f"Rounds over the timed prompts ended at the aim, an interval of the median no wider than {aim:.0%} of it, in {reached} "
-        f"of {len(whole)} runs, and at the cap in the others."
-    ]
+    said = ["The prompts were timed in one round."]
+    if aim is not None:
+        said = [
+            f"Rounds over the timed prompts ended at the aim, an interval of the median no wider than {aim:.0%} of it, in "
+            f"{reached} of {len(whole)} runs, and at the cap in the others."
+        ]
     kinds = whole["interval"].dropna().unique()
     if "within-process" in kinds:
         said.append("Intervals are within-process: another process has another memory layout, and may differ by more.")

@@ -1,4 +1,4 @@
-from . import lab as lab
+from . import notebooks as notebooks
 from . import planning as planning
 from .doctor import examine as examine
 from .doctor import lines as lines

@@ -1,15 +1,17 @@
-"""Claims about precisions, read from a file, and the verdict that a study's figures give on each."""
+"""Claims about precisions: what each says, read from a file."""
 
 import math
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from affq.errors import InputError
-from affq.models import PRECISIONS
-from affq.study.settings import SHORT, Settings, read_yaml
-
-DIRECTIONS = ("higher", "lower")
+from affq.study.settings import SHORT, OneOf, Precision, Settings, read_yaml
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Statistic:
     unit: str = ""
     scale: int = 100
 
-    def figure(self, *values):
-        """Write a value, or several with `to` between them, and their unit."""
+    def figure(self, *values: float) -> str:
+        """Return a value in its unit, or several with `to` between them."""
         return " to ".join(f"{self.scale * value:{self.number}}" for value in values) + self.unit
 
 
@@ -38,129 +40,131 @@ STATISTICS = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim. What is None is not claimed: a claim has precision and against, or peaks_within; direction or size, or both.
+Text = Annotated[str, Field(pattern=r"\S")]
+MODELS = re.compile(r"(at least|below) (\d+(?:\.\d+)?(?:e\d{1,2})?)")
 
-    least and below: how many parameters a model has that it speaks of.
+
+class Claim(Settings):
+    """One claim: by precision and against, or by peaks_within; of a direction, or a size with its tolerance, or both.
+
+    affq/study/claims.yaml explains the keys.
     """
 
-    id: str
-    sentence: str
-    statistic: str
-    source: str
-    precision: str | None = None
-    against: str | None = None
-    peaks_within: float | None = None
-    direction: str | None = None
+    id: SkipJsonSchema[str]  # a key of the file's, not of the claim's
+    sentence: Text
+    statistic: Annotated[str, OneOf(STATISTICS), Field(title="statistic")]
+    precision: Precision | None = None
+    against: Precision | None = None
+    peaks_within: Annotated[float, Field(gt=0, lt=1)] | None = None
+    direction: Literal["higher", "lower"] | None = None
     size: float | None = None
-    tolerance: float | None = None
+    tolerance: Annotated[float, Field(ge=0)] | None = None
     models: str = "all"
-    least: float = 0
-    below: float = math.inf
+    source: Text
+
+    @field_validator("against")
+    @classmethod
+    def _another(cls, against: str | None, info: ValidationInfo) -> str | None:
+        if against is not None and against == info.data.get("precision"):
+            raise InputError(f"claim {info.data['id']!r} in {{place}} compares {against} with itself", value=against)
+        return against
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _within_its_statistic(cls, size: Any, info: ValidationInfo) -> Any:
+        if size is None or (statistic := STATISTICS.get(info.data.get("statistic", ""))) is None:
+            return size
+        if type(size) not in (int, float) or not statistic.least <= size <= min(statistic.most, sys.float_info.max):
+            to = "" if statistic.most == math.inf else f" to {statistic.most}"
+            problem = f"size in {{place}} must be a number from {statistic.least}{to}; found {SHORT.repr(size)}"
+            raise InputError(problem, value=size)
+        return size
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _of_a_size(cls, models: Any) -> Any:
+        if models != "all" and not MODELS.fullmatch(str(models)):
+            choices = ("all", "at least 13e9", "below 10e9 (any number of parameters)")
+            raise InputError(f"unknown models {SHORT.repr(models)}", value=models, choices=choices)
+        return models
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Claim":
+        pair, sized = ("precision", "against"), ("size", "tolerance")
+        if self.peaks_within is None:
+            self._need(pair, "it compares by precision and against, or by peaks_within")
+        elif other := [key for key in pair if getattr(self, key) is not None]:
+            problem = f"claim {self.id!r} in {{place}} has both peaks_within and {other[0]}"
+            raise InputError(problem, remedy="it compares by one")
+        if self.direction is None or any(getattr(self, key) is not None for key in sized):
+            self._need(sized, "it claims a direction, or a size and its tolerance")
+        low, high = self.region
+        if low > high:
+            problem = f"claim {self.id!r} in {{place}} allows no value: its direction and its size exclude each other"
+            raise InputError(problem)
+        return self
+
+    def _need(self, keys: tuple[str, ...], remedy: str) -> None:
+        if missing := [key for key in keys if getattr(self, key) is None]:
+            raise InputError(f"claim {self.id!r} in {{place}} names no {missing[0]}", remedy=remedy)
 
     @property
-    def region(self):
-        """Give (low, high), both within it, of the values that the claim allows; low is above high where none is."""
+    def least(self) -> float:
+        """Return the number of parameters that a model of this claim has at least."""
+        return self._parameters("at least", 0)
+
+    @property
+    def below(self) -> float:
+        """Return the number of parameters that a model of this claim has less than."""
+        return self._parameters("below", math.inf)
+
+    def _parameters(self, bound: str, otherwise: float) -> float:
+        match = MODELS.fullmatch(self.models)
+        return float(match[2]) if match and match[1] == bound else otherwise
+
+    @property
+    def region(self) -> tuple[float, float]:
+        """Return (low, high), both within it, of the values that the claim allows; low is above high where there is none."""
         neutral, low, high = STATISTICS[self.statistic].neutral, -math.inf, math.inf
         if self.direction == "higher":
             low = math.nextafter(neutral, math.inf)  # no difference is no direction
         elif self.direction == "lower":
             high = math.nextafter(neutral, -math.inf)
-        if self.size is not None:
+        if self.size is not None and self.tolerance is not None:
             # In binary 0.8 less 0.1 is a little more than 0.7: an interval at the edge shall be within.
             low, high = max(low, round(self.size - self.tolerance, 12)), min(high, round(self.size + self.tolerance, 12))
         return low, high
 
     @property
-    def claimed(self):
-        """Say the region in words."""
+    def claimed(self) -> str:
+        """Return the region in words."""
         statistic, words = STATISTICS[self.statistic], []
         if self.direction:
             words.append(f"{'above' if self.direction == 'higher' else 'below'} {statistic.neutral}")
-        if self.size is not None:
+        if self.size is not None and self.tolerance is not None:
             words.append(statistic.figure(self.size - self.tolerance, self.size + self.tolerance))
         return ", and ".join(words)
 
 
-KEYS = dict.fromkeys("sentence statistic precision against peaks_within direction size tolerance models source".split())
-KEYS["models"] = "all"
+KEYS = [key for key in Claim.model_fields if key != "id"]
 
 
-def read_claims(path):
-    """Read the claims of a YAML file, a mapping of each claim's id to its keys: a list of Claims, in the file's order.
+def read_claims(path: Path) -> list[Claim]:
+    """Return the claims of a YAML file, a mapping of each claim's id to its keys, in the file's order.
 
-    affq/claims.yaml explains the keys. Raises InputError with the value, the place (file and line) and the choices.
+    Raises InputError with the value, the place (file and line) and the choices.
     """
-    values, lines = read_yaml(path, "claims", "their ids")
+    document = read_yaml(path, "claims", "their ids")
     claims = []
-    for name, given in values.items():
+    for name, stated in document.values.items():
         if not isinstance(name, str):
-            raise InputError(f"the claim {name!r} in {path} must have a name that is text; put it in quotes")
-        within = {(): lines[()]}  # a merged mapping has no line of its own
-        within |= {place[1:]: line for place, line in lines.items() if place[:1] == (name,)}
-        if not isinstance(given, dict):
-            raise InputError(f"claim {name!r} in {path}, line {within[()]} must be a mapping with keys of: {', '.join(KEYS)}")
-        claims.append(_Reader(path, given, within, KEYS).claim(name))
+            problem = f"the claim {name!r} in {{place}} must have a name that is text"
+            raise InputError(problem, value=name, place=path, remedy="put it in quotes")
+        part = document.part(name, "claim")
+        if not isinstance(stated, dict):
+            problem = f"{part.name} must be a mapping with keys of: {', '.join(KEYS)}"
+            raise InputError(problem, value=stated, place=part.where())
+        if "id" in stated:
+            raise InputError("unknown key 'id'", value="id", place=part.where("id"), choices=KEYS)
+        claims.append(part.read_as(Claim, id=name))
     return claims
-
-
-class _Reader(Settings):
-    """Makes a Claim of the keys of one."""
-
-    def need(self, name, keys, such):
-        if missing := [key for key in keys if self.values[key] is None]:
-            raise InputError(f"claim {name!r} in {self.where()} names no {missing[0]}; {such}")
-
-    def text(self, key):
-        if not isinstance(value := self.values[key], str) or not value.strip():
-            raise InputError(f"{key} in {self.where(key)} must be a text; found {SHORT.repr(value)}")
-        return value
-
-    def number(self, key, least, most):
-        value = self.values[key]
-        if type(value) not in (int, float) or not least <= value <= min(most, sys.float_info.max):
-            upto = "" if most == math.inf else f" to {most}"
-            raise InputError(f"{key} in {self.where(key)} must be a number from {least}{upto}; found {SHORT.repr(value)}")
-        return float(value)
-
-    def compared(self, name):
-        """Read which runs are compared: two precisions of a model, or two models at similar memory."""
-        if self.values["peaks_within"] is not None:
-            if other := [key for key in ("precision", "against") if self.values[key] is not None]:
-                raise InputError(f"claim {name!r} in {self.where()} has both peaks_within and {other[0]}; it compares by one")
-            return {"peaks_within": self.between(0, 1, "peaks_within")}
-        self.need(name, ("precision", "against"), "it compares by precision and against, or by peaks_within")
-        pair = {key: self.one_of(key, tuple(PRECISIONS), "precision") for key in ("precision", "against")}
-        if pair["precision"] == pair["against"]:
-            raise InputError(f"claim {name!r} in {self.where('against')} compares {pair['against']} with itself")
-        return pair
-
-    def region(self, name, statistic):
-        """Read what is claimed of the statistic."""
-        found = {}
-        if self.values["direction"] is not None:
-            found["direction"] = self.one_of("direction", DIRECTIONS, "direction")
-        if not found or self.values["size"] is not None or self.values["tolerance"] is not None:
-            self.need(name, ("size", "tolerance"), "it claims a direction, or a size and its tolerance")
-            found["size"] = self.number("size", statistic.least, statistic.most)
-            found["tolerance"] = self.number("tolerance", 0, math.inf)
-        return found
-
-    def spoken_of(self):
-        """Read which models the claim speaks of."""
-        models = self.values["models"]
-        if models == "all":
-            return {}
-        if not (found := re.fullmatch(r"(at least|below) (\d+(?:\.\d+)?(?:e\d{1,2})?)", str(models))):
-            self.refuse("unknown models", models, ("models",), ["all", "at least 13e9", "below 10e9 (any number of parameters)"])
-        return {"models": models, {"at least": "least", "below": "below"}[found[1]]: float(found[2])}
-
-    def claim(self, name):
-        self.need(name, ("sentence", "statistic", "source"), "a claim needs sentence, statistic and source")
-        known = self.one_of("statistic", tuple(STATISTICS), "statistic")
-        about = {"id": name, "sentence": self.text("sentence"), "statistic": known, "source": self.text("source")}
-        claim = Claim(**about, **self.compared(name), **self.region(name, STATISTICS[known]), **self.spoken_of())
-        if claim.region[0] > claim.region[1]:
-            raise InputError(f"claim {name!r} in {self.where()} allows no value: its direction and its size exclude each other")
-        return claim

@@ -1,45 +1,89 @@
-"""Write the study of a model of one's own: what `affq run --model` runs."""
+"""Write the study of one model."""
 
 import os
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from affq.errors import InputError
 from affq.files import slug
-from affq.study.settings import read_yaml
-from affq.study.study import load_study, packaged
+from affq.study.settings import Document
+from affq.study.study import Study, load_study, need_name, packaged, resolve
 
 
-def write(model, precisions=None, revision=None, prompts=None, emotions=None, device=None, name=None):
-    """Write the study of one model to <name>.yaml in the current folder, unless just that is there: (file, whether it is new).
+@dataclass(frozen=True)
+class Draft:
+    """The study of one model, checked: its file, and what is to be written there."""
 
-    What is None stays as in study `default`. Raises InputError, and leaves nothing, for a study that is refused.
+    path: Path
+    text: str
+    study: Study
+
+    def write(self) -> bool:
+        """Write the file; return False if just that is there already."""
+        if self.path.exists():
+            return False
+        self.path.write_text(self.text, encoding="utf-8")
+        return True
+
+
+def draft(
+    model: str,
+    out: Path | None = None,
+    precisions: Sequence[str] = (),
+    revision: str | None = None,
+    prompts: str | None = None,
+    emotions: Sequence[str] = (),
+    device: str | None = None,
+) -> Draft:
+    """Return the study of one model: a folder, a GGUF file, a name of the hub or of the catalog. Nothing is written.
+
+    out: the file that is to be written; None for one in the current folder that is named as the model. What else is not given
+    stays as in study `default`. Raises InputError for a study that is refused, and for a file that is there and is another study.
     """
     if revision is not None and Path(model).exists():
-        raise InputError(f"--revision {revision} goes with a hub id, and {model} is a folder or a file here; leave it out")
-    if name is None:
-        name = slug(Path(os.path.expanduser(model.partition("@")[0])).resolve().name.removesuffix(".gguf"))
-    elif name != slug(name):
-        raise InputError(f"--name {name!r} is to name a file and a folder; take {slug(name)} say")
-    if name in packaged():
-        raise InputError(f"{name!r} is the name of a packaged study; give another --name")
-    path, named = Path(f"{name}.yaml"), model if revision is None else f"{model}@{revision}"
-    defaults, _ = read_yaml(packaged()["default"])
-    study = {"models": [named], "precisions": defaults["precisions"] if precisions is None else precisions}
-    given = {"prompts": prompts, "emotions": emotions, "device": device}
-    study |= {key: value for key, value in given.items() if value is not None}
-    lines = yaml.safe_dump(study, default_flow_style=None, allow_unicode=True, width=1000, sort_keys=False)
+        problem = f"--revision {revision} goes with a hub id, and {model} is a folder or a file here"
+        raise InputError(problem, value=revision, remedy="leave it out")
+    path = out or Path(f"{_name(model)}.yaml")
+    _need_free(path)
+    values = {
+        "models": [_beside(model, path) if revision is None else f"{model}@{revision}"],
+        "precisions": list(precisions or load_study("default").precisions),
+        "prompts": prompts and _beside(prompts, path),
+        "emotions": list(emotions) or None,
+        "device": device,
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    # These settings are in no file yet: an error has no line to point to.
+    study = resolve(Document("study", values, {(): 1}, None), path.resolve(), str(path))
+    lines = yaml.safe_dump(values, default_flow_style=None, allow_unicode=True, width=1000, sort_keys=False)
     text = f"# What is not here is as in study default: affq study default shows it.\n{lines}"
-    if (there := path.exists()) and path.read_bytes() != text.encode():
-        raise InputError(f"{path} is there already and is another study: affq run {path} runs it, --name names a new one")
-    path.write_text(text, encoding="utf-8")
-    try:
-        load_study(path)
-    except InputError as error:
-        if there:
-            raise
-        path.unlink()  # a study that was refused leaves nothing, and its lines are no place to look at
-        raise InputError(re.sub(rf" in {re.escape(str(path.resolve()))}, line \d+", "", str(error))) from None
-    return str(path), not there
+    if path.exists() and path.read_bytes() != text.encode():
+        remedy = f"affq run {path} runs it, affq new {model} -o NAME.yaml writes another"
+        raise InputError(f"{path} is there already and is another study", value=path, remedy=remedy)
+    return Draft(path, text, study)
+
+
+def _name(model: str) -> str:
+    """Return the name of a model's study: that of its folder, file or repository."""
+    return slug(Path(os.path.expanduser(model.partition("@")[0])).resolve().name.removesuffix(".gguf"))
+
+
+def _need_free(path: Path) -> None:
+    """Raise InputError unless a study of one's own can have this file name."""
+    if path.suffix not in {".yaml", ".yml"}:
+        remedy = f"it ends with .yaml: -o {path.with_suffix('.yaml')}"
+        raise InputError(f"{path} is not the name of a study file", value=path, remedy=remedy)
+    if path.stem in packaged():
+        raise InputError(f"{path.stem!r} is the name of a packaged study", value=path, remedy="name another file with -o")
+    need_name(path, str(path))
+
+
+def _beside(path: str, study: Path) -> str:
+    """Return a path as seen from the folder of the study's file; what is no path here stays as it is."""
+    folder = study.resolve().parent
+    if folder == Path.cwd() or Path(path).is_absolute() or not Path(path).exists():
+        return path
+    return f"./{Path(os.path.relpath(path, folder)).as_posix()}"

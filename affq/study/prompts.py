@@ -1,66 +1,80 @@
-"""Seed prompts times emotions: what a run asks of its model, in the order in which it asks."""
+"""Seed prompts times emotions: what a run asks of its model, in the order in which it asks; and reference texts."""
 
 import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict, cast
 
 from affq.errors import InputError
 from affq.files import other_separator, read_csv, read_text
+from affq.inference import Request
 
 COLUMNS = ("id", "kind", "text", "text_without_emotion")
 KINDS = ("general", "event")
 
 
-def read_prompts(path):
-    """Read seed prompts from a CSV file: a list of {id, kind, text, text_without_emotion}.
+class Prompt(TypedDict):
+    """A seed prompt; `text` holds {emotion} where the emotion goes."""
 
-    `text` holds {emotion} where the emotion goes. Raises InputError, with the line, for what is missing, twice or unknown.
-    """
+    id: str
+    kind: str
+    text: str
+    text_without_emotion: str
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Return the seed prompts of a CSV file. Raises InputError, with the line, for what is missing, twice or unknown."""
     columns, records = read_csv(path)
+    names = ",".join(COLUMNS)
     if columns != [*COLUMNS]:
-        problem = f"{{place}}: the columns must be {','.join(COLUMNS)}; found {','.join(columns) or 'none'}"
-        raise InputError(problem, place=f"{path}, line 1", remedy=other_separator(columns))
+        problem = f"{{place}}: the columns must be {names}; found {','.join(columns) or 'none'}"
+        raise InputError(problem, value=columns, place=f"{path}, line 1", remedy=other_separator(columns))
     records = [(line, cells) for line, cells in records if any(cells)]  # spreadsheets save empty rows below the last one
     if not records:
-        raise InputError(f"{path} holds no prompt; add a line of {','.join(COLUMNS)}")
-    rows: list[dict] = []
-    seen = set()
+        raise InputError("{place} holds no prompt", place=path, remedy=f"add a line of {names}")
+    prompts: list[Prompt] = []
+    ids = set()
     for line, cells in records:
         place = f"{path}, line {line}"
         if len(cells) != len(COLUMNS) or not all(cell.strip() for cell in cells):
-            raise InputError(f"{place}: a prompt needs all of {','.join(COLUMNS)}, and no more")
-        row = dict(zip(COLUMNS, cells, strict=True))
-        if row["kind"] not in KINDS:
-            raise InputError(f"unknown kind {row['kind']!r} in {place}; known: {', '.join(KINDS)}")
-        if "{emotion}" not in row["text"]:
-            raise InputError(f"{place}: the text of prompt {row['id']!r} has no {{emotion}}; put it where the emotion goes")
-        if "{emotion}" in row["text_without_emotion"]:
-            raise InputError(f"{place}: the text_without_emotion of prompt {row['id']!r} has {{emotion}}; ask for none there")
-        if row["id"] in seen:
-            raise InputError(f"{place}: prompt id {row['id']!r} is there twice; give each prompt its own")
-        seen.add(row["id"])
-        rows.append(row)
-    return rows
+            raise InputError(f"{{place}}: a prompt needs all of {names}, and no more", value=cells, place=place)
+        prompt = cast(Prompt, dict(zip(COLUMNS, cells, strict=True)))
+        if prompt["kind"] not in KINDS:
+            raise InputError(f"unknown kind {prompt['kind']!r}", value=prompt["kind"], place=place, choices=KINDS)
+        problem, remedy = "", ""
+        if "{emotion}" not in prompt["text"]:
+            problem, remedy = f"the text of prompt {prompt['id']!r} has no {{emotion}}", "put it where the emotion goes"
+        elif "{emotion}" in prompt["text_without_emotion"]:
+            problem, remedy = f"the text_without_emotion of prompt {prompt['id']!r} has {{emotion}}", "ask for none there"
+        elif prompt["id"] in ids:
+            problem, remedy = f"prompt id {prompt['id']!r} is there twice", "give each prompt its own"
+        if problem:
+            raise InputError(f"{{place}}: {problem}", value=prompt, place=place, remedy=remedy)
+        ids.add(prompt["id"])
+        prompts.append(prompt)
+    return prompts
 
 
-def cross(prompts, emotions, samples=1):
-    """Cross seed prompts with emotions and samples: requests {prompt_id, kind, emotion, sample, request}, prompt by prompt.
+def cross(prompts: Iterable[Prompt], emotions: Sequence[str], samples: int = 1) -> list[Request]:
+    """Return the requests of seed prompts crossed with emotions and samples, prompt by prompt.
 
-    The same prompts asked without an emotion come last, with `emotion: None`, one sample each: a control, never counted in F1.
+    The same prompts asked without an emotion come last, one sample each: a control, never counted in F1.
     """
+    prompts = list(prompts)
     asked = [
-        {"prompt_id": p["id"], "kind": p["kind"], "emotion": e, "sample": n, "request": p["text"].replace("{emotion}", e)}
+        Request(prompt_id=p["id"], kind=p["kind"], emotion=e, sample=n, request=p["text"].replace("{emotion}", e))
         for p in prompts
         for e in emotions
         for n in range(samples)
     ]
     control = [
-        {"prompt_id": p["id"], "kind": p["kind"], "emotion": None, "sample": 0, "request": p["text_without_emotion"]}
-        for p in prompts
+        Request(prompt_id=p["id"], kind=p["kind"], emotion=None, sample=0, request=p["text_without_emotion"]) for p in prompts
     ]
     return asked + control
 
 
-def to_time(requests, count):
-    """Choose `count` requests for the resource pass, each prompt in turn, or all if they are fewer.
+def to_time(requests: Iterable[Request], count: int) -> list[Request]:
+    """Return `count` requests for the resource pass, each prompt in turn, or all if they are fewer.
 
     Of those that ask for an emotion, first samples alone: the resource pass decodes greedily, where another is the same text.
     """
@@ -75,9 +89,9 @@ def to_time(requests, count):
     return chosen
 
 
-def read_references(path, emotions):
-    """Read reference texts from a JSONL file: {emotion: [texts]}. Raises InputError unless each emotion has one at least."""
-    references = {}
+def read_references(path: Path, emotions: Iterable[str]) -> dict[str, list[str]]:
+    """Return the reference texts of a JSONL file by emotion. Raises InputError unless each emotion has one at least."""
+    references: dict[str, list[str]] = {}
     lines = read_text(path).rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
     for number, line in enumerate(lines, 1):
         try:
@@ -86,8 +100,9 @@ def read_references(path, emotions):
         except (ValueError, KeyError, TypeError, RecursionError):
             emotion = text = None
         if not (isinstance(emotion, str) and isinstance(text, str)):
-            raise InputError(f"{path}, line {number}: a reference is a JSON object with emotion and text")
+            problem = "{place}: a reference is a JSON object with emotion and text"
+            raise InputError(problem, value=line, place=f"{path}, line {number}")
         references.setdefault(emotion, []).append(text)
     if missing := [e for e in emotions if e not in references]:
-        raise InputError(f"{path} has no reference text for {', '.join(missing)}")
+        raise InputError(f"{{place}} has no reference text for {', '.join(missing)}", value=missing, place=path)
     return references

@@ -1,41 +1,177 @@
-"""Read settings from a YAML file and refuse what does not fit: the value, the place (file and line), the choices."""
+"""Read a YAML file as typed settings; what does not fit is one error with the value, the place (file and line), the choices."""
 
+import math
 import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from affq.errors import InputError
+from affq.files import read_text
+from affq.models import PRECISIONS
 
+Keys = tuple[str | int, ...]  # the keys and indices that lead to a value
+
+FILE = "{place}"  # what an error calls a whole file: by its path
 SHORT = reprlib.Repr()  # of a value that may be anything
 SHORT.maxstring = SHORT.maxother = 80
 
 
-def read_yaml(path, what="settings", keys="names"):
-    """Read a mapping; return it with the line of each of its values, keyed by the path of keys and indices to it.
+class Settings(BaseModel):
+    """Settings that do not change; a key that is not among them, and a value of another type, is refused.
 
-    what, keys: what it is, and what it has, in messages.
+    removed: what to do about keys that former versions of affq had.
     """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    removed: ClassVar[dict[str, str]] = {}
+
+
+M = TypeVar("M", bound=Settings)
+
+
+class OneOf:
+    """In an Annotated type: one of these names. pydantic's Literal takes only names that are written in the code."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = list(names)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(self.names)
+
+
+Precision = Annotated[str, OneOf(PRECISIONS), Field(title="precision")]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A mapping of settings, and the line of each of its values by the keys and indices to it.
+
+    what: what the settings are of, such as "study". path: of the file; None for settings that are in none. name: what an error
+    calls them.
+    """
+
+    what: str
+    values: dict
+    lines: dict[Keys, int]
+    path: Path | None
+    name: str = FILE
+
+    def part(self, key: str, what: str) -> "Document":
+        """Return what stands under a key, as settings of another kind."""
+        lines = {keys[1:]: line for keys, line in self.lines.items() if keys[:1] == (key,)}
+        # A merged mapping has no line of its own.
+        return Document(what, self.values[key], {(): self.lines[()]} | lines, self.path, f"{what} {key!r} in {{place}}")
+
+    def where(self, *keys: str | int) -> str | None:
+        """Return the file and line of a value; None for settings that are in no file."""
+        return None if self.path is None else f"{self.path}, line {self._line(keys)}"
+
+    def _line(self, keys: Keys) -> int:
+        while keys not in self.lines:  # within an alias, or what the file leaves out
+            keys = keys[:-1]
+        return self.lines[keys]
+
+    def read_as(self, model: type[M], **values: Any) -> M:
+        """Return the settings as a model, with values that are not in the document.
+
+        Raises InputError for the first line that does not fit.
+        """
+        try:
+            return model.model_validate({**self.values, **values})
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+        # What is missing has no line: a key that is written wrongly comes first.
+        raise self._refusal(model, min(problems, key=lambda p: math.inf if p["type"] == "missing" else self._line(p["loc"])))
+
+    def _refusal(self, model: type[Settings], problem: ErrorDetails) -> InputError:
+        """Return the error for what pydantic found; a validator's own InputError has its sentence already."""
+        loc, value = problem["loc"], problem["input"]
+        place, own = self.where(*loc), problem.get("ctx", {}).get("error")
+        if isinstance(own, InputError):
+            return own.at(place)
+        if problem["type"] == "missing":
+            *first, last = model.model_json_schema()["required"]
+            whole, remedy = self.path if self.name == FILE else place, f"a {self.what} needs {', '.join(first)} and {last}"
+            return InputError(f"{self.name} names no {loc[-1]}", place=whole, remedy=remedy)
+        if problem["type"] in ("extra_forbidden", "invalid_key"):
+            key, known, instead = loc[-1], _schema_at(model, loc[:-1])["properties"], model.removed.get(str(loc[-1]))
+            return InputError(f"unknown key {SHORT.repr(key)}", value=key, place=place, choices=known, remedy=instead)
+        schema = _schema_at(model, loc)
+        if "enum" in schema:
+            noun = schema["title"].lower()
+            return InputError(f"unknown {noun} {SHORT.repr(value)}", value=value, place=place, choices=schema["enum"])
+        if isinstance(loc[-1], int):  # a list of names that has something else in it
+            loc = loc[:-1]
+            place, schema, value = self.where(*loc), _schema_at(model, loc), _value_at(self.values, loc)
+        sentence = f"{loc[-1]} in {{place}} must be {_described(schema)}; found {SHORT.repr(value)}"
+        return InputError(sentence, value=value, place=place)
+
+
+def _value_at(values: Any, keys: Keys) -> Any:
+    for key in keys:
+        values = values[key]
+    return values
+
+
+def _schema_at(model: type[Settings], keys: Keys) -> dict[str, Any]:
+    """Return the JSON schema of what stands under these keys, null left out."""
+    schema = whole = model.model_json_schema()
+    for key in keys:
+        schema = schema["items"] if isinstance(key, int) else schema["properties"][key]
+        schema = {**schema, **schema.get("anyOf", [{}])[0]}
+        if "$ref" in schema:
+            schema = whole["$defs"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _described(schema: dict[str, Any]) -> str:
+    """Return what a JSON schema takes, in words."""
+    least, most = schema.get("minimum"), schema.get("maximum")
+    to = "" if most is None else f" to {most:,}"
+    match schema["type"]:
+        case "integer":
+            return f"a whole number from {least}{to}"
+        case "number" if least is not None:
+            return f"a number from {least}{to}"
+        case "number":
+            return f"between {schema['exclusiveMinimum']} and {schema['exclusiveMaximum']:,}"
+        case "object":
+            return f"a mapping with keys of: {', '.join(schema['properties'])}"
+    return {"boolean": "true or false", "string": "a text", "array": "a list of names, with one at least"}[schema["type"]]
+
+
+def read_yaml(path: Path, what: str = "settings", keys: str = "names") -> Document:
+    """Return the mapping of a YAML file; what, keys: what it is, and what it has, for messages. Raises InputError."""
+    text = read_text(path, what)
     try:
-        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"cannot read the {what} {path}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        at = error.problem_mark or error.context_mark
-        raise InputError(f"{path}, line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else path
+        raise InputError(f"{{place}}: {error.problem}", place=place) from None
     except yaml.reader.ReaderError as error:
-        raise InputError(f"{path} holds a character that YAML does not allow: {error.reason}") from None
+        raise InputError(f"{{place}} holds a character that YAML does not allow: {error.reason}", place=path) from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # PyYAML's own conversions let these through: a 13th month, an integer of 5,000 digits, 1,000 brackets.
-        raise InputError(f"{path} holds a value that YAML cannot read ({type(error).__name__}: {error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no {what}: that is a mapping of keys such as {keys}")
-    lines, visited = {}, set()
+        raise InputError(f"{{place}} holds a value that YAML cannot read ({type(error).__name__}: {error})", place=path) from None
+    if node is None or not isinstance(values, dict):
+        raise InputError(f"{{place}} holds no {what}: that is a mapping of keys such as {keys}", place=path)
+    return Document(what, values, _lines(node, path), path)
 
-    def visit(node, place):
+
+def _lines(root: yaml.Node, path: Path) -> dict[Keys, int]:
+    """Return the line of each value. Raises InputError for a key that is given twice."""
+    lines: dict[Keys, int] = {}
+    visited = set()
+
+    def visit(node: yaml.Node, place: Keys) -> None:
         lines[place] = node.start_mark.line + 1
         if node in visited:  # an alias may lead into itself, and a few of them to billions of values
             return
@@ -43,97 +179,12 @@ def read_yaml(path, what="settings", keys="names"):
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 if place + (key.value,) in lines:
-                    raise InputError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
+                    twice = f"{path}, line {key.start_mark.line + 1}"
+                    raise InputError(f"{{place}}: {key.value!r} is given twice", value=key.value, place=twice)
                 visit(value, place + (key.value,))
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 visit(value, place + (index,))
 
-    visit(node, ())
-    return values, lines
-
-
-class Settings:
-    """The values of one file, each with its place for the message; what the file leaves out is as in `defaults`."""
-
-    def __init__(self, path, values, lines, defaults):
-        self.path, self.lines = path, lines
-        self.known_keys(values, defaults, ())
-        self.values = {
-            key: {**default, **values.get(key, {})} if isinstance(default, dict) else values.get(key, default)
-            for key, default in defaults.items()
-        }
-
-    def known_keys(self, values, defaults, place):
-        for key, value in values.items():
-            if key not in defaults:
-                self.refuse("unknown key", key, (*place, key), defaults)
-            if isinstance(defaults[key], dict):
-                if not isinstance(value, dict):
-                    raise InputError(f"{key} in {self.where(key)} must be a mapping with keys of: {', '.join(defaults[key])}")
-                self.known_keys(value, defaults[key], (key,))
-
-    def where(self, *place):
-        while place not in self.lines:  # within an alias, or a key that is no text
-            place = place[:-1]
-        return f"{self.path}, line {self.lines[place]}"
-
-    def refuse(self, what, value, place, choices):
-        raise InputError(f"{what} {SHORT.repr(value)} in {self.where(*place)}; known: {', '.join(map(str, choices))}")
-
-    def one_of(self, key, choices, what, *inner):
-        value = self.values[key][inner[0]] if inner else self.values[key]
-        if value not in choices:
-            self.refuse(f"unknown {what}", value, (key, *inner), choices)
-        return value
-
-    def yes_or_no(self, *place):
-        if not isinstance(value := self._at(place), bool):
-            raise InputError(f"{place[-1]} in {self.where(*place)} must be true or false; found {SHORT.repr(value)}")
-        return value
-
-    def _at(self, place):
-        value = self.values
-        for key in place:
-            value = value[key]
-        return value
-
-    def names(self, key, what, choices=None):
-        values = self.values[key]
-        if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
-            raise InputError(f"{key} in {self.where(key)} must be a list of names, with one at least; found {SHORT.repr(values)}")
-        for index, value in enumerate(values):
-            if choices is not None and value not in choices:
-                self.refuse(f"unknown {what}", value, (key, index), choices)
-            if value in values[:index]:
-                raise InputError(f"{what} {value!r} in {self.where(key, index)} is named twice")
-        return tuple(values)
-
-    def integer(self, least, *place, most=None):
-        value = self._at(place)
-        if type(value) is not int or value < least or (most is not None and value > most):
-            range_words = f"from {least}" + (f" to {most:,}" if most is not None else "")
-            raise InputError(
-                f"{place[-1]} in {self.where(*place)} must be a whole number {range_words}; found {SHORT.repr(value)}"
-            )
-        return value
-
-    def between(self, low, high, *place):
-        value = self._at(place)
-        if type(value) not in (int, float) or not low < value < high:
-            raise InputError(f"{place[-1]} in {self.where(*place)} must be between {low} and {high:,}; found {SHORT.repr(value)}")
-        return float(value)
-
-    def file(self, key, suffix, packaged):
-        """Resolve a packaged name, or a path beside the study file."""
-        value = self.values[key]
-        if isinstance(value, str) and value in packaged:
-            return packaged[value]
-        try:
-            path = (self.path.parent / str(value)).resolve()
-            found = path.suffix.lower() == suffix and path.is_file()
-        except (OSError, ValueError):  # no name that a file could have
-            found = False
-        if not found:
-            self.refuse(f"no such {key}", value, (key,), [*packaged, f"or a {suffix} file beside the study"])
-        return path
+    visit(root, ())
+    return lines

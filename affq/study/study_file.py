@@ -1,50 +1,90 @@
-"""What a study file may say, as types: its settings, their ranges and choices."""
+"""What a study file may say: its settings with their types, ranges, choices and defaults; its JSON schema."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+from pydantic_core import ValidationError
 
+from affq.emotions import EMOTIONS, REFERENCES
+from affq.errors import InputError
+from affq.models import weights
+from affq.scoring import packaged as packaged_judges
+from affq.study.settings import SHORT, OneOf, Precision, Settings
+
+HERE = Path(__file__).parent
+PROMPT_SETS = {path.stem: path for path in sorted((HERE / "prompt_sets").glob("*.csv"))}
+REFERENCE_SETS = {"synthetic": REFERENCES}
+CLAIM_SETS = {"paper": HERE / "claims.yaml"}
 HOTTEST = 100  # of temperatures: every token is about as likely there
 YEAR_S = 31_536_000
 MOST = 1_000_000_000  # of what anybody can spend
 
+
+def _suggest(names: Callable[[], Iterable[str]]) -> Any:
+    """Return the field of a name that may be another one: editors suggest those that affq knows."""
+    return Field(json_schema_extra=lambda schema: schema.update(examples=list(names())))
+
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=1, le=YEAR_S)]
 Amount = Annotated[float, Field(gt=0, lt=MOST)]
-
-
-class Settings(BaseModel):
-    """Settings that do not change, and of which none is unknown."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+Emotion = Annotated[str, OneOf(EMOTIONS), Field(title="emotion")]
+Model = Annotated[str, _suggest(weights.generating)]
 
 
 class Generation(Settings):
     """How tokens are chosen. Greedy decoding has no temperature."""
 
-    decoding: Literal["greedy", "sampled"]
-    max_new_tokens: Annotated[int, Field(ge=1)]
-    temperature: Annotated[float, Field(gt=0, lt=HOTTEST)] | None = None
+    decoding: Literal["greedy", "sampled"] = "greedy"
+    max_new_tokens: Count = 64
+    temperature: Annotated[float, Field(gt=0, lt=HOTTEST)] | None = Field(default=None, validate_default=True)
+
+    @field_validator("temperature")
+    @classmethod
+    def _of_sampled_decoding(cls, temperature: float | None, info: ValidationInfo) -> float | None:
+        decoding = info.data.get("decoding")
+        if decoding == "greedy" and temperature is not None:
+            raise InputError("temperature in {place} goes with decoding: sampled, not greedy", value=temperature)
+        if decoding == "sampled" and temperature is None:
+            raise InputError(f"temperature in {{place}} must be between 0 and {HOTTEST}; found None")
+        return temperature
 
 
 class Measurement(Settings):
-    """The resource pass: what is timed, and how often."""
+    """The resource pass: what is timed, and how often. With several rounds it has an aim."""
 
-    texts: Annotated[int, Field(ge=1)]
-    new_tokens: Annotated[int, Field(ge=2)]  # one, and one further
-    warmup_tokens: Annotated[int, Field(ge=1)]
-    rounds: Annotated[int, Field(ge=1)]
-    token_texts: Annotated[int, Field(ge=0)]
-    processes: Annotated[int, Field(ge=1)]
-    throughput: Annotated[int, Field(ge=0)]
-    aim: Annotated[float, Field(gt=0, lt=1)]
-    profile: bool
+    texts: Count = 10
+    new_tokens: Annotated[int, Field(ge=2)] = 64  # one, and one further
+    warmup_tokens: Count = 8
+    rounds: Count = 1
+    token_texts: CountOrNone = 2
+    processes: Count = 1
+    throughput: CountOrNone = 0
+    aim: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+    profile: bool = False
+
+    @field_validator("aim")
+    @classmethod
+    def _of_several_rounds(cls, aim: float | None, info: ValidationInfo) -> float | None:
+        rounds = info.data.get("rounds")
+        if rounds == 1 and aim is not None:
+            remedy = "leave it out, or let rounds be more than 1"
+            raise InputError("aim in {place} decides nothing with one round", value=aim, remedy=remedy)
+        if rounds is not None and rounds > 1 and aim is None:
+            remedy = "aim: 0.03 ends them when the median's interval is 3 % wide"
+            raise InputError(f"measurement in {{place}} has {rounds} rounds and no aim", remedy=remedy)
+        return aim
 
 
 class Limits(Settings):
     """What takes longer, in seconds, is ended."""
 
-    cell_s: Seconds
-    run_s: Seconds
+    cell_s: Seconds = 21_600
+    run_s: Seconds = 86_400
 
 
 class Budget(Settings):
@@ -53,3 +93,66 @@ class Budget(Settings):
     memory_gb: Amount | None = None
     seconds_a_text: Amount | None = None
     price_per_hour: Amount | None = None
+
+
+class NamedJudge(Settings):
+    """A judge by its name, and the emotions that its labels stand for."""
+
+    judge: Annotated[str, _suggest(packaged_judges)]
+    labels: dict[str, str] = {}
+
+
+def _named_judge(value: Any, handler: ValidatorFunctionWrapHandler) -> NamedJudge:
+    """Return a judge that may be given by its name alone."""
+    if isinstance(value, dict) and (unknown := [key for key in value if key not in NamedJudge.model_fields]):
+        raise InputError(f"unknown key {SHORT.repr(unknown[0])}", value=unknown[0], choices=NamedJudge.model_fields)
+    try:
+        return handler({"judge": value} if isinstance(value, str) else value)
+    except ValidationError:
+        raise InputError(
+            "a judge in {place} must be a name, or {judge: its name, labels: {its label: emotion}}; "
+            f"found {SHORT.repr(value)}",
+            value=value,
+        ) from None
+
+
+JudgeName = Annotated[str, _suggest(packaged_judges)]
+
+
+class StudyFile(Settings):
+    """A study file: names, not yet what they stand for. Study `default` explains each key."""
+
+    models: list[Model] = Field(min_length=1)
+    precisions: list[Precision] = Field(min_length=1)
+    weights: Literal["trained", "random"] = Field(default="trained", title="kind of weights")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: bool = False
+    prompts: Annotated[str, _suggest(lambda: PROMPT_SETS)] = "default"
+    emotions: list[Emotion] = Field(default=list(EMOTIONS), min_length=1)
+    samples: Count = 1
+    batch: Count = 14
+    seed: CountOrNone = 0
+    generation: Generation = Generation()
+    measurement: Measurement = Measurement()
+    limits: Limits = Limits()
+    judges: list[Annotated[NamedJudge, WrapValidator(_named_judge, json_schema_input_type=JudgeName | NamedJudge)]] = Field(
+        default=[NamedJudge(judge="minilm-lora"), NamedJudge(judge="minilm-goemotions")], min_length=1
+    )
+    references: Annotated[str, _suggest(lambda: REFERENCE_SETS)] = "synthetic"
+    perplexity: Model | None = "smollm2-135m"
+    claims: Annotated[str, _suggest(lambda: CLAIM_SETS)] = "paper"
+    budget: Budget = Budget()
+
+    removed: ClassVar[dict[str, str]] = {"engine": "leave it out: transformers' own generate is the only engine"}
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a study file, for editors: the comment of a key in study `default` is its description."""
+    whole = section = StudyFile.model_json_schema()
+    default = (HERE / "studies" / "default.yaml").read_text(encoding="utf-8")
+    for indent, key, comment in re.findall(r"^( *)(\w+):[^#]*# (.*)$", default, re.M):
+        described = (section if indent else whole)["properties"][key]
+        described["description"] = comment
+        if "$ref" in described:
+            section = whole["$defs"][described["$ref"].rpartition("/")[2]]
+    return whole
