@@ -62,12 +62,12 @@ def plan(
 ):
     """Show a study's runs: the status of each, why, the memory it will take, and what affq run with the same options would do."""
     from affq.runner import planning
-    from affq.study import load_study
+    from affq.study import load_study, read_claims
 
     loaded = load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
     from affq.models import memory
-    from affq.report import comparison_words, words
+    from affq.report import words
 
     machine = memory.at_hand(loaded.device)
     named = ("run_id", "model", "precision", "status", "reason", "to_run")
@@ -77,8 +77,8 @@ def plan(
         return
     from affq.analysis import Results
 
-    change = comparison_words.planned(*Results(loaded, results).smallest_change) if loaded.judged else []
-    for line in [*words.planned(rows, machine), *change]:
+    change = words.planned_power(*Results(loaded, results).smallest_change) if loaded.judged else []
+    for line in [*words.planned(rows, machine, read_claims(loaded.claims)), *change]:
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
@@ -243,14 +243,15 @@ def annotate(
     import numpy as np
 
     from affq.analysis import Results, annotation
-    from affq.report import publish
+    from affq.report import csv_text
     from affq.results import keep_labels, named_people, read_labels
 
     every = Results(loaded, results).texts
     if out is not None:
         if out.exists():
             raise InputError(f"{out} is there already, perhaps with labels; give --out another name")
-        publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
+        drawn = annotation.sample(every, texts, np.random.default_rng(loaded.seed))
+        out.write_text(csv_text(drawn), encoding="utf-8", newline="\n")
         _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
     people = named_people(labels or ())
     # All are checked before any is kept.
