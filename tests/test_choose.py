@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from affq.analysis import choose
-from affq.report import words
 from affq.errors import InputError
+from affq.report import words
 from affq.results.provenance import PACKAGE
 from affq.stats.frontier import on_frontier
 from affq.study.prompts import read_prompts

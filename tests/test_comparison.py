@@ -242,7 +242,7 @@ def test_verdicts_join_claims_and_figures(runs, compared):
     assert found.loc["C4", ["verdict", "reason"]].tolist() == ["not testable here", "no_interval"]
     said = words.verdicts(found.reset_index())
     assert said.count("\n") == len(found) - 1 and "- **C1 weights: supported.** *int8 saves" in said
-    assert "no model in this study has at least 13 B parameters" in said and "has no interval" in said
+    assert "No model in this study has at least 13 B parameters" in said and "has no interval" in said
 
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):

@@ -152,7 +152,7 @@ def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warne
         "int8: batching changes the texts about as much as the precision does" in said[1]
         and "the batch changes 100% of these texts, the precision 100%" in said[1]
     )
-    assert "F1 is 0.33 alone and 1.00 in the batch, where the baseline's is 0.73" in said[1]
+    assert "F1 is 0.33 alone and 1.00 in the batch; the baseline's is 0.73" in said[1]
 
 
 def test_batch_that_changes_little_is_not_warned_of(runs):

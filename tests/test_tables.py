@@ -222,7 +222,7 @@ def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     assert memory["decode_peak_bytes"].isna().all() and "unknown" in [c.cells[0] for c in for_reading(memory, empty="unknown")]
     # What is known is drawn: weights and cache.
     assert [bars[0].get_width() for bars in charts.memory(parts, memory).containers[:2]] == pytest.approx([0.004, 0.0001])
-    assert "does not tell it" in words.memory(summary)
+    assert "does not report it" in words.memory(summary)
 
 
 def test_texts_carry_prompt_judged_emotion_and_scores(runs):

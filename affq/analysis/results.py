@@ -154,6 +154,11 @@ class Results:
         return costs.kernels(self.records)
 
     @cached_property
+    def largest_kernels(self) -> pd.DataFrame:
+        """The kernels that take most of each phase's time."""
+        return costs.largest_kernels(self.kernels)
+
+    @cached_property
     def throughput(self) -> pd.DataFrame:
         """Texts and tokens a second by batch size."""
         return costs.throughput(self.records)

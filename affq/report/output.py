@@ -177,7 +177,9 @@ def finish(answer: str, hardware: str) -> None:
 def published(folder: Path) -> Published | None:
     """Return what `finish` wrote of the report in a folder; None where there is none, or one of affq before 0.2."""
     path = folder / PUBLISHED
-    return files.need(files.read_json(path, REMEDY), Published.__annotations__, path, REMEDY) if path.exists() else None
+    if not path.exists():
+        return None
+    return cast(Published, files.need(files.read_json(path, REMEDY), Published.__annotations__, path, REMEDY))
 
 
 def _links(names: set[str]) -> str:

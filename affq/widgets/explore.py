@@ -16,6 +16,7 @@ from affq.analysis import Results, choose, disagreement
 from affq.errors import InputError
 from affq.inference import KEY
 from affq.report import escaped, words
+from affq.results import Note
 
 Request = tuple[str, str, int]  # prompt id, emotion, sample
 RUN_TEXTS = 100  # of one run on a page
@@ -157,7 +158,7 @@ def run_texts(texts: pd.DataFrame, run_id: str) -> str:
     return _page(f'{title}<div class="list"><table>{head}{rows}</table></div>')
 
 
-def notes(kept: Sequence[Mapping[str, str]], texts: pd.DataFrame) -> str:
+def notes(kept: Sequence[Note], texts: pd.DataFrame) -> str:
     """Return the notes on the texts that are given as HTML, the latest last. kept: results.kept_notes."""
     runs = texts["model"] + " " + texts["precision"]
     lines = (

@@ -14,8 +14,7 @@ def verdicts(frame: pd.DataFrame) -> str:
     lines = []
     for row in frame.to_dict("records"):
         why = _not_testable(row) if row["verdict"] == Verdict.NOT_TESTABLE else _measured(row)
-        about = f"{as_data(row['model'])}: " if isinstance(row["model"], str) else ""
-        lines.append(f"- **{as_data(row['claim'])}: {row['verdict']}.** *{as_data(row['claimed'])}.* {about}{why}.")
+        lines.append(f"- **{as_data(row['claim'])}: {row['verdict']}.** *{as_data(row['claimed'])}.* {why}.")
     return "\n".join(lines)
 
 
@@ -23,27 +22,26 @@ def _measured(row: dict) -> str:
     statistic = STATISTICS[row["statistic"]]
     interval = "" if row["low"] == row["high"] else statistic.figure(row["low"], row["high"])
     details = "; ".join(part for part in (interval, row["estimand"]) if part)
-    if math.isinf(row["claimed_high"]):
+    if math.isnan(row["claimed_high"]):
         claimed = f"above {statistic.neutral}"
-    elif math.isinf(row["claimed_low"]):
+    elif math.isnan(row["claimed_low"]):
         claimed = f"below {statistic.neutral}"
     else:
         claimed = statistic.figure(row["claimed_low"], row["claimed_high"])
+    pair = f"{as_data(row['model'])} on {row['device']}, {row['precision']} against {as_data(row['against'])}"
     is_resident = (row["statistic"], row["peak_kind"]) == ("peak_saving", "rss")
     return (
-        f"{statistic.title} at {row['precision']} against {as_data(row['against'])} on {row['device']}, measured "
-        f"{statistic.figure(row['estimate'])}{f' ({details})' if details else ''}; claimed {claimed}"
-        + ". Here memory is resident memory, not a GPU's"
-        * is_resident
+        f"{pair}, {statistic.title}: measured {statistic.figure(row['estimate'])}{f' ({details})' if details else ''}; claimed "
+        f"{claimed}" + ". Here that is resident memory, not a GPU's" * is_resident
     )
 
 
 def _not_testable(row: dict) -> str:
     statistic, detail, models = STATISTICS[row["statistic"]], as_data(row["detail"]), _sizes(row["models"])
     estimand = f" ({row['estimand']})" if isinstance(row["estimand"], str) else ""
-    larger = "no larger model" if row["models"] == "all" else f"no larger model of {models} parameters"
-    return {
-        Reason.NO_MODEL: f"no model in this study has {models} parameters",
+    larger = "No larger model" if row["models"] == "all" else f"No larger model ({models} parameters)"
+    why = {
+        Reason.NO_MODEL: f"No model in this study has {models} parameters",
         Reason.NO_PAIR: f"{larger} at a lower precision has a peak within {detail} of a smaller one's at a higher precision",
         Reason.UNKNOWN_SIZE: "how many parameters it has is unknown",
         Reason.NO_RUN: f"the study has no run of it at {detail}",
@@ -54,6 +52,7 @@ def _not_testable(row: dict) -> str:
         Reason.UNKNOWN_FIGURE: detail,
         Reason.NO_INTERVAL: f"its {statistic.title} of {statistic.figure(row['estimate'])} has no interval{estimand}",
     }[Reason(row["reason"])]
+    return f"{as_data(row['model'])}: {why}" if isinstance(row["model"], str) else why
 
 
 def _sizes(models: str) -> str:
