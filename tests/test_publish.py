@@ -347,7 +347,9 @@ def test_no_table_holds_a_formula_and_every_text_is_whole(hostile):
     cells = {}
     for path in (hostile / "tables").glob("*.csv"):
         with open(path, encoding="utf-8", newline="") as file:
-            cells[path.stem] = [cell for row in csv.reader(file) for cell in row]
+            rows = list(csv.DictReader(file))
+        is_number = {"claimed_low"} if path.stem == "claims" else set()  # of a claim of no more than 10 points: -0.1
+        cells[path.stem] = [cell for row in rows for name, cell in row.items() if name not in is_number]
         assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells[path.stem])
     for text in hostile_texts("http://127.0.0.1:9"):
         assert ("'" if text[0] in "=+-@" else "") + text in cells["texts"]
