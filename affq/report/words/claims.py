@@ -29,10 +29,12 @@ def _measured(row: dict) -> str:
     else:
         claimed = statistic.figure(row["claimed_low"], row["claimed_high"])
     pair = f"{as_data(row['model'])} on {row['device']}, {row['precision']} against {as_data(row['against'])}"
-    is_resident = (row["statistic"], row["peak_kind"]) == ("peak_saving", "rss")
+    resident = (
+        ". Here that is resident memory, not a GPU's" if (row["statistic"], row["peak_kind"]) == ("peak_saving", "rss") else ""
+    )
     return (
         f"{pair}, {statistic.title}: measured {statistic.figure(row['estimate'])}{f' ({details})' if details else ''}; claimed "
-        f"{claimed}" + ". Here that is resident memory, not a GPU's" * is_resident
+        f"{claimed}{resident}"
     )
 
 

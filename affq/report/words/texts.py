@@ -17,7 +17,7 @@ def caveats(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect: pd
     lines = [
         f"**The measurement of {as_data(row.model)} at {row.precision} was disturbed**, so do not rely on its times: "
         f"{as_data(row.disturbed)}."
-        for row in summary[summary["disturbed"] != ""].itertuples()
+        for row in summary[summary["disturbed"].fillna("") != ""].itertuples()
     ]
     lines += _of_judged(study, summary, texts, effect) if study.judged else _of_random_weights()
     return "\n".join(f"- {line}" for line in lines)
@@ -43,6 +43,9 @@ def _of_judged(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect:
                 f"The weights of {as_data(model)} were published as {dtype}{bits}: a higher precision is loaded from these, and "
                 f"is no better than they are."
             )
+    if summary["emotion_f1"].isna().all():
+        yield "No text is judged yet: there is no F1, and nothing that rests on it."
+        return
     asked = texts[texts["emotion"].notna()]
     by_run = asked.assign(cut=~asked["ended"], none=asked["judged_emotion"] == "none").groupby(["model", "precision"])
     yield _errs(study.judges[0])
@@ -106,8 +109,8 @@ def collapse(quality: pd.DataFrame) -> str:
     """Return how often generation collapsed. quality: Results.text_quality."""
     if quality.empty:
         return ""
-    itself = quality["scored_itself"].eq(True).any()
+    own = " Where *scored itself* is true, the fixed model wrote the texts." if quality["scored_itself"].eq(True).any() else ""
     return (
         f"Generation collapsed in {span(quality['collapsed'])} of a run's texts; *collapsed low* to *collapsed high* is the 95 % "
-        f"interval for prompts like these." + " Where *scored itself* is true, the fixed model wrote the texts." * itself
+        f"interval for prompts like these.{own}"
     )
