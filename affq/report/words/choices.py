@@ -5,14 +5,15 @@ import pandas as pd
 
 from affq.analysis import choose
 from affq.report.words.text import as_data
+from affq.study import Budget
 
 
-def choice(taken: pd.DataFrame | None, budget: dict) -> str:
+def choice(taken: pd.DataFrame | None, budget: Budget) -> str:
     """Return which run to take within a study's budget, in Markdown; "" where it states none. taken: Results.choice."""
     if taken is None:
         return ""
-    peak_bytes = np.inf if budget["memory_gb"] is None else 1e9 * budget["memory_gb"]
-    return as_data(advice(taken, peak_bytes, np.inf if budget["seconds_a_text"] is None else budget["seconds_a_text"]))
+    peak_bytes = np.inf if budget.memory_gb is None else 1e9 * budget.memory_gb
+    return as_data(advice(taken, peak_bytes, np.inf if budget.seconds_a_text is None else budget.seconds_a_text))
 
 
 def advice(taken: pd.DataFrame, peak_bytes: float, latency_s: float) -> str:

@@ -61,12 +61,11 @@ def differences(frame: pd.DataFrame, greedy: bool) -> str:
         if np.isnan(row.low_points):
             lines.append(f"{points}; too few prompts, or all alike, so that there is no interval.")
             continue
+        short = " The interval may hold the truth less often than it says." if row.falls_short else ""
         lines.append(
             f"{points}, 95 % interval {row.low_points:+.1f} to {row.high_points:+.1f} for {PROMPTS_LIKE_THESE}; p {_p(row.p)} "
             f"(Holm-adjusted for {tests}: {_p(row.p_holm)}). The chance that the true difference has the other sign is "
-            f"{row.wrong_sign:.0%} under a flat prior; effect size d_z = {row.effect_size:.2f}."
-            + " The interval may hold the truth less often than it says."
-            * bool(row.falls_short)
+            f"{row.wrong_sign:.0%} under a flat prior; effect size d_z = {row.effect_size:.2f}.{short}"
         )
     return "\n".join([*lines, "", _of_these(overall, greedy)])
 

@@ -50,7 +50,7 @@ def _of_judged(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect:
     by_run = asked.assign(cut=~asked["ended"], none=asked["judged_emotion"] == "none").groupby(["model", "precision"])
     yield _errs(study.judges[0])
     yield f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average."
-    tokens = study.generation["max_new_tokens"]
+    tokens = study.generation.max_new_tokens
     yield f"Texts cut at {tokens} tokens are judged as they stand: {span(by_run['cut'].mean())} of a run's texts."
     yield f"Empty or degenerate texts count as wrong: {span(by_run['none'].mean())} of a run's texts."
     yield (
