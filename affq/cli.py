@@ -111,7 +111,7 @@ def plan(
     """Show a study's runs: the status of each, why, the memory it takes, and what affq run with the same options would do."""
     _need_no_precisions(precisions, "plan", study)
     from affq.runner import planning
-    from affq.study import draft, load_study, names_a_model
+    from affq.study import draft, load_study, names_a_model, read_claims
 
     loaded = draft(study).study if names_a_model(study) else load_study(study)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
@@ -123,10 +123,10 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from affq.report import comparison_words, words
+    from affq.report import words
 
-    change = comparison_words.planned(*Results(loaded, results).smallest_change) if loaded.judged else []
-    for line in [*words.planned(rows, machine), *change]:
+    change = words.planned_power(*Results(loaded, results).smallest_change) if loaded.judged else []
+    for line in [*words.planned(rows, machine, read_claims(loaded.claims)), *change]:
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
@@ -294,14 +294,15 @@ def annotate(
     import numpy as np
 
     from affq.analysis import Results, annotation
-    from affq.report import publish
+    from affq.report import csv_text
     from affq.results import keep_labels, named_people, read_labels
 
     every = Results(loaded, results).texts
     if out is not None:
         if out.exists():
             raise InputError(f"{out} is there already, perhaps with labels", value=out, remedy="give --out another name")
-        publish.write_csv(drawn := annotation.sample(every, texts, np.random.default_rng(loaded.seed)), out)
+        drawn = annotation.sample(every, texts, np.random.default_rng(loaded.seed))
+        out.write_text(csv_text(drawn), encoding="utf-8", newline="\n")
         _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
     people = named_people(labels or ())
     # All are checked before any is kept.

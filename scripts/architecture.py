@@ -75,13 +75,20 @@ def page() -> str:
 
 
 def data(folder: Path, tracked: list[Path]) -> list[str]:
-    """Return a line for each folder of data in a room."""
-    inside: dict[str, list[str]] = {}
+    """Return a line for each folder in a room: its modules where it has any, else its files."""
+    inside: dict[Path, list[Path]] = {}
     for path in tracked:
         if folder in path.parents and path.parent != folder:
-            parts = path.relative_to(folder).parts
-            inside.setdefault(parts[0], []).append("/".join(parts[1:]))
-    return [f"- `{name}/`: {', '.join(f'`{file}`' for file in files)}" for name, files in inside.items()]
+            inside.setdefault(folder / path.relative_to(folder).parts[0], []).append(path)
+    lines = []
+    for place, paths in inside.items():
+        modules = [path for path in paths if path.suffix == ".py" and path.name != "__init__.py"]
+        if modules:
+            lines.append(f"- `{place.name}/`: {first_sentence(place / '__init__.py')}")
+            lines += [f"  {line}" for line in tree(modules)]
+        else:
+            lines.append(f"- `{place.name}/`: {', '.join(f'`{path.relative_to(place).as_posix()}`' for path in paths)}")
+    return lines
 
 
 if __name__ == "__main__":

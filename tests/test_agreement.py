@@ -5,7 +5,7 @@ from conftest import complete
 
 from affq.analysis import judges
 from affq.analysis.texts import join
-from affq.report import judge_words
+from affq.report import words
 from affq.results import record as records
 from affq.stats.agreement import alpha
 from affq.study.study import load_study
@@ -58,7 +58,7 @@ def test_f1_and_order_under_each_judge_by_hand(study):
     assert frame["emotion_f1_masked"].tolist() == pytest.approx([1 / 3] * 4)  # all joy: 2·2/(4+2), and 0
     points = frame.set_index(["precision", "judge"])["difference_points"]
     assert points["int8"].tolist() == pytest.approx([100 * -4 / 15, 40]) and points["fp32"].isna().all()
-    said = judge_words.judges(frame, judges.between_judges(found)).replace("&#45;", "-")
+    said = words.agreement(frame, judges.between_judges(found)).replace("&#45;", "-")
     assert (
         "in different orders: by a fp32, int8; by b int8, fp32. No judge's interval contradicts" in said
     )  # two prompts: none has one
@@ -75,12 +75,12 @@ def test_judges_contradict_each_other_where_their_intervals_do():
         ]
     )
     none = pd.DataFrame({"model": []})
-    said = judge_words.judges(frame, none)
+    said = words.agreement(frame, none)
     assert "same order: by a fp32 = int8; by b fp32 = int8" in said  # equal ranks are joined, in whatever order they stand
     assert "The conclusion depends on the judge**: by one int8 is better" in said
     frame["high_points"] = 9.0
-    assert "No judge's interval contradicts" in judge_words.judges(frame, none)
-    assert judge_words.judges(frame[frame["precision"] == "fp32"], none) == ""  # of one run there is no order
+    assert "No judge's interval contradicts" in words.agreement(frame, none)
+    assert words.agreement(frame[frame["precision"] == "fp32"], none) == ""  # of one run there is no order
 
 
 def test_agreement_by_hand():
@@ -103,7 +103,7 @@ def test_three_judges_have_a_row_together():
 def test_one_answer_to_everything_leaves_agreement_beyond_chance_undefined():
     found = judges.between_judges(judgements(a={"fp32": ["joy"] * 4}, b={"fp32": ["joy"] * 4}))
     assert found["same"].eq(1).all() and found[["cohen_kappa", "krippendorff_alpha"]].isna().all(axis=None)
-    assert "κ" not in judge_words.judges(pd.DataFrame({"model": []}), found)
+    assert "κ" not in words.agreement(pd.DataFrame({"model": []}), found)
 
 
 def test_runs_that_are_not_scored_have_no_judgement(study, tmp_path):

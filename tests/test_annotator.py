@@ -14,7 +14,7 @@ from affq import files
 from affq.analysis import annotation
 from affq.analysis.texts import join
 from affq.errors import InputError
-from affq.report import publish
+from affq.report import csv_text
 from affq.results import read_labels
 from affq.results import record as records
 from affq.study.study import load_study
@@ -35,7 +35,7 @@ def place(tmp_path_factory):
     for record in kept:
         write_run(record, ["joy"] * 6, PEAKS, [1.0], more=" <img src=x onerror=alert(1)>,\n\u202e")
     drawn = annotation.sample(join(kept), 8, np.random.default_rng(0))
-    publish.write_csv(drawn, folder / "sample.csv")
+    (folder / "sample.csv").write_text(csv_text(drawn))
     return folder
 
 
@@ -92,7 +92,7 @@ def test_neither_target_nor_judge_nor_run_is_in_the_widgets(annotator, place):
     sample = read_labels(place / "sample.csv")
     sample.assign(text="a text").to_csv(place / "other.csv", index=False)  # the words of these texts name their run
     one = annotator(sample="other.csv")
-    state = " ".join(str(widget.get_state()) for widget in (one.text, one.said, one.progress, one.counted, *one.buttons))
+    state = " ".join(str(widget.get_state()) for widget in (one.text, one.message, one.progress, one.counted, *one.buttons))
     assert not re.search(r"fp32|bf16|smollm|0\.75|judge", state)
 
 
@@ -125,11 +125,11 @@ def test_an_answer_that_cannot_be_kept_is_no_answer(annotator, place, monkeypatc
 
     monkeypatch.setattr(files, "write", full)
     press(one, "2")
-    assert one.said.value.startswith("Not kept: No space left on device")
+    assert one.message.value.startswith("Not kept: No space left on device")
     assert one.counted.value == "1 of 8" and one.place == 1
     monkeypatch.undo()
     press(one, "2")
-    assert one.said.value == "" and read_labels(place / "sample-anna.csv")["label"].tolist()[:2] == ["joy", "sadness"]
+    assert one.message.value == "" and read_labels(place / "sample-anna.csv")["label"].tolist()[:2] == ["joy", "sadness"]
 
 
 @settings(max_examples=20)

@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from affq.analysis import choose
 from affq.errors import InputError
+from affq.report import words
 from affq.results.provenance import PACKAGE
 from affq.stats.frontier import on_frontier
 from affq.study.prompts import read_prompts
@@ -86,7 +87,7 @@ def test_wins_over_draws_follow_the_same_rule_by_hand():
     draws = np.column_stack([draws, np.full(4, np.nan)])
     taken = choose.within_budget(RUNS, 4e9, 2.5, draws)
     assert taken[["run_id", "in_draws"]].to_numpy().tolist() == [["b", 0.5], ["a", 0.25]]
-    assert choose.advice(taken, 4e9, 2.5) == (
+    assert words.advice(taken, 4e9, 2.5) == (
         "Within 4.00 GB and 2.50 s a text, take m at bf16 (emotion F1 0.50, 2.00 GB, 1.00 s a text), which is taken in 50% of "
         "the draws of prompts. The runner-up is m at fp32 (emotion F1 0.50, 4.00 GB, 2.00 s a text), which is taken in 25% of "
         "the draws of prompts."
@@ -97,18 +98,18 @@ def test_where_no_run_fits_the_nearest_is_said():
     # Over 0.8 GB and 1.2 s: b 2.5 and 0.83 times, d 1.25 and 1.25, a 5, c 2.5.
     taken = choose.within_budget(RUNS, 0.8e9, 1.2)
     assert (taken["role"][0], taken["run_id"][0], taken["over"][0]) == ("nearest", "d", pytest.approx(1.25))
-    assert choose.advice(taken, 0.8e9, 1.2) == (
+    assert words.advice(taken, 0.8e9, 1.2) == (
         "No run fits 0.80 GB and 1.20 s a text. The nearest is m at nf4 (emotion F1 0.30, 1.00 GB, 1.50 s a text): 1.25 times "
         "the budget."
     )
 
 
 def test_unlimited_budget_is_said_as_such():
-    said = choose.advice(choose.within_budget(RUNS, math.inf, math.inf), math.inf, math.inf)
+    said = words.advice(choose.within_budget(RUNS, math.inf, math.inf), math.inf, math.inf)
     assert said.startswith(
         "Within any budget, take m at int8 (emotion F1 0.55, 1.90 GB, 3.00 s a text). The runner-up is m at bf16"
     )
-    assert choose.advice(choose.within_budget(RUNS, math.inf, 2), math.inf, 2).startswith("Within 2.00 s a text, take m at bf16")
+    assert words.advice(choose.within_budget(RUNS, math.inf, 2), math.inf, 2).startswith("Within 2.00 s a text, take m at bf16")
 
 
 @pytest.mark.parametrize("budget, said", [((0, 1), "peak_bytes must be above 0; found 0"), ((1, math.nan), "latency_s must be")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import affq
 from affq.analysis import claims as verdicts
 from affq.errors import InputError
-from affq.report import comparison_words
+from affq.report import words
 from affq.study import claims
 
 PACKAGED = Path(affq.__file__).parent / "study" / "claims.yaml"
@@ -155,21 +155,21 @@ def test_each_claim_is_judged_for_each_model_it_speaks_of():
 
 def said(frame):
     """List the sentences of verdicts, without what Markdown makes of them: what is claimed, bold type, escaped characters."""
-    lines = html.unescape(comparison_words.verdicts(frame)).replace("**", "").splitlines()
-    return [line.removeprefix(f"- *{claimed}.* ") for line, claimed in zip(lines, frame["claimed"], strict=True)]
+    lines = html.unescape(words.verdicts(frame)).replace("**", "").splitlines()
+    return [line.removeprefix("- ").replace(f" *{claimed}.*", "") for line, claimed in zip(lines, frame["claimed"], strict=True)]
 
 
 def test_sentence_has_the_figures_in_their_units():
     rows = [run("7b", "fp32"), run("7b", "int8")]
     assert said(judged(rows, "C1 weights", "C1 peak", "C3", "C4")) == [
-        "C1 weights is supported for 7b on cuda: saving of stored weights, int8 against fp32, 75.0 % (stored bytes, exact), "
-        "where the claim is 73.0 to 79.0 %.",
-        "C1 peak is supported for 7b on cuda: saving of peak memory, int8 against fp32, 74.0 % (73.5 to 74.5 %; other "
-        "executions), where the claim is 73.0 to 79.0 %.",
-        "C3 is inconclusive for 7b on cuda: difference of emotion F1, int8 against fp32, -3.0 points (-8.0 to +2.0 points; "
-        "other prompts), where the claim is above 0.",
-        "C4 is supported for 7b on cuda: ratio of seconds a text, int8 against fp32, 2.10 (1.90 to 2.30; these texts), where "
-        "the claim is 1.50 to 2.50.",
+        "C1 weights: supported. 7b on cuda, int8 against fp32, saving of stored weights: measured 75.0 % (stored bytes, exact); "
+        "claimed 73.0 to 79.0 %.",
+        "C1 peak: supported. 7b on cuda, int8 against fp32, saving of peak memory: measured 74.0 % (73.5 to 74.5 %; other "
+        "executions); claimed 73.0 to 79.0 %.",
+        "C3: inconclusive. 7b on cuda, int8 against fp32, difference of emotion F1: measured -3.0 points (-8.0 to +2.0 points; "
+        "other prompts); claimed above 0.",
+        "C4: supported. 7b on cuda, int8 against fp32, ratio of seconds a text: measured 2.10 (1.90 to 2.30; these texts); "
+        "claimed 1.50 to 2.50.",
     ]
     assert BOTH.claimed == "below 0, and -50.0 to -10.0 points"
 
@@ -177,7 +177,7 @@ def test_sentence_has_the_figures_in_their_units():
 def test_gpu_memory_on_a_cpu_is_tested_and_said_to_be_resident():
     rows = [run("7b", precision, device="cpu", peak_kind="rss") for precision in ("fp32", "int8")]
     (sentence,) = said(judged(rows, "C1 peak"))
-    assert sentence.startswith("C1 peak is supported for 7b on cpu") and sentence.endswith("resident memory, not a GPU's.")
+    assert sentence.startswith("C1 peak: supported. 7b on cpu, ") and sentence.endswith("resident memory, not a GPU's.")
 
 
 RANDOM = {"weights": "random", "emotion_f1": None}
@@ -186,28 +186,34 @@ RANDOM = {"weights": "random", "emotion_f1": None}
 @pytest.mark.parametrize(
     "claim, low, high, reason, why",
     [
-        ("C4", {}, None, "no_run", " for 7b: the study has no run of it at fp32."),
-        ("C4", None, None, "no_run", " for 7b: the study has no run of it at int8 and fp32."),
-        ("C4", {}, {"status": "failed"}, "not_complete", " for 7b: 7b at fp32 is failed."),
+        ("C4", {}, None, "no_run", " 7b: the study has no run of it at fp32."),
+        ("C4", None, None, "no_run", " 7b: the study has no run of it at int8 and fp32."),
+        ("C4", {}, {"status": "failed"}, "not_complete", " 7b: 7b at fp32 is failed."),
         (
             "C4",
             {"status": "missing"},
             {"status": "partial"},
             "not_complete",
-            " for 7b: 7b at int8 is missing and 7b at fp32 is partial.",
+            " 7b: 7b at int8 is missing and 7b at fp32 is partial.",
         ),
-        ("C3", RANDOM, RANDOM, "random_texts", " for 7b: its weights are random, and what they write means nothing."),
+        ("C3", RANDOM, RANDOM, "random_texts", " 7b: its weights are random, and its texts mean nothing."),
         (
             "C4",
             RANDOM,
             RANDOM,
             "random_outliers",
-            " for 7b: its weights are random, without the outlier columns that LLM.int8 computes apart, which ",
+            " 7b: its weights are random, without the outlier columns that take LLM.int8 its time.",
         ),
-        ("C4", {"device": "cpu"}, {}, "other_device", " for 7b: its runs were made on different devices, cpu and cuda."),
-        ("C1 peak", {}, {"peak_bytes": None}, "unknown_figure", " for 7b: peak_bytes of 7b at fp32 is unknown."),
-        ("C2", {}, {}, "no_model", ": the study has no model that it speaks of (at least 13e9 parameters)."),
-        ("C5", {}, {}, "no_pair", ": no larger model at a lower precision has a peak within 15% of a smaller one's at a higher."),
+        ("C4", {"device": "cpu"}, {}, "other_device", " 7b: its runs were made on different devices, cpu and cuda."),
+        ("C1 peak", {}, {"peak_bytes": None}, "unknown_figure", " 7b: peak_bytes of 7b at fp32 is unknown."),
+        ("C2", {}, {}, "no_model", " No model in this study has at least 13 B parameters."),
+        (
+            "C5",
+            {},
+            {},
+            "no_pair",
+            " No larger model at a lower precision has a peak within 15% of a smaller one's at a higher precision.",
+        ),
     ],
 )
 def test_what_cannot_be_tested_says_why_and_asks_for_no_estimate(claim, low, high, reason, why):
@@ -219,7 +225,7 @@ def test_what_cannot_be_tested_says_why_and_asks_for_no_estimate(claim, low, hig
 
     frame = judged(rows, claim, estimate_of=refuse)
     assert frame[["verdict", "reason"]].values.tolist() == [[verdicts.Verdict.NOT_TESTABLE, reason]]
-    assert said(frame)[0].startswith(f"{claim} is not testable here{why}") and frame["estimate"].isna().all()
+    assert said(frame)[0].startswith(f"{claim}: not testable here.{why}") and frame["estimate"].isna().all()
 
 
 def test_random_weights_and_stale_runs_still_have_memory_to_test():
@@ -230,13 +236,13 @@ def test_random_weights_and_stale_runs_still_have_memory_to_test():
 def test_interval_that_cannot_be_estimated_is_said_and_its_estimate_kept():
     rows = [run("7b", "fp32"), run("7b", "int8")]
     frame = judged(rows, "C4", estimate_of=lambda *_: (2.0, math.nan, math.nan, None))
-    assert said(frame) == ["C4 is not testable here for 7b: its ratio of seconds a text of 2.00 has no interval."]
+    assert said(frame) == ["C4: not testable here. 7b: its ratio of seconds a text of 2.00 has no interval."]
     assert frame[["reason", "estimate"]].values.tolist() == [["no_interval", 2.0]]
 
 
 def test_model_of_unknown_size_is_tested_only_by_claims_about_all():
     found = judged([run("unknown", "fp32"), run("unknown", "int8")], "C2", "C4")
-    assert said(found)[0] == "C2 is not testable here for unknown: how many parameters it has is unknown."
+    assert said(found)[0] == "C2: not testable here. unknown: how many parameters it has is unknown."
     assert found["verdict"].tolist() == ["not testable here", "supported"] and found["reason"][0] == "unknown_size"
 
 
@@ -264,7 +270,7 @@ def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     rows = [run("7b", "fp32"), run("13b", "int8")]
     small = PAPERS["C5"].model_copy(update={"models": "below 10e9"})
     (sentence,) = said(verdicts.verdicts([small], pd.DataFrame(rows), estimate_of))
-    assert sentence.startswith("C5 is not testable here: no larger model (below 10e9 parameters) at a lower precision")
+    assert sentence.startswith("C5: not testable here. No larger model (below 10 B parameters) at a lower precision")
 
 
 @pytest.mark.parametrize("larger, smaller", [("fp32", "int8"), ("bf16", "bf16"), ("fp16", "bf16")])  # two kinds of 16 bits

@@ -10,10 +10,10 @@ from conftest import summary_of
 from sklearn.metrics import f1_score
 from test_tables import PEAKS, write_run
 
-from affq.analysis import claims, comparison, costs
+from affq.analysis import choose, claims, comparison, costs
 from affq.analysis.texts import join
 from affq.emotions import EMOTIONS
-from affq.report import comparison_words
+from affq.report import words
 from affq.results import record as records
 from affq.stats.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
 from affq.study.study import load_study
@@ -107,16 +107,16 @@ def test_intervals_that_rest_on_too_few_right_texts_are_warned_of(write_study):
     found = comparison.intervals(comparison.Compared(pd.concat(texts), study))
     short = found[found["falls_short"] & found["estimand"].eq(PROMPTS_LIKE_THESE)]
     assert {(row.precision, row.figure) for row in short.itertuples() if row.figure == "emotion_f1"} == {("fp32", "emotion_f1")}
-    said = comparison_words.shortfalls(found).replace("&#45;", "-")
+    said = words.shortfalls(found).replace("&#45;", "-")
     assert "The interval of smollm2-135m fp32 may hold the truth less often" in said
-    assert comparison_words.shortfalls(found[~found["falls_short"]]) == ""
+    assert words.shortfalls(found[~found["falls_short"]]) == ""
 
 
 def test_one_interval_of_an_emotion_or_several_are_said_to_fall_short():
     found = pd.DataFrame({"figure": ["f1 joy", "f1 fear"], "model": "m", "precision": "int8", "estimand": PROMPTS_LIKE_THESE})
     found = found.assign(low=0.1, falls_short=True)
-    assert comparison_words.shortfalls(found[:1]).startswith("1 interval of a single emotion rests on")
-    assert comparison_words.shortfalls(found).startswith("2 intervals of single emotions rest on")
+    assert words.shortfalls(found[:1]).startswith("1 interval of a single emotion rests on")
+    assert words.shortfalls(found).startswith("2 intervals of single emotions rest on")
 
 
 def test_choice_of_prompts_is_said_by_the_sets_of_which_there_are_several(write_study):
@@ -124,13 +124,13 @@ def test_choice_of_prompts_is_said_by_the_sets_of_which_there_are_several(write_
     found = comparison.by_prompts(comparison.Compared(many(12, [study.runs()[0].id]), study))
     assert found["prompts"].tolist() == [5, 10] and found["blocks"].tolist() == [2, 1]
     ends = f"{found['lowest'][0]:.2f} to {found['highest'][0]:.2f} with 5."
-    assert comparison_words.by_prompts(found).replace("&#45;", "-").endswith(f"- **smollm2-135m fp32**: {ends}")
-    assert comparison_words.by_prompts(found[1:]) == ""
+    assert words.by_prompts(found).replace("&#45;", "-").endswith(f"- **smollm2-135m fp32**: {ends}")
+    assert words.by_prompts(found[1:]) == ""
 
 
 def test_nothing_is_said_of_the_prompts_of_runs_that_are_not_judged(study):
     nothing = many(5, ["x"]).assign(judged_emotion=None)
-    assert comparison_words.by_prompts(comparison.by_prompts(comparison.Compared(nothing, study))) == ""
+    assert words.by_prompts(comparison.by_prompts(comparison.Compared(nothing, study))) == ""
 
 
 def test_greedy_texts_of_these_prompts_are_exact(compared):
@@ -169,13 +169,13 @@ def test_sampled_once_is_not_estimable_for_these_prompts(write_study):
     found = comparison.differences(compared, np.random.default_rng(0))
     these = found[(found["family"] == "overall") & (found["estimand"] == THESE_PROMPTS)]
     assert these["low_points"].isna().all()
-    assert "not estimable: each text was drawn once" in comparison_words.differences(found, compared.greedy)
+    assert "not estimable: each text was drawn once" in words.differences(found, compared.greedy)
 
 
 def test_a_baseline_that_is_not_judged_leaves_no_difference(study):
     texts = many(8, [study.runs()[1].id])
     found = comparison.differences(comparison.Compared(texts, study), np.random.default_rng(0))
-    assert found.empty and "no difference to test" in comparison_words.differences(found, True)
+    assert found.empty and "no difference to test" in words.differences(found, True)
 
 
 def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study):
@@ -186,7 +186,7 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
     )
     assert few["detectable_points"] > 2 * many_more["detectable_points"] > 0
     assert few["prompts_needed"] == pytest.approx(many_more["prompts_needed"], rel=0.6) and pd.isna(few["samples_needed"])
-    said = comparison_words.detectable(pd.DataFrame([few]))
+    said = words.detectable(pd.DataFrame([few]))
     assert f"{few['detectable_points']:.1f} points" in said and f"need {few['prompts_needed']} prompts" in said
 
 
@@ -195,7 +195,7 @@ def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_tex
     found, of = comparison.foreseen(load_study(write_study(**like_default)))
     # 29.4 points between prompts, ten of them: the t test's 80 % power is at 0.996 standard deviations (tables: d = 1.0, n = 10).
     assert found["detectable_points"].tolist() == pytest.approx([29.4 * 0.996], rel=0.01) and "default" in of
-    assert "int8 against fp32: from 29 points" in comparison_words.planned(found, of)[1]
+    assert "int8 against fp32: from 29 points" in words.planned_power(found, of)[1]
     for other in ({"emotions": ["joy", "fear"]}, {"precisions": ["bf16", "int8"]}):
         unlike = load_study(write_study("unlike", **like_default | other))
         assert comparison.foreseen(unlike)[0].empty  # what varies there is not known
@@ -239,15 +239,15 @@ def test_verdicts_join_claims_and_figures(runs, compared):
     assert found.loc["C1 weights", "verdict"] == "supported"  # 75 % saved, where 73 to 79 are claimed
     assert found.loc["C1 weights", "estimate"] == 0.75 and found.loc["C2", "verdict"] == "not testable here"
     assert found.loc["C4", ["verdict", "reason"]].tolist() == ["not testable here", "no_interval"]
-    said = comparison_words.verdicts(found.reset_index())
-    assert said.count("\n") == len(found) - 1 and "is **supported**" in said
+    said = words.verdicts(found.reset_index())
+    assert said.count("\n") == len(found) - 1 and "- **C1 weights: supported.** *int8 saves" in said
+    assert "No model in this study has at least 13 B parameters" in said and "has no interval" in said
 
 
 def test_choice_is_said_within_the_studys_budget_alone(runs):
     summary = summary_of(runs)
-    budget = Budget()
-    assert comparison_words.choice(summary, budget, None) == ""
-    said = comparison_words.choice(summary, budget.model_copy(update={"seconds_a_text": 1.5}), None)
+    assert words.choice(None, Budget()) == ""
+    said = words.choice(choose.within_budget(summary, np.inf, 1.5), Budget(seconds_a_text=1.5))
     assert "take smollm2-135m at int8" in said.replace("&#45;", "-") and "runner" not in said
 
 

@@ -13,9 +13,10 @@ from matplotlib.backend_bases import MouseEvent
 from test_publish import hostile_texts
 from test_tables import PEAKS, write_run
 
-from affq.analysis import annotation
+from affq.analysis import annotation, disagreement
 from affq.analysis.texts import join
 from affq.errors import InputError
+from affq.report import escaped
 from affq.results import Failure, FailureKind, keep_note, kept_notes
 from affq.results import record as records
 from affq.runner import notebooks
@@ -53,7 +54,7 @@ def shown(widget):
 def test_failed_and_missing_runs_are_not_there(explorer):
     assert explorer.precisions.value == ("fp32", "bf16")
     assert [label for label, _ in explorer.run.options] == ["smollm2-135m fp32", "smollm2-135m bf16"]
-    assert list(explorer.explored.runs["precision"]) == ["fp32", "bf16"]
+    assert list(explorer.results.judged["precision"]) == ["fp32", "bf16"]
 
 
 def test_without_a_complete_run_it_says_so(study, tmp_path):
@@ -96,7 +97,7 @@ def test_a_filter_leaves_the_request_that_is_shown(explorer):
 def test_next_and_previous_go_around(explorer):
     first = explorer.asked.value
     explorer.back.click()
-    assert explorer.asked.value == ("day", explore.NO_EMOTION, 0)
+    assert explorer.asked.value == ("day", disagreement.NO_EMOTION, 0)
     explorer.forward.click()
     assert explorer.asked.value == first
     keys = explorer.texts.children[-1]
@@ -107,7 +108,7 @@ def test_next_and_previous_go_around(explorer):
 def test_texts_that_precisions_disagree_on_come_first(explorer):
     # fp32 and bf16 are judged alike but for day sadness (joy, sadness) and the control's day (none, joy).
     explorer.order.value = "most disagreement first"
-    assert [value[:2] for _, value in explorer.asked.options][:2] == [("day", "sadness"), ("day", explore.NO_EMOTION)]
+    assert [value[:2] for _, value in explorer.asked.options][:2] == [("day", "sadness"), ("day", disagreement.NO_EMOTION)]
     assert explorer.asked.index == 0 and "2 emotions judged" in explorer.asked.options[0][0]
 
 
@@ -118,10 +119,10 @@ def test_disagreement_is_that_of_one_models_precisions_by_hand():
         ("a", "fp32", "z", "joy", 0.5), ("a", "int8", "z", "joy", 0.5), ("b", "fp32", "z", None, np.nan),
     ]  # fmt: skip
     names = ["model", "precision", "prompt_id", "judged_emotion", "target_probability"]
-    found = explore.requests(pd.DataFrame(rows, columns=names).assign(emotion="joy", sample=0))
+    found = disagreement.requests(pd.DataFrame(rows, columns=names).assign(emotion="joy", sample=0))
     assert found["prompt_id"].tolist() == ["x", "y", "z"] and found["emotions"].tolist() == [1, 2, 1]
     assert found["spread"].tolist() == pytest.approx([0.7, 0.1, 0.0])  # 0.9 − 0.2, 0.5 − 0.4, 0.5 − 0.5
-    assert explore.most_disagreed(found)["prompt_id"].tolist() == ["y", "x", "z"]
+    assert disagreement.most_first(found)["prompt_id"].tolist() == ["y", "x", "z"]
 
 
 def test_changed_words_are_marked_by_hand():
@@ -138,7 +139,7 @@ def test_whatever_the_texts_only_marks_are_markup_and_no_word_is_lost(text, base
     assert 0 <= share <= 1
     plain = re.sub(r'<del title="[^"<>]*">⋯</del> |</?mark>', "", found)
     assert "<" not in plain and ">" not in plain
-    assert html.unescape(plain).split() == html.unescape(explore.escaped(text)).split()
+    assert html.unescape(plain).split() == html.unescape(escaped(text)).split()
     found.encode()  # half a surrogate pair would not do
 
 
@@ -190,17 +191,17 @@ def test_the_chart_has_both_costs_and_the_frontier(explorer):
         return axes.get_xlabel(), axes.lines[0].get_ydata().tolist()
 
     # bf16 takes less memory at a higher F1 (1 against 11/15): alone on the frontier, which goes on to the right.
-    assert drawn() == ("peak memory, MB", [1.0, 1.0])
+    assert drawn() == ("peak while generating, MB (resident memory)", [1.0, 1.0])
     explorer.cost.value = "latency_s"
     assert drawn()[0] == "seconds for a text, median"
 
 
 def test_of_many_points_the_frontiers_and_the_chosen_one_are_named(explorer, monkeypatch):
     def names():
-        return {text.get_text() for text in explorer.canvas.figure.axes[0].texts}
+        return {text.get_text() for text in explorer.canvas.figure.axes[0].texts} - {"chance"}
 
     assert names() == {"fp32", "bf16"}
-    monkeypatch.setattr("affq.explorer.NAMED", 1)
+    monkeypatch.setattr("affq.report.charts.NAMED", 1)
     explorer.run.label = "smollm2-135m bf16"
     assert names() == {"bf16"}  # on the frontier, and chosen
     explorer.run.label = "smollm2-135m fp32"
@@ -210,7 +211,7 @@ def test_of_many_points_the_frontiers_and_the_chosen_one_are_named(explorer, mon
 
 
 def test_a_run_of_many_texts_shows_the_first(explorer, monkeypatch):
-    monkeypatch.setattr("affq.explore.RUN_TEXTS", 2)
+    monkeypatch.setattr("affq.widgets.explore.RUN_TEXTS", 2)
     explorer.run.label = "smollm2-135m bf16"
     assert "the first 2 of 6 texts" in shown(explorer.run_texts) and explorer.run_texts.value.count("<tr>") == 1 + 2
 
@@ -235,7 +236,7 @@ def test_a_note_is_kept_and_found_again(explorer, study, results):
     explorer.target.label = "smollm2-135m bf16"
     explorer.note.value = "no sadness\nin it"
     explorer.keep.click()
-    assert (explorer.note.value, explorer.said.value) == ("", "Kept.")
+    assert (explorer.note.value, explorer.message.value) == ("", "Kept.")
     (row,) = map(json.loads, (results / "toy" / "notes.jsonl").read_text().splitlines())
     assert (row["note"], row["prompt_id"], row["emotion"], row["sample"]) == ("no sadness\nin it", "day", "sadness", 0)
     identified = annotation.identified(join(records.records(results, load_study(study)))).set_index("id")
@@ -248,11 +249,11 @@ def test_a_note_is_kept_and_found_again(explorer, study, results):
 
 def test_a_note_without_words_is_not_kept_and_one_that_cannot_be_stays(explorer, results):
     explorer.keep.click()
-    assert "write something first" in explorer.said.value and not (results / "toy" / "notes.jsonl").exists()
+    assert "write something first" in explorer.message.value and not (results / "toy" / "notes.jsonl").exists()
     (results / "toy" / "notes.jsonl").mkdir()
     explorer.note.value = "lost?"
     explorer.keep.click()
-    assert explorer.said.value.startswith("Not kept") and explorer.note.value == "lost?"
+    assert explorer.message.value.startswith("Not kept") and explorer.note.value == "lost?"
 
 
 def test_notes_are_read_back_in_their_order_and_a_bad_line_is_named(study, results):

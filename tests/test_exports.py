@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from affq.analysis.claims import COLUMNS
-from affq.report import exports
+from affq.report import exports, output
 from affq.stats import compare
 
 HOSTILE = ("[4cm] \\input{/etc/passwd}", "*$x$ & 50% #1_{a}^~\x1b\n\n")
 ESCAPED = (
-    r"{}[4cm] \textbackslash input\{/etc/passwd\}",
-    r"{}*\$x\$ \& 50\% \#1\_\{a\}\textasciicircum \textasciitilde \textbackslash x1b\textbackslash n\textbackslash n",
+    r"{}[4cm] \textbackslash{}input\{/etc/passwd\}",
+    r"{}*\$x\$ \& 50\% \#1\_\{a\}\textasciicircum{}\textasciitilde{}\textbackslash{}x1b\textbackslash{}n\textbackslash{}n",
 )
 # The lower end of the best run's F1, bf16's, less theirs: int8 is told apart, nf4 is not, fp32's has no ends.
 LOW = {"int8": 0.02, "nf4": -0.01, "fp32": np.nan}
@@ -52,8 +52,8 @@ def rows(path):
 
 @pytest.fixture
 def written(tmp_path, summary):
-    (tmp_path / "tables").mkdir()
-    exports.latex(tmp_path, summary, DIFFERENCES, VERDICTS, COMPARED)
+    output.write_to(tmp_path)
+    exports.main_tables(summary, DIFFERENCES, VERDICTS, COMPARED)
     return lambda name: [[cell.strip() for cell in row] for row in rows(tmp_path / "tables" / f"{name}.tex")]
 
 
@@ -83,14 +83,15 @@ def test_figures_have_units_in_the_header_and_ends_in_brackets(written):
 
 
 def test_study_whose_texts_are_not_judged_is_written_without_f1(tmp_path, summary):
-    (tmp_path / "tables").mkdir()
-    exports.latex(tmp_path, summary.assign(emotion_f1=np.nan), DIFFERENCES[:0], VERDICTS[:0], COMPARED)
+    output.write_to(tmp_path)
+    exports.main_tables(summary.assign(emotion_f1=np.nan), DIFFERENCES[:0], VERDICTS[:0], COMPARED)
     head = rows(tmp_path / "tables" / "summary.tex")[0]
     assert len(head) == 5 and len(rows(tmp_path / "tables" / "claims.tex")) == 1
 
 
 def test_every_reference_can_be_cited(tmp_path):
-    exports.references(tmp_path)
+    output.write_to(tmp_path)
+    output.finish("an answer", "")
     text = (tmp_path / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\w+),\n(.*?)^\}$", text, re.M | re.S)
     assert len(entries) == text.count("\n@") == len({key for key, _ in entries}) == 7 and text.count("{") == text.count("}")

@@ -1,11 +1,10 @@
 """The index of the reports: the studies there, what each says, and no link that leads nowhere or elsewhere."""
 
+import json
 from urllib.parse import unquote
 
-import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_publish import Page
 
 from affq.report import index, words
@@ -13,44 +12,49 @@ from affq.report import index, words
 HOSTILE = "<b onclick=x> [a](javascript:x) `c` *d* \x1b[1m"
 
 
-def publish(folder, said=None, picture="f1_against_memory", provenance=()):
-    """Lay out what is published of a study whose first sentences by code are `said`."""
-    for inside in ("tables", "charts"):
-        (folder / inside).mkdir(parents=True)
-    outputs = [new_output("stream", text="no sentence"), new_output("display_data", {"text/markdown": said})] if said else []
-    notebook = new_notebook(cells=[new_markdown_cell("# A question"), new_code_cell("say()", outputs=outputs)])
-    notebook.metadata["affq"] = {"published": "2026-11-24", "version": "0"}
-    nbformat.write(notebook, folder / "summary.ipynb")
-    for name in ("index.html", "tables/summary.csv", f"charts/{picture}.png"):
+def publish(folder, answer="", picture="f1_against_memory", hardware=""):
+    """Lay out what is published of a study."""
+    (folder / "charts").mkdir(parents=True)
+    for name in ("index.html", "summary.ipynb", f"charts/{picture}.png"):
         (folder / name).touch()
-    pd.DataFrame(provenance, columns=["field", "value", "runs"]).to_csv(folder / "tables" / "provenance.csv", index=False)
+    about = {"affq": "0", "published": "2026-11-24", "answer": answer, "hardware": hardware, "files": []}
+    (folder / "published.json").write_text(json.dumps(about))
 
 
 @pytest.fixture
 def page(tmp_path):
-    publish(
-        tmp_path / "mine",
-        f'<div class="mathjax_ignore">\n\n2 of 2 runs are complete.\n\n**{words.as_data(HOSTILE)}** is *smaller*.\n\n</div>',
-        provenance=[
-            ("device_name", "a processor", "all"),
-            ("system", "a system", "a"),
-            ("system", "another", "b"),
-            ("memory_bytes", "25276510208", "all"),
-        ],
-    )
-    publish(tmp_path / "<i>a b %", picture="memory", provenance=[("device_name", "a GPU", "all"), ("devices", "2", "all")])
+    answer = f"2 of 2 runs are complete.\n\n**{words.as_data(HOSTILE)}** is *smaller*."
+    publish(tmp_path / "mine", answer, hardware=f"a processor, {HOSTILE}")
+    publish(tmp_path / "<i>a b %", picture="memory")
     (tmp_path / "not published" / "runs").mkdir(parents=True)
     return Page(index.write(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_hardware_is_said_from_what_the_runs_share():
+    rows = [("device_name", "a processor", "all"), ("system", "a system", "a"), ("system", "another", "b")]
+    rows += [("memory_bytes", "25276510208", "all")]
+    frame = pd.DataFrame(rows, columns=["field", "value", "runs"])
+    assert words.hardware(frame) == "a processor, a system, another, 25 GB"
+    gpus = pd.DataFrame([("device_name", "a GPU", "all"), ("devices", "2", "all")], columns=["field", "value", "runs"])
+    assert words.hardware(gpus) == "2 × a GPU"
+
+
+def test_report_of_an_earlier_affq_is_listed_without_an_answer(tmp_path):
+    publish(tmp_path / "old")
+    (tmp_path / "old" / "published.json").unlink()
+    page = Page(index.write(tmp_path).read_text(encoding="utf-8"))
+    assert "1 study" in page.text and ("a", {"href": "old/index.html"}) in page.elements
 
 
 def test_index_lists_each_published_study_with_what_it_says(page):
     assert "2 studies" in page.text and "not published" not in page.text
     assert "2 of 2 runs are complete." in page.text
-    assert "2026-11-24 · a processor, a system, another, 25 GB" in page.text and "2026-11-24 · 2 × a GPU" in page.text
+    assert "2026-11-24 · a processor, " in page.text
 
 
 def test_names_and_sentences_are_text_in_the_index(page):
-    assert page.text.count("<i>a b %") == 1 and f"{HOSTILE.replace(chr(27), chr(92) + 'x1b')} is smaller." in page.text
+    visible = HOSTILE.replace("\x1b", r"\x1b")
+    assert page.text.count("<i>a b %") == 1 and f"{visible} is smaller." in page.text and f"a processor, {visible}" in page.text
     assert {tag for tag, _ in page.elements} & {"b", "i", "script"} == set()
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
 

@@ -19,7 +19,7 @@ from test_tables import write_run
 
 from affq.analysis import annotation
 from affq.analysis.texts import join
-from affq.report import publish
+from affq.report import csv_text
 from affq.results import read_labels
 from affq.results import record as records
 from affq.results.provenance import NOTEBOOKS
@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
         peaks = [scale * PEAKS[record.run.precision] * 1_000_000 for scale in (0.5, 1, 1, 1)]
         write_run(record, [*judged, "joy", "joy"], peaks, [1.0, 2.0, 3.0], more=f" {HOSTILE}" if judged != right else "")
     texts = join(kept)
-    publish.write_csv(annotation.sample(texts, 12, np.random.default_rng(0)), folder / "sample.csv")
+    (folder / "sample.csv").write_text(csv_text(annotation.sample(texts, 12, np.random.default_rng(0))))
     return folder
 
 

@@ -14,8 +14,10 @@ import yaml
 from test_tables import PEAKS, write_run
 
 from affq import files
+from affq.errors import InputError
 from affq.files import sha256_of
-from affq.report import index, publish
+from affq.report import index, output, publish
+from affq.report.reading import Column, for_reading, html_table, latex_table
 from affq.results import Failure, FailureKind
 from affq.results import record as records
 from affq.runner import execute
@@ -128,35 +130,73 @@ def hostile(tmp_path_factory, tiny_llama):
 def shown(monkeypatch):
     """What is displayed, in order: (object, metadata)."""
     displayed = []
-    monkeypatch.setattr(publish, "display", lambda value, metadata=None: displayed.append((value, metadata)))
+    monkeypatch.setattr(output, "display", lambda value, metadata=None: displayed.append((value, metadata)))
     return displayed
 
 
 @pytest.mark.parametrize("folded", [False, True])
 def test_every_cell_header_and_caption_is_escaped(folded, shown):
-    publish.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE, folded)
+    output.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE, folded=folded)
     text = shown[0][0].data
     # A header, a cell, the caption, the name of the table's box, and what is folded once more.
     assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4 + folded
 
 
 def test_leading_columns_of_words_that_tell_rows_apart_head_them(shown):
-    frame = pd.DataFrame({"model": ["a", "a", "b"], "precision": ["fp32", "int8", "fp32"], "device": "cpu", "f1": ["0.1"] * 3})
-    publish.table(frame, "runs")
+    frame = pd.DataFrame({"model": ["a", "a", "b"], "precision": ["fp32", "int8", "fp32"], "device": "cpu", "f1": [0.1] * 3})
+    output.table(frame, "runs")
     elements = [tag for tag, attrs in Page(shown[0][0].data).elements if attrs.get("scope") == "row" or tag == "td"]
     assert elements == ["th", "th", "td", "td"] * 3
 
 
-def test_points_of_a_column_stand_below_each_other(shown):
-    publish.table(pd.DataFrame({"s": ["3.08", "12.3", "1,200", ""], "small": ["8.9e-05", "1.00", "1", "0"]}), "seconds")
-    pads = [attrs.get("data-pad") for tag, attrs in Page(shown[0][0].data).elements if tag == "td"]
+def test_points_of_a_column_stand_below_each_other():
+    columns = Column("s", ["3.08", "12.3", "1,200", "unknown"], True), Column("small", ["8.9e-05", "1.00", "1", ""], True)
+    pads = [attrs.get("data-pad") for tag, attrs in Page(html_table(columns, "seconds")).elements if tag == "td"]
     # Two decimals at most: 12.3 lacks a digit, 1,200 the point too. Exponents have no such place.
     assert pads[::2] == [None, "0", ".00", None] and pads[1::2] == [None] * 4
 
 
+def test_numbers_are_known_by_their_type_not_by_their_looks():
+    frame = pd.DataFrame({"person": ["1", "2"], "texts": [1, 2], "peak_bytes": pd.array([None, 2_000_000], dtype="Int64")})
+    assert [(column.title, column.kind, column.cells) for column in for_reading(frame, empty="unknown")] == [
+        ("person", "word", ["1", "2"]),
+        ("texts", "number", ["1", "2"]),
+        ("peak (MB)", "number", ["unknown", "2.0"]),
+    ]
+
+
+def test_run_ids_and_columns_without_a_value_are_left_out_of_a_table():
+    frame = pd.DataFrame({"run_id": ["a"], "other_run_id": ["b"], "precision": ["int8"], "latency_s": [None]})
+    assert [column.title for column in for_reading(frame)] == ["precision"]
+    assert [column.title for column in for_reading(frame, empty="unknown")] == ["precision", "latency (s)"]
+
+
+def test_name_of_a_run_that_heads_a_column_is_left_as_it_is():
+    (column,) = for_reading(pd.DataFrame({"my_model_bytes fp32": ["a text"]}))
+    assert (column.title, column.cells) == ("my_model_bytes fp32", ["a text"])
+
+
+def test_one_call_shows_a_frame_and_writes_it_raw_and_as_latex(tmp_path, shown):
+    frame = pd.DataFrame({"run_id": ["x"], "precision": ["int8"], "peak_bytes": [1_500_000], "note": ["a_b"]})
+    output.show(frame, "unwritten", "Runs")
+    assert len(shown) == 1 and not list(tmp_path.iterdir())  # nobody said where to
+    output.write_to(tmp_path)
+    output.show(frame, "runs", "Runs", columns=["precision", "peak_bytes", "note"])
+    assert (tmp_path / "tables" / "runs.csv").read_text() == "run_id,precision,peak_bytes,note\nx,int8,1500000,a_b\n"
+    assert (tmp_path / "tables" / "runs.tex").read_text().splitlines() == [
+        r"\begin{tabular}{lrl}", r"\toprule", r"precision & peak (MB) & note \\", r"\midrule",
+        r"int8 & 1.5 & a\_b \\", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    assert "1.5" in shown[1][0].data and "<caption>Runs</caption>" in shown[1][0].data
+
+
+def test_long_texts_have_a_width_in_latex():
+    assert r"\begin{tabular}{p{6cm}}" in latex_table([Column("text", ["a word " * 10])])
+
+
 def test_percent_sign_stays_on_the_line_of_its_number_and_nothing_is_shown_of_no_text(shown):
-    publish.markdown("69.6 % less")
-    publish.markdown("")
+    output.markdown("69.6 % less")
+    output.markdown("")
     ((value, _),) = shown
     assert "69.6\N{NO-BREAK SPACE}% less" in value.data
 
@@ -165,7 +205,8 @@ def test_csv_comes_back_as_it_was_with_odd_characters(tmp_path):
     frame = pd.DataFrame(
         {"text": ['a "quote", a comma', "two\nlines", "a bare\rreturn", "a=1", "\u2028é"], "n": [1.5, None, 3, 4, -5]}
     )
-    publish.csv(frame, tmp_path, "odd")
+    output.write_to(tmp_path)
+    output.csv(frame, "odd")
     with open(tmp_path / "tables" / "odd.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [*frame["text"][:2], "a bare\nreturn", *frame["text"][3:]]
@@ -174,7 +215,8 @@ def test_csv_comes_back_as_it_was_with_odd_characters(tmp_path):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\0=1"])
 def test_text_that_a_spreadsheet_would_compute_gains_an_apostrophe(tmp_path, text):
-    publish.csv(pd.DataFrame({"text": [text], "n": [-1]}), tmp_path, "formula")
+    output.write_to(tmp_path)
+    output.csv(pd.DataFrame({"text": [text], "n": [-1]}), "formula")
     with open(tmp_path / "tables" / "formula.csv", encoding="utf-8", newline="") as file:
         assert list(csv.reader(file))[1] == ["'" + text.replace("\r", "\n"), "-1"]
 
@@ -182,22 +224,45 @@ def test_text_that_a_spreadsheet_would_compute_gains_an_apostrophe(tmp_path, tex
 def test_chart_is_written_in_three_formats_and_shown_with_its_alternative_text(tmp_path, shown):
     import matplotlib.pyplot as plt
 
-    publish.chart(plt.subplots()[1], tmp_path, "empty", "nothing at all")
+    output.write_to(tmp_path)
+    output.chart(plt.subplots()[1], "empty", "nothing at all")
     assert shown[0][1]["image/png"]["alt"] == "nothing at all"
     assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.pdf", "empty.png", "empty.svg"}
 
 
-def test_tables_and_charts_of_an_earlier_report_are_dropped_and_others_stay(tmp_path, shown):
+def test_tables_and_charts_of_an_earlier_report_are_dropped_and_a_users_own_stay(tmp_path, shown):
     import matplotlib.pyplot as plt
 
-    for name in ("tables/people.csv", "tables/people.tex", "charts/judge.svg", "charts/line.svg", "notes.jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("former")
-    publish.chart(plt.subplots()[1], tmp_path, "line", "a line")
-    publish.csv(pd.DataFrame({"n": [1]}), tmp_path, "summary")
-    publish.drop_former(tmp_path)
-    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert left == {"notes.jsonl", "tables/summary.csv", *(f"charts/line.{kind}" for kind in ("svg", "pdf", "png"))}
+    def names():
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+
+    output.write_to(tmp_path)
+    output.show(pd.DataFrame({"n": [1]}), "people", "People")
+    output.chart(plt.subplots()[1], "judge", "a judge")
+    output.finish("an answer", "a processor")
+    for name in ("tables/my own.csv", "charts/mine.svg", "notes.jsonl"):
+        (tmp_path / name).write_text("mine")
+    output.write_to(tmp_path)
+    output.chart(plt.subplots()[1], "line", "a line")
+    output.csv(pd.DataFrame({"n": [1]}), "summary")
+    assert "tables/people.csv" in names()  # a report that fails takes nothing away
+    output.finish("another answer", "a processor")
+    of_report = {
+        "published.json",
+        "references.bib",
+        "tables/summary.csv",
+        *(f"charts/line.{kind}" for kind in ("svg", "pdf", "png")),
+    }
+    assert names() == of_report | {"tables/my own.csv", "charts/mine.svg", "notes.jsonl"}
+    links = shown[-1][0].data
+    assert "tables/summary.csv" in links and "my own" not in links and "charts/line.pdf" in links
+
+
+def test_what_is_no_list_of_what_was_published_is_named(tmp_path):
+    (tmp_path / "published.json").write_text("[]")
+    output.write_to(tmp_path)
+    with pytest.raises(InputError, match=r"published.json is damaged \(no JSON object\); delete it, and publish again"):
+        output.finish("an answer", "")
 
 
 def test_same_chart_gives_the_same_files(tmp_path, shown):
@@ -207,7 +272,8 @@ def test_same_chart_gives_the_same_files(tmp_path, shown):
     for name in ("first", "again"):
         axes = plt.subplots()[1]
         axes.plot([1, 2])
-        publish.chart(axes, tmp_path / name, "line", "a line")
+        output.write_to(tmp_path / name)
+        output.chart(axes, "line", "a line")
     written = [path.read_bytes() for path in files]
     assert written[::2] == written[1::2] and b"CreationDate" not in written[0]
 
@@ -281,7 +347,9 @@ def test_no_table_holds_a_formula_and_every_text_is_whole(hostile):
     cells = {}
     for path in (hostile / "tables").glob("*.csv"):
         with open(path, encoding="utf-8", newline="") as file:
-            cells[path.stem] = [cell for row in csv.reader(file) for cell in row]
+            rows = list(csv.DictReader(file))
+        is_number = {"claimed_low"} if path.stem == "claims" else set()  # of a claim of no more than 10 points: -0.1
+        cells[path.stem] = [cell for row in rows for name, cell in row.items() if name not in is_number]
         assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells[path.stem])
     for text in hostile_texts("http://127.0.0.1:9"):
         assert ("'" if text[0] in "=+-@" else "") + text in cells["texts"]

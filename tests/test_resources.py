@@ -109,7 +109,7 @@ def test_kernels_have_their_share_of_their_phase(runs):
     assert list(found["share"]) == [1.0, 0.75, 0.25]
     assert words.kernels(found).endswith("decode: quantized products 75%, quantizing activations 25%")
     assert list(costs.largest_kernels(found, 1)["kernel"]) == ["a", "b"]
-    bars = charts.kernels(found, kernels.EVERY)
+    bars = charts.kernels(found)
     widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in bars.containers}
     assert widths[kernels.QUANTIZED] == [0.0, 75.0] and widths[kernels.PLAIN] == [100.0, 0.0]
 
@@ -149,12 +149,12 @@ def test_f1_alone_is_there_where_all_were_timed_and_a_batch_that_weighs_is_warne
     assert (row["f1_alone"], row["f1"], row["f1_baseline"]) == pytest.approx((1 / 3, 1.0, (0.8 + 2 / 3) / 2))
     # All four texts read otherwise alone, and all four differ from the baseline's: 100 % beside 100 %; F1 0.67 beside 0.27.
     said = list(words.batch(effect))
-    assert "int8 100%" in said[0] and "of the 4 timed prompts of 4" in said[0]
+    assert "of 4 timed prompts of 4, 100% of a run's texts differ between batch 1 and the study's batch of 2" in said[0]
     assert (
-        "the batch weighs beside the precision" in said[1]
+        "int8: batching changes the texts about as much as the precision does" in said[1]
         and "the batch changes 100% of these texts, the precision 100%" in said[1]
     )
-    assert "F1 is 0.33 alone and 1.00 in the batch, where the baseline's is 0.73" in said[1]
+    assert "F1 is 0.33 alone and 1.00 in the batch; the baseline's is 0.73" in said[1]
 
 
 def test_batch_that_changes_little_is_not_warned_of(runs):
@@ -163,7 +163,7 @@ def test_batch_that_changes_little_is_not_warned_of(runs):
     same = {(p, e): f"int8 {p} {e}" for p, e in ALONE}
     write_run(int8, JUDGED, PEAKS, [1.0], alone=same)
     said = list(words.batch(quality.batch_effect(runs, join(runs))))
-    assert len(said) == 1 and "int8 0%" in said[0]
+    assert len(said) == 1 and "0% of a run's texts differ" in said[0]
 
 
 def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs, study, monkeypatch):

@@ -9,7 +9,7 @@ from affq import files
 from affq.analysis import comparison, costs, quality
 from affq.analysis.summary import provenance
 from affq.analysis.texts import confusion, emotion_f1, examples, join, side_by_side
-from affq.report import charts, comparison_words, words
+from affq.report import charts, words
 from affq.report.reading import for_reading
 from affq.results import Failure, FailureKind, Status, software
 from affq.results import record as records
@@ -218,12 +218,12 @@ def test_unknown_peaks_are_empty_not_zero_and_leave_the_report_whole(runs):
     summary = summary_of(runs)
     assert summary["peak_bytes"].isna().all() and summary["peak_kind"].isna().all()
     assert summary["note"][0] == "peak unknown: this system reports none that can be reset"
-    assert "unknown" in charts.f1_against_memory(summary).get_xlabel()
+    assert "unknown" in charts.f1_against_cost(summary).get_xlabel()
     memory, parts = costs.memory(runs), costs.memory_parts(runs)
-    assert memory["decode_peak_bytes"].isna().all() and "unknown" in for_reading(memory, empty="unknown").iloc[0].tolist()
+    assert memory["decode_peak_bytes"].isna().all() and "unknown" in [c.cells[0] for c in for_reading(memory, empty="unknown")]
     # What is known is drawn: weights and cache.
     assert [bars[0].get_width() for bars in charts.memory(parts, memory).containers[:2]] == pytest.approx([0.004, 0.0001])
-    assert "does not tell it" in words.memory(summary)
+    assert "does not report it" in words.memory(summary)
 
 
 def test_texts_carry_prompt_judged_emotion_and_scores(runs):
@@ -282,13 +282,14 @@ def test_for_reading_gives_units_and_leaves_the_empty_empty():
     frame = pd.DataFrame(
         {"peak_bytes": [1_500_000, None], "latency_s": [0.12345, None], "emotion_f1": [0.456, None], "note": ["", "x"]}
     )
-    shown = for_reading(frame)
-    assert shown.values.tolist() == [["1.5", "0.123", "0.46", ""], ["", "", "", "x"]]
-    assert for_reading(frame, empty="unknown").iloc[1].tolist() == ["unknown", "unknown", "unknown", "x"]
+    shown = {column.title: column.cells for column in for_reading(frame)}
+    assert shown == {"peak (MB)": ["1.5", ""], "latency (s)": ["0.123", ""], "emotion F1": ["0.46", ""], "note": ["", "x"]}
+    assert [column.cells[1] for column in for_reading(frame, empty="unknown")] == ["unknown", "unknown", "unknown", "x"]
     seconds = pd.DataFrame({"latency_s": [2.0, 0.00123, 123.4], "tokens_per_s": [1.0, 22.25, 3.0]})
-    assert for_reading(seconds)["latency (s)"].tolist() == ["2.00", "0.00123", "123"]
-    assert for_reading(seconds)["tokens per s"].tolist() == ["1.00", "22.25", "3.00"]
-    assert list(shown.columns) == ["peak (MB)", "latency (s)", "emotion F1", "note"]
+    assert {column.title: column.cells for column in for_reading(seconds)} == {
+        "latency (s)": ["2.00", "0.00123", "123"],
+        "tokens per s": ["1.00", "22.25", "3.00"],
+    }
 
 
 def test_every_chart_draws_what_the_tables_give(runs, summary, study):
@@ -296,8 +297,8 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
     bars = charts.f1_by_precision(summary)
     widths = [bar.get_width() for bar in bars.patches]
     assert widths == pytest.approx(list(summary["emotion_f1"][:2]))
-    points = charts.f1_against_memory(summary).collections[-1].get_offsets()
-    assert points[0].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])
+    points = charts.f1_against_cost(summary).collections[-1].get_offsets()
+    assert points[1].tolist() == pytest.approx([0.005, summary["emotion_f1"][0]])  # by cost: fp32 takes the most
     assert [t.get_text() for t in charts.f1_by_emotion(emotion_f1(texts, study.emotions)).texts] == [
         "0.80",
         "0.67",
@@ -313,11 +314,11 @@ def test_every_chart_draws_what_the_tables_give(runs, summary, study):
 
 def test_words_are_written_from_the_figures(runs, summary, study):
     differences = comparison.differences(comparison.Compared(join(runs), study), np.random.default_rng(0))
-    said = comparison_words.headline(summary, differences)
+    said = words.headline(summary, differences)
     # From fp32 to bf16: 4000 to 2000 bytes, F1 0.73 to 0.83, 2 s to 1 s.
     assert "2 of 4 runs are complete" in said
     assert "no comparison, since nf4 is not complete" in said  # another precision never takes its place
-    said = comparison_words.headline(summary[:2], differences)
+    said = words.headline(summary[:2], differences)
     assert "takes 50% less memory for its weights than at fp32" in said and "0.50 times the time" in said
     # Two prompts are too few for an interval: no points are said.
     assert "runs are complete" not in said and "F1 is 0.83 where fp32 has 0.73; shuffled targets would give 0.42" in said
@@ -326,9 +327,9 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     caveats = words.caveats(study, summary, texts, quality.batch_effect(runs, texts))
     assert (
         "were published as q4_1, 4 bits a weight" in caveats
-        and "cut at 8 tokens are judged as they stand: smollm2-135m fp32 100%" in caveats
+        and "cut at 8 tokens are judged as they stand: 100% of a run's texts" in caveats
     )
-    assert "count as wrong: smollm2-135m fp32 0%, smollm2-135m bf16 25%" in caveats  # one `none` of the four that were asked
+    assert "count as wrong: 0% to 25% of a run's texts" in caveats  # bf16: one `none` of the four that were asked
     assert "resident memory" in words.memory(summary)
 
 

@@ -61,29 +61,6 @@ def within_budget(runs: pd.DataFrame, peak_bytes: float, latency_s: float, draws
     return best.assign(role=["choice", "runner-up"][: len(best)]).reset_index(drop=True)
 
 
-def advice(taken, peak_bytes, latency_s):
-    """Say what `within_budget` took, in plain text."""
-    first, limits = taken.iloc[0], {f"{peak_bytes / 1e9:,.2f} GB": peak_bytes, f"{latency_s:,.2f} s a text": latency_s}
-    budget = " and ".join(said for said, limit in limits.items() if np.isfinite(limit)) or "any budget"
-    if first["role"] == "nearest":
-        return f"No run fits {budget}. The nearest is {_run(first)}: {first['over']:.2f} times the budget."
-    said = f"Within {budget}, take {_run(first)}{_share(first)}."
-    for _, second in taken.iloc[1:].iterrows():
-        said += f" The runner-up is {_run(second)}{_share(second)}."
-    return said
-
-
-def _run(row):
-    costs = {"GB": row["peak_bytes"] / 1e9, "s a text": row["latency_s"]}
-    known = [f"{cost:,.2f} {unit}" for unit, cost in costs.items() if not np.isnan(cost)]
-    figures = ", ".join([f"emotion F1 {row['emotion_f1']:.2f}", *known])
-    return f"{row['model']} at {row['precision']} ({figures})"
-
-
-def _share(row):
-    return "" if np.isnan(row["in_draws"]) else f", which is taken in {row['in_draws']:.0%} of the draws of prompts"
-
-
 def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
     """Pair the runs whose peaks differ by at most `within` of the larger one: one row a pair, in the order of `runs`.
 

@@ -132,7 +132,8 @@ def _of_two_models(claim: Claim, within: float, runs: pd.DataFrame) -> Iterator[
 
 
 def _judged(claim: Claim, pair: Pair, estimate_of: Callable[[str, str, str], Estimate]) -> dict[str, object]:
-    low, high = (round(end, 12) + 0.0 for end in claim.region)  # a direction's end is the number next to no difference
+    # A direction's end is the number next to no difference, and it has no other end.
+    low, high = (math.nan if math.isinf(end) else round(end, 12) + 0.0 for end in claim.region)
     row: dict[str, object] = {"claim": claim.id, "claimed": claim.sentence, "statistic": claim.statistic, "models": claim.models}
     row |= {"claimed_low": low, "claimed_high": high, "model": pair.model, "precision": pair.precision, "against": pair.against}
     row |= {"estimate": math.nan, "low": math.nan, "high": math.nan, "verdict": Verdict.NOT_TESTABLE, "detail": ""}

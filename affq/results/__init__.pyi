@@ -1,4 +1,5 @@
 from . import locks as locks
+from .people import Note as Note
 from .people import keep_labels as keep_labels
 from .people import keep_note as keep_note
 from .people import kept_labels as kept_labels

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import ipywidgets as widgets
+import pandas as pd
 
 from affq import files
 from affq.analysis import Results, annotation
 from affq.emotions import NONE
 from affq.errors import InputError, printable
+from affq.report import escaped
 from affq.results import read_labels
-from affq.study import load_study
-from affq.widgets.explore import escaped
 from affq.widgets.keys import keyed
 
 STYLE = (
@@ -29,35 +29,36 @@ class Annotator:
     Raises InputError for a sample that is none of this study's, or whose copy is of another sample.
     """
 
-    def __init__(self, study, results, sample, person):
+    def __init__(self, study: str | Path, results: str | Path, sample: str | Path, person: str) -> None:
         if not person.strip():
-            raise InputError("person is empty; give the name of whoever labels, such as anna")
-        sample, loaded = Path(sample), load_study(study)
-        self.choices = (*loaded.emotions, NONE)
+            raise InputError("person is empty", value=person, remedy="give the name of whoever labels, such as anna")
+        sample, loaded = Path(sample), Results(study, results)
+        self.choices = (*loaded.study.emotions, NONE)
         self.path = sample.with_name(f"{sample.stem}-{files.slug(person)}.csv")
-        texts = Results(loaded, results).texts
-        self.frame = self._read(sample, texts, loaded.emotions)
+        self.frame = self._read(sample, loaded)
         if self.path.exists():
-            former = self._read(self.path, texts, loaded.emotions)
+            former = self._read(self.path, loaded)
             if list(former["id"]) != list(self.frame["id"]):
-                raise InputError(f"{self.path} has the labels of another sample than {sample}; move it, or give another person")
+                problem = f"{{place}} has the labels of another sample than {sample}"
+                raise InputError(problem, place=self.path, remedy="move it, or give another person")
             self.frame = former
         self.answered = [place for place, label in enumerate(self.frame["label"]) if label]
         self._make(study)
         self._show()
 
     @staticmethod
-    def _read(path, texts, emotions):
-        """Read a sample or a copy of it; an empty label is allowed anywhere, as nothing may be labelled yet."""
+    def _read(path: Path, results: Results) -> pd.DataFrame:
+        """Return a sample or a copy of it; an empty label is allowed anywhere, as nothing may be labelled yet."""
         frame = read_labels(path)
         if missing := [name for name in annotation.COLUMNS if name not in frame]:
-            raise InputError(f"{path} has no column {missing[0]}; label a file that affq annotate --out wrote")
+            remedy = "label a file that affq annotate --out wrote"
+            raise InputError(f"{{place}} has no column {missing[0]}", place=path, remedy=remedy)
         given = frame["label"].str.strip().str.lower()
-        annotation.check(frame.assign(label=given.where(given != "", NONE)), texts, emotions, path)
+        annotation.check(frame.assign(label=given.where(given != "", NONE)), results.texts, results.study.emotions, path)
         return frame.assign(label=given)
 
-    def _make(self, study):
-        self.text, self.said, self.study = widgets.HTML(), widgets.Label(), study
+    def _make(self, study: str | Path) -> None:
+        self.text, self.message, self.study = widgets.HTML(), widgets.Label(), study
         self.progress = widgets.IntProgress(max=len(self.frame), layout={"width": "30em"})
         self.counted = widgets.Label()
         named = [f"{number} {printable(label)}" for number, label in enumerate(self.choices, 1)]
@@ -70,39 +71,39 @@ class Annotator:
         top = widgets.HBox([self.progress, self.counted])
         hint = widgets.Label("Which emotion does this text carry? Click here once; then a number key answers, and u takes back.")
         actions = {str(number): partial(self.answer, label) for number, label in enumerate(self.choices, 1)}
-        box = widgets.VBox([top, hint, self.text, row, widgets.HBox([self.back, self.said])])
+        box = widgets.VBox([top, hint, self.text, row, widgets.HBox([self.back, self.message])])
         self.box = keyed(box, actions | {"u": self.undo})
 
     @property
-    def place(self):
-        """Give the place of the text that is shown: the first without a label; None where all have one."""
+    def place(self) -> int | None:
+        """Return the place of the text that is shown: the first without a label; None where all have one."""
         return next((place for place, label in enumerate(self.frame["label"]) if not label), None)
 
-    def answer(self, label):
+    def answer(self, label: str) -> None:
         """Give the shown text its label, and keep it."""
         if (place := self.place) is not None and self._keep(place, label):
             self.answered.append(place)
             self._show()
 
-    def undo(self):
+    def undo(self) -> None:
         """Take the last label back, also one of an earlier session; its text is the next to be shown where it comes first."""
         if self.answered and self._keep(self.answered[-1], ""):
             self.answered.pop()
             self._show()
 
-    def _keep(self, place, label):
-        """Write the person's file with this label, whole, and say whether that went well; else nothing is changed."""
+    def _keep(self, place: int, label: str) -> bool:
+        """Write the person's file with this label, whole, and return whether that went well; else nothing is changed."""
         fresh = self.frame.copy()
         fresh.loc[place, "label"] = label
         try:
             files.write(self.path, fresh.to_csv(index=False, lineterminator="\n"))
         except OSError as error:
-            self.said.value = f"Not kept: {error.strerror}. Mend that, and answer again."
+            self.message.value = f"Not kept: {error.strerror}. Mend that, and answer again."
             return False
-        self.frame, self.said.value = fresh, ""
+        self.frame, self.message.value = fresh, ""
         return True
 
-    def _show(self):
+    def _show(self) -> None:
         done = len(self.answered)
         self.progress.value, self.counted.value = done, f"{done} of {len(self.frame)}"
         self.back.disabled = not done

@@ -1,7 +1,10 @@
 """Keys that a box of widgets answers to while it has the focus; JupyterLab's own shortcuts stay what they are elsewhere."""
 
+from collections.abc import Callable, Mapping
+
 import anywidget
 import traitlets
+from ipywidgets import Box
 
 BOX = "affq-keyed"  # the CSS class of a box with keys
 
@@ -46,13 +49,13 @@ class Keys(anywidget.AnyWidget):
     heard = traitlets.List(traitlets.Unicode()).tag(sync=True)
     writes = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, actions, writes=""):
+    def __init__(self, actions: Mapping[str, Callable[[], None]], writes: str = "") -> None:
         super().__init__(heard=list(actions), writes=writes)
         self.on_msg(lambda _, message, buffers: actions[message["key"]]())
 
 
-def keyed(box, actions, writes=""):
-    """Give a box its keys, as `Keys` takes them, and give it back."""
+def keyed(box: Box, actions: Mapping[str, Callable[[], None]], writes: str = "") -> Box:
+    """Give a box its keys, as `Keys` takes them, and return it."""
     box.children = (*box.children, Keys(actions, writes))
     box.add_class(BOX)
     return box

@@ -1,0 +1,201 @@
+"""What a report shows, and what it writes beside its page: tables as CSV and LaTeX, charts, references, what was published.
+
+`write_to` says once where that is. Before it, frames and charts are shown, and nothing is written.
+"""
+
+import html
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, cast
+from urllib.parse import quote
+
+import pandas as pd
+from IPython.display import HTML, Image, Markdown, display
+
+from affq import __version__, files
+from affq.errors import printable
+from affq.report.reading import Column, escaped, for_reading, html_table, latex_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PUBLISHED = "published.json"
+LINKED = {"Tables, as CSV": ("tables", "csv", "tex"), "Charts, as PNG": ("charts", "png", "svg", "pdf")}
+FORMATS = {"tex": "LaTeX", "svg": "SVG", "pdf": "PDF"}
+REMEDY = "delete it, and publish again"
+
+
+class Published(TypedDict):
+    """What published.json says of a report: the page's answer in Markdown, its hardware, and the tables and charts beside it."""
+
+    affq: str  # version
+    published: str  # day, in UTC
+    answer: str
+    hardware: str
+    files: list[str]
+
+
+class _Beside:
+    """The folder of a report, and the names of the tables and charts that this process wrote there."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.names = folder, set[str]()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the report, if it is said where."""
+        if self.folder is None:
+            return
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self.names.add(name)
+
+
+_beside = _Beside(None)
+
+
+def write_to(folder: Path | str) -> None:
+    """Begin a report: from now on tables go to folder/tables, charts to folder/charts."""
+    global _beside
+    _beside = _Beside(Path(folder))
+
+
+def show(
+    frame: pd.DataFrame,
+    name: str,
+    caption: str,
+    *,
+    columns: list[str] | None = None,
+    folded: bool = False,
+    empty: str = "",
+) -> None:
+    """Show a raw frame as a table for reading, and write it: all of it, raw, to tables/<name>.csv, the table to <name>.tex.
+
+    columns: those to be shown, all by default. folded, empty: as `table` takes them.
+    """
+    csv(frame, name)
+    shown = frame if columns is None else frame[columns]
+    latex(for_reading(shown, empty), name)
+    table(shown, caption, folded=folded, empty=empty)
+
+
+def table(frame: pd.DataFrame, caption: str, *, folded: bool = False, empty: str = "") -> None:
+    """Show a raw frame as a table for reading, and write nothing.
+
+    folded: show the caption alone until a reader opens it. empty: what stands where there is no value; without it, columns
+    without a value are left out.
+    """
+    if frame.empty:
+        shown = f"<p>{escaped(caption)}: there is none.</p>"
+    else:
+        shown = html_table(for_reading(frame, empty), caption)
+    if folded and not frame.empty:
+        shown = f"<details><summary>{escaped(caption)}</summary>{shown}</details>"
+    _show_html(shown)
+
+
+def _show_html(text: str) -> None:
+    # JupyterLab would typeset what looks like LaTeX.
+    display(HTML(f'<div class="mathjax_ignore">{text}</div>'))
+
+
+def csv(frame: pd.DataFrame, name: str) -> None:
+    """Write a frame, raw, to tables/<name>.csv."""
+    _beside.write(f"tables/{name}.csv", csv_text(frame).encode())
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a frame, raw, as CSV.
+
+    A text that begins as a spreadsheet's formula does (= + - @, a tab, a line feed, NUL) gains an apostrophe before it.
+    """
+    # A bare carriage return would not be quoted, and would break its row.
+    lines = frame.replace("\r\n?", "\n", regex=True)
+    return lines.replace(r"\A(?=[=+\-@\t\n\0])", "'", regex=True).to_csv(index=False, lineterminator="\n")
+
+
+def latex(columns: Sequence[Column], name: str, bold: Mapping[str, Sequence[bool]] | None = None) -> None:
+    r"""Write a table to tables/<name>.tex, a tabular for \usepackage{booktabs}. bold: as reading.latex_table takes it."""
+    _beside.write(f"tables/{name}.tex", latex_table(columns, bold).encode())
+
+
+def chart(axes: "Axes", name: str, alt: str) -> None:
+    """Show a chart with its alternative text, and write it to charts/<name>.svg, .pdf and .png."""
+    import matplotlib.pyplot as plt
+    import PIL.Image
+
+    figure = cast("Figure", axes.figure)
+    svg, pdf, png, small = (io.BytesIO() for _ in range(4))
+    # No date and fixed ids: the same figures give the same file.
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(png, format="png", dpi=2 * figure.dpi)
+    plt.close(figure)
+    # A chart has few colours: with a palette the page is a third of the size.
+    with PIL.Image.open(png) as picture:
+        picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
+    for kind, data in {"svg": svg, "pdf": pdf, "png": small}.items():
+        _beside.write(f"charts/{name}.{kind}", data.getvalue())
+    image = Image(small.getvalue(), format="png")
+    about = {"alt": printable(alt, in_text=True), "width": int(figure.get_figwidth() * figure.dpi)}
+    display(image, metadata={"image/png": about})
+
+
+def markdown(text: str) -> None:
+    """Show Markdown that code wrote, with its data escaped, unless it is empty; no part of it is maths."""
+    if not text:
+        return
+    together = text.replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a percent sign
+    display(Markdown(f'<div class="mathjax_ignore">\n\n{together}\n\n</div>'))
+
+
+def finish(answer: str, hardware: str) -> None:
+    """End a report: show links to all that lies beside the page, and write references.bib and published.json there.
+
+    answer: the report's first sentences, in Markdown; hardware: what the runs were executed on: for the index of reports. The
+    tables and charts that an earlier report wrote and this one did not are deleted here, once all is written: a report that
+    fails takes nothing away. Raises InputError for a published.json that is none.
+    """
+    if (folder := _beside.folder) is None:
+        return
+    former = about["files"] if (about := published(folder)) else []
+    for path in [path for inside in ("tables", "charts") for path in (folder / inside).glob("*")]:
+        if (name := path.relative_to(folder).as_posix()) in former and name not in _beside.names:
+            path.unlink()
+    today, names = datetime.now(UTC).date().isoformat(), sorted(_beside.names)
+    fresh = Published(affq=__version__, published=today, answer=answer, hardware=hardware, files=names)
+    files.write_json(folder / PUBLISHED, fresh)
+    shutil.copyfile(Path(__file__).with_name("references.bib"), folder / "references.bib")
+    _show_html(f"<ul>{_links(_beside.names)}</ul>")
+
+
+def published(folder: Path) -> Published | None:
+    """Return what `finish` wrote of the report in a folder; None where there is none, or one of affq before 0.2."""
+    path = folder / PUBLISHED
+    if not path.exists():
+        return None
+    return cast(Published, files.need(files.read_json(path, REMEDY), Published.__annotations__, path, REMEDY))
+
+
+def _links(names: set[str]) -> str:
+    """Return list items with links to tables and charts in each of their formats, to the notebook and the references."""
+    items = []
+    for words, (inside, first, *others) in LINKED.items():
+        each = []
+        for name in sorted(name for name in names if name.startswith(f"{inside}/") and name.endswith(f".{first}")):
+            stem = name.removesuffix(f".{first}")
+            more = [_link(f"{stem}.{kind}", FORMATS[kind]) for kind in others if f"{stem}.{kind}" in names]
+            each.append(_link(name, stem.partition("/")[2]) + (f" ({', '.join(more)})" if more else ""))
+        items.append(f"<li>{words}: {'; '.join(each)}</li>")
+    items.append('<li><a href="summary.ipynb">The notebook of this page</a>, with the code of every figure</li>')
+    items.append('<li><a href="references.bib">References</a>, as BibTeX</li>')
+    return "".join(items)
+
+
+def _link(name: str, words: str) -> str:
+    return f'<a href="{quote(name)}">{html.escape(words)}</a>'

@@ -1,0 +1,67 @@
+"""The lines of `affq plan`, in plain text: what will run, whether it fits, what int8 saves, what change of F1 can be seen."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from affq.analysis import WANTED
+from affq.models import memory
+from affq.study import Claim
+
+
+def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterable[Claim] = ()) -> list[str]:
+    """Return the lines of affq plan: a table of the runs, what is at hand, what int8 saves, and what is claimed of that.
+
+    runs: analysis.planned_runs. machine: memory.at_hand. claims: the study's. A measured peak stands beside the predicted one.
+    """
+    names = [run["run_id"] or f"{run['model']}--{run['precision']}" for run in runs]
+    width = max(map(len, names))
+    lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  measured GB  fits        why"]
+    for name, run in zip(names, runs, strict=True):
+        fits = {True: "yes", False: "no", None: "?"}[run["fits"]] + (f": {n} GPUs" if (n := run["gpus"] or 1) > 1 else "")
+        amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
+        measured = "" if run["measured_peak_bytes"] is None else f"{run['measured_peak_bytes'] / 1e9:,.2f}"
+        memory = f"{amounts[0]:>10}  {amounts[1]:>7}  {measured:>11}"
+        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {run['reason']}".rstrip())
+    lines.append(_at_hand(machine))
+    if saved := savings(runs):
+        about = [c for c in claims if c.statistic in ("weights_saving", "peak_saving") and c.precision == "int8"]
+        lines += ["Predicted:", *saved, *(f"Claimed ({claim.id}): {claim.sentence}" for claim in about)]
+    return lines
+
+
+def _at_hand(machine: memory.Machine | None) -> str:
+    if machine is None:
+        return "At hand: no GPU, which the study asks for"
+    size = f"{machine.device_bytes / 1e9:,.1f} GB"
+    return f"At hand: {size} of memory" if machine.kind == "cpu" else f"At hand: {machine.devices} GPUs of {size} each"
+
+
+def savings(runs: Sequence[dict]) -> list[str]:
+    """Return for each model what int8 saves of the predicted memory, by arithmetic.
+
+    runs: {model, precision, weights_bytes, peak_bytes}, the bytes None where unknown. Nothing for models without int8 beside
+    fp32 or fp16.
+    """
+    lines, known = [], {(run["model"], run["precision"]): run for run in runs if run["peak_bytes"] is not None}
+    for model in dict.fromkeys(model for model, precision in known if precision == "int8"):
+        low, saved = known[model, "int8"], []
+        for high in (known[model, precision] for precision in ("fp32", "fp16") if (model, precision) in known):
+            weights, peak = (1 - low[key] / high[key] for key in ("weights_bytes", "peak_bytes"))
+            saved.append(f"against {high['precision']} {weights:.1%} of the weights and {peak:.1%} of the peak")
+        if saved:
+            lines.append(f"{model}: int8 saves {'; '.join(saved)}")
+    return lines
+
+
+def planned_power(detectable: pd.DataFrame, texts: str) -> list[str]:
+    """Return what change of F1 each comparison detects, and what a change of WANTED needs. texts: whose variance it is."""
+    lines = []
+    for row in detectable.dropna(subset="detectable_points").itertuples():
+        needed = "no number of" if pd.isna(row.prompts_needed) else f"{row.prompts_needed:,}"
+        lines.append(
+            f"{row.model}: {row.precision} against {row.against}: from {row.detectable_points:.0f} points; {100 * WANTED:.0f} "
+            f"points need {needed} prompts"
+        )
+    head = f"Smallest change of emotion F1 that this study detects with 80 % power, if prompts vary as in {texts}:"
+    return [head, *lines] if lines else []
