@@ -53,7 +53,7 @@ def test_too_few_texts_have_a_median_and_no_interval(runs):
     row = costs.latency_statistics(runs).set_index("reading").loc["latency_s"]
     assert row["median_s"] == 1.5 and np.isnan(row["low_s"]) and row["interval"] is None
     statistics = costs.latency_statistics(runs)
-    assert "fewer than six texts" in words.latency(statistics, 0.03) and "at the aim" in words.latency(statistics, 0.03)
+    assert "fewer than six texts" in words.latency(statistics, 0.03) and "until the interval" in words.latency(statistics, 0.03)
     assert "in one round" in words.latency(statistics, None)
 
 

@@ -273,7 +273,7 @@ def foreseen(study: Study) -> tuple[pd.DataFrame, str]:
 
 
 def _detectable(run: Run, baseline: Run, components: power.Components, prompts: int, samples: int) -> dict:
-    row = {"model": run.model.name, "precision": run.precision, "against": baseline.precision}
+    row: dict[str, object] = {"model": run.model.name, "precision": run.precision, "against": baseline.precision}
     row |= {"prompts": prompts, "samples": samples}
     row |= {"between_points": 100 * np.sqrt(components.between), "within_points": 100 * np.sqrt(components.within)}
     row["detectable_points"] = 100 * power.detectable_change(components.standard_deviation(samples), prompts)

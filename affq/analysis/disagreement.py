@@ -4,10 +4,9 @@ import pandas as pd
 
 from affq.analysis import annotation
 from affq.analysis.results import Results
+from affq.analysis.texts import NO_EMOTION
 from affq.inference import KEY
 from affq.study import prompts
-
-NO_EMOTION = "no emotion"  # what the control's texts were asked for
 
 
 def texts(results: Results) -> pd.DataFrame:
