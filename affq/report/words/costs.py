@@ -35,13 +35,13 @@ def memory(summary: pd.DataFrame) -> str:
 def latency(statistics: pd.DataFrame, aim: float | None) -> str:
     """Return how the texts were timed, and what the intervals are. statistics: Results.latency_statistics; aim: the study's."""
     whole = statistics[statistics["reading"] == "latency_s"]
-    sentences = []
+    sentences = ["The prompts were timed in one round."]
     if aim is not None:
         reached = whole["stopped"].eq("aim").sum()
-        sentences.append(
+        sentences = [
             f"The prompts were timed in rounds: in {reached} of {len(whole)} runs until the interval of the median was no wider "
             f"than {aim:.0%} of it, in the others up to the cap on rounds."
-        )
+        ]
     kinds = whole["interval"].dropna().unique()
     if "within-process" in kinds:
         sentences.append("Intervals are within-process: another process has another memory layout, and may differ by more.")
