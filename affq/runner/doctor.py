@@ -55,7 +55,7 @@ def examine(results: Path | str) -> Iterator[Finding]:
     device = "cuda" if about and about["devices"] else "cpu"
     took_s = [second for run in study.runs() if (second := estimate.seconds(run, device)) is not None]
     minutes = estimate.words(sum(took_s) + estimate.report_seconds()) if len(took_s) == len(study.runs()) else ""
-    names = [*(model.name for model in study.models), *{judge.card["encoder"] for judge in study.judges}]
+    names = [*(model.name for model in study.models), *{judge.card["encoder"] for judge in study.judges if judge.card}]
     missing = [name for name in names if not weights.cached(name).is_dir()]
     unseen = Finding("devices", Level.LACK, f"torch cannot look at the devices: {_shown(blind)}", AFRESH)
     lacks: list[str] = []
