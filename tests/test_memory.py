@@ -18,6 +18,7 @@ from affq.models.memory import Machine, Sizes, predict
 from affq.models.precisions import PRECISIONS
 from affq.models.weights import catalog
 from affq.report import words
+from affq.study import read_claims
 from affq.study.study import load_study
 
 PUBLISHED = {name: entry for name, entry in catalog().items() if "config" in entry}
@@ -211,6 +212,15 @@ def test_accelerate_fills_one_gpu_after_the_other():
     first = places({0: 8 * 10**9, 1: 8 * 10**9, "cpu": 0})
     assert first == sorted(first) and set(first) == {0, 1} and first.count(0) in (18, 19)
     assert set(places({0: 14 * 10**9, 1: 8 * 10**9, "cpu": 0})) == {0}
+
+
+def test_plan_says_what_int8_saves_beside_what_the_study_claims():
+    known = {"run_id": None, "model": "a", "status": "missing", "reason": "", "fits": True, "gpus": 0}
+    runs = [known | {"precision": p, "weights_bytes": size, "peak_bytes": size} for p, size in (("fp32", 400), ("int8", 100))]
+    *_, predicted, saved, weights, peak = words.planned(runs, None, read_claims(load_study("default").claims))
+    assert predicted == "Predicted:" and saved == "a: int8 saves against fp32 75.0% of the weights and 75.0% of the peak"
+    assert weights == "Claimed (C1 weights): int8 saves 76 % of GPU memory against 32 bits, counted in stored weights"
+    assert peak.startswith("Claimed (C1 peak): int8 saves 76 %")
 
 
 def test_savings_are_said_for_weights_and_peak_apart():

@@ -178,5 +178,6 @@ def test_disturbed_measurement_is_said_in_its_row_and_first_of_the_caveats(runs,
     assert summary["note"][0] == "measurement disturbed: other processes took 0.8 processors during"
     caveats = words.caveats(study, summary, texts, quality.batch_effect(runs, texts))
     assert caveats.startswith("- **The measurement of smollm2-135m at fp32 was disturbed**")
+    assert caveats.count("was disturbed") == 1  # int8 was not measured
     assert "other processes took 0" in caveats.splitlines()[0]
     assert costs.load(runs)["other_processors"].tolist() == [0.01, 0.8]

@@ -52,7 +52,7 @@ def _note(
     away: tuple[int, int],
     ha: Literal["left", "center", "right"] = "center",
     size: str = "small",
-    color: str = "0",
+    color: str = "0.15",
 ) -> None:
     """Write a text beside a point; away: by how many points of type, to the right and up."""
     axes.annotate(text, at, xytext=away, textcoords="offset points", ha=ha, size=size, color=color)

@@ -56,18 +56,18 @@ def people(between: pd.DataFrame, corrected: pd.DataFrame) -> str:
     return "\n".join(f"- {line}." for line in lines)
 
 
-def band(judge: Judge) -> str:
-    """Return what Results.judge_band assumes: that the judge errs on generated texts as on its card."""
+def band(test_file: str) -> str:
+    """Return what Results.judge_band assumes: that the judge errs on generated texts as on its card. test_file: the card's."""
     return (
         f"Nobody has labelled these texts. **An assumption**: if the judge errs on them as it does on "
-        f"{as_data(judge.card['test']['file'])}, people would find an emotion F1 from *low* to *high*. Generated text "
+        f"{as_data(test_file)}, people would find an emotion F1 from *low* to *high*. Generated text "
         f"is other text, and nothing here tests the assumption; affq annotate writes a sample for people to label, which does."
     )
 
 
 def card(judge: Judge) -> str:
     """Return a judge's card; of a judge without one, what is known of it."""
-    if judge.card:
+    if judge.about:
         return judge.about.replace("# ", "### ", 1)
     labels = judge.identity["labels"]
     stands_for = ", ".join(f"{as_data(label)} for {emotion}" for label, emotion in labels.items())
