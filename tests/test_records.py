@@ -400,8 +400,9 @@ def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_i
         assert snapshot.complete and snapshot.failure() is None and snapshot.state().status == "ok"
         assert snapshot.about()["texts_kept"] == 0 and snapshot.changes() == () and not snapshot.of_another_version()
         assert snapshot.stored_dtype() == snapshot.run.model.stored_dtype and snapshot.alone() == []
-        assert len(snapshot.generations()) == 6 and len(snapshot.generations_sha256()) == 64
-        assert snapshot.scores("judge") == [{"score": 1}] and not snapshot.scores_are_stale("judge")
+        assert len(snapshot.generations_sha256()) == 64 and not snapshot.scores_are_stale("judge")
+    # These are large, and not remembered: a study of a thousand runs would take twice the memory.
+    assert len(snapshot.generations()) == 6 and snapshot.scores("judge") == [{"score": 1}]
     assert asked == Counter(
         [
             *(f"read_json {name}" for name in ("run.json", "done.json", "measurements.json", "judge.manifest.json")),

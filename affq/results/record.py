@@ -218,7 +218,6 @@ class Reading(Generic[RunT]):
         """Return what stands beside the texts of each whole batch: {texts, end_byte, …}."""
         return self._texts.batches(itemgetter(*KEY))
 
-    @once
     def generations(self) -> list[dict]:
         """Return the generations, in the order in which they were made."""
         return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, FIELDS["generations.jsonl"])
@@ -253,7 +252,6 @@ class Reading(Generic[RunT]):
         manifest = self.manifest(scorer)
         return manifest is not None and (manifest["of"], manifest["software"]) != (self.generations_sha256(), scoring())
 
-    @once
     def scores(self, scorer: str) -> list[dict]:
         """Return the scores of `scorer`; an empty list where there are none."""
         return files.read_jsonl(self._scores_folder / f"{scorer}.jsonl", SCORE_REMEDY) if self.manifest(scorer) else []
@@ -275,7 +273,11 @@ class Reading(Generic[RunT]):
 
 
 class Snapshot(Reading[RunT]):
-    """The records of one run as they are now: each is hashed once and read once. Whoever gets a value must not change it."""
+    """The records of one run as they are now: each file is hashed once, and read once whatever is asked.
+
+    Texts and scores are the exception, being large: they are read when they are asked for, which `Results` does once. Whoever
+    gets a value must not change it.
+    """
 
     def __init__(self, results: Path | str, run: RunT) -> None:
         super().__init__(results, run)

@@ -88,7 +88,8 @@ class PackagedJudge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"judge": self.name} | {key: self.card[key] for key in ("weights_sha256", "encoder_sha256", "temperature")}
+        decisive = ("weights_sha256", "encoder_sha256", "temperature", "emotions", "adapters")
+        return {"judge": self.name} | {key: self.card[key] for key in decisive}
 
     @cached_property
     def classifier(self) -> "Classifier":
