@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
@@ -74,15 +74,6 @@ class Disturbance:
     def phrase(self) -> str:
         """Return the disturbance in a few words, for a table."""
         return PHRASES[self.kind].format(amount=self.amount, gpu=self.gpu, when=self.when)
-
-
-class Counters(Protocol):
-    """Reads counters of a machine's load. rest_s: how long to watch it at rest."""
-
-    rest_s: float
-
-    def read(self) -> dict[str, Any]:
-        """Return the counters since the system began, as LoadProbe.read has them."""
 
 
 class LoadProbe:
@@ -167,7 +158,7 @@ def _swapped_bytes() -> int:
 
 
 @contextmanager
-def watched(probe: Counters, sleep: Callable[[float], None] = time.sleep) -> Iterator[dict[str, dict[str, Any]]]:
+def watched(probe: LoadProbe, sleep: Callable[[float], None] = time.sleep) -> Iterator[dict[str, dict[str, Any]]]:
     """Watch the load of the machine before and during the body of a `with` statement.
 
     Yields a dict that is filled at the end: {before, during}, each as `between` returns it.

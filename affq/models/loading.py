@@ -272,20 +272,16 @@ def prove(rows: Sequence[Stored], precision: str) -> None:
         )
 
 
-def by_role(rows: Sequence[Stored]) -> list[dict[str, str | int]]:
+def by_role(rows: Sequence[Stored]) -> list[dict[str, Any]]:
     """Return the sums of a census by role and dtype: {role, dtype, parameters, elements, bytes}."""
-    parameters: Counter[tuple[str, str]] = Counter()
-    elements: Counter[tuple[str, str]] = Counter()
-    stored_bytes: Counter[tuple[str, str]] = Counter()
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        key = (row["role"], row["dtype"])
-        parameters[key] += 1
-        elements[key] += row["elements"]
-        stored_bytes[key] += row["bytes"]
-    return [
-        {"role": key[0], "dtype": key[1], "parameters": count, "elements": elements[key], "bytes": stored_bytes[key]}
-        for key, count in parameters.items()
-    ]
+        zero = {"role": row["role"], "dtype": row["dtype"], "parameters": 0, "elements": 0, "bytes": 0}
+        total = sums.setdefault((row["role"], row["dtype"]), zero)
+        total["parameters"] += 1
+        total["elements"] += row["elements"]
+        total["bytes"] += row["bytes"]
+    return list(sums.values())
 
 
 def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:

@@ -31,6 +31,20 @@ LIBRARIES_BYTES = 25_000_000
 CONTEXT_BYTES = {"cpu": 470_000_000, "cuda": 800_000_000}
 
 
+class NewTokens(Protocol):
+    """How many tokens are generated when a text is timed."""
+
+    @property
+    def new_tokens(self) -> int: ...
+
+
+class MaxNewTokens(Protocol):
+    """How many tokens are generated of a text, at most."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+
 class PlannedStudy(Protocol):
     """What a prediction needs to know of a study."""
 
@@ -39,9 +53,9 @@ class PlannedStudy(Protocol):
     @property
     def batch(self) -> int: ...
     @property
-    def generation(self) -> Any: ...
+    def generation(self) -> MaxNewTokens: ...
     @property
-    def measurement(self) -> Any: ...
+    def measurement(self) -> NewTokens: ...
     @property
     def offload(self) -> bool: ...
 
