@@ -13,4 +13,5 @@ from .requests import KEY as KEY
 from .requests import Generation as Generation
 from .requests import Key as Key
 from .requests import Request as Request
+from .requests import Sampling as Sampling
 from .requests import key_of as key_of

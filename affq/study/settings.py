@@ -4,6 +4,8 @@ import math
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -108,15 +110,9 @@ class Document:
             return InputError(f"unknown {noun} {SHORT.repr(value)}", value=value, place=place, choices=schema["enum"])
         if isinstance(loc[-1], int):  # a list of names that has something else in it
             loc = loc[:-1]
-            place, schema, value = self.where(*loc), _schema_at(model, loc), _value_at(self.values, loc)
+            place, schema, value = self.where(*loc), _schema_at(model, loc), reduce(getitem, loc, self.values)
         sentence = f"{loc[-1]} in {{place}} must be {_described(schema)}; found {SHORT.repr(value)}"
         return InputError(sentence, value=value, place=place)
-
-
-def _value_at(values: Any, keys: Keys) -> Any:
-    for key in keys:
-        values = values[key]
-    return values
 
 
 def _schema_at(model: type[Settings], keys: Keys) -> dict[str, Any]:

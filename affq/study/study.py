@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
 from affq.files import slug
+from affq.inference import Request, Sampling
 from affq.models import PRECISIONS, Source, sources, weights
-from affq.scoring import classifiers
+from affq.scoring import Judge, classifiers
 from affq.scoring import packaged as packaged_judges
 from affq.study.claims import read_claims
 from affq.study.prompts import cross, read_prompts, read_references
@@ -30,10 +31,6 @@ from affq.study.study_file import (
     NamedJudge,
     StudyFile,
 )
-
-if TYPE_CHECKING:
-    from affq.inference import Request
-    from affq.scoring import Judge
 
 ENGINE = "transformers"  # what turns weights and prompts into tokens: its own generate, not compiled
 
@@ -99,7 +96,7 @@ class Study:
     generation: Generation
     measurement: Measurement
     limits: Limits
-    judges: tuple["Judge", ...]
+    judges: tuple[Judge, ...]
     references: Path
     perplexity: Source | None
     claims: Path
@@ -115,7 +112,7 @@ class Study:
         return _sha256(read_prompts(self.prompts))
 
     @cached_property
-    def requests(self) -> "list[Request]":
+    def requests(self) -> list[Request]:
         """Return what each run is asked for, the control's requests last, as `prompts.cross` orders them."""
         return cross(read_prompts(self.prompts), self.emotions, self.samples)
 
@@ -130,10 +127,10 @@ class Study:
         return sum(request["emotion"] is not None for request in self.requests)
 
     @property
-    def sampling(self) -> dict[str, Any] | None:
-        """Return the {temperature, seed} that tokens are drawn with; None where decoding is greedy."""
-        greedy = self.generation.decoding == "greedy"
-        return None if greedy else {"temperature": self.generation.temperature, "seed": self.seed}
+    def sampling(self) -> Sampling | None:
+        """Return what tokens are drawn with; None where decoding is greedy, which has no temperature."""
+        temperature = self.generation.temperature
+        return None if temperature is None else {"temperature": temperature, "seed": self.seed}
 
     @property
     def judged(self) -> bool:
@@ -271,7 +268,7 @@ class _Names:
                 place = self.document.where(key, index)
                 raise InputError(f"{noun} {SHORT.repr(value)} in {{place}} is named twice", value=value, place=place)
 
-    def model(self, index: int, value: str) -> "Source":
+    def model(self, index: int, value: str) -> Source:
         random = self.file.weights == "random"
         model = (sources.find_architecture if random else sources.find)(value, self.folder)
         if not model:
@@ -290,14 +287,14 @@ class _Names:
             raise self.unknown("model", value, ("perplexity",), [*weights.generating()[:1], "as under models", "or null"])
         return model
 
-    def judges(self) -> tuple["Judge", ...]:
+    def judges(self) -> tuple[Judge, ...]:
         judges = tuple(self.judge(index, named) for index, named in enumerate(self.file.judges))
         if len({judge.name for judge in judges}) < len(judges):
             problem, place = "two judges in {place} have the same name", self.document.where("judges")
             raise InputError(problem, place=place, remedy="leave one out, or rename its folder")
         return judges
 
-    def judge(self, index: int, named: NamedJudge) -> "Judge":
+    def judge(self, index: int, named: NamedJudge) -> Judge:
         place = self.document.where("judges", index)
         try:
             judge = classifiers.find(named.judge, named.labels, self.folder, EMOTIONS)
