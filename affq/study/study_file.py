@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ValidationError
 
 from affq.emotions import EMOTIONS, REFERENCES
@@ -29,11 +30,12 @@ def _suggest(names: Callable[[], Iterable[str]]) -> Any:
 
 
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+CountFromZero = Annotated[int, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=1, le=YEAR_S)]
 Amount = Annotated[float, Field(gt=0, lt=MOST)]
 Emotion = Annotated[str, OneOf(EMOTIONS), Field(title="emotion")]
 Model = Annotated[str, _suggest(weights.generating)]
+JudgeName = Annotated[str, _suggest(packaged_judges)]
 
 
 class Generation(Settings):
@@ -61,9 +63,9 @@ class Measurement(Settings):
     new_tokens: Annotated[int, Field(ge=2)] = 64  # one, and one further
     warmup_tokens: Count = 8
     rounds: Count = 1
-    token_texts: CountOrNone = 2
+    token_texts: CountFromZero = 2
     processes: Count = 1
-    throughput: CountOrNone = 0
+    throughput: CountFromZero = 0
     aim: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
     profile: bool = False
 
@@ -98,7 +100,7 @@ class Budget(Settings):
 class NamedJudge(Settings):
     """A judge by its name, and the emotions that its labels stand for."""
 
-    judge: Annotated[str, _suggest(packaged_judges)]
+    judge: JudgeName
     labels: dict[str, str] = {}
 
 
@@ -116,9 +118,6 @@ def _named_judge(value: Any, handler: ValidatorFunctionWrapHandler) -> NamedJudg
         ) from None
 
 
-JudgeName = Annotated[str, _suggest(packaged_judges)]
-
-
 class StudyFile(Settings):
     """A study file: names, not yet what they stand for. Study `default` explains each key."""
 
@@ -131,7 +130,7 @@ class StudyFile(Settings):
     emotions: list[Emotion] = Field(default=list(EMOTIONS), min_length=1)
     samples: Count = 1
     batch: Count = 14
-    seed: CountOrNone = 0
+    seed: CountFromZero = 0
     generation: Generation = Generation()
     measurement: Measurement = Measurement()
     limits: Limits = Limits()
@@ -155,4 +154,4 @@ def schema() -> dict[str, Any]:
         described["description"] = comment
         if "$ref" in described:
             section = whole["$defs"][described["$ref"].rpartition("/")[2]]
-    return whole
+    return {"$schema": GenerateJsonSchema.schema_dialect, **whole}
