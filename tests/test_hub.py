@@ -186,7 +186,7 @@ def test_cache_that_lacks_a_small_file_is_made_whole(server, tmp_path, tiny_llam
     """Without its chat template a model would be asked other prompts under the same commit."""
     snapshot = put_into_hub_cache(tmp_path / "hf" / "hub", "someone/tiny", tiny_llama)
     (snapshot / "chat_template.jinja").unlink()
-    code = "from affq import hub; hub.fetch('someone/tiny', 'main')"
+    code = "from affq.models import hub; hub.fetch('someone/tiny', 'main')"
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, check=True, capture_output=True)
     assert (snapshot / "chat_template.jinja").is_file()
