@@ -103,7 +103,7 @@ def frame(results, name):
 def test_every_frame_is_documented_and_no_other():
     public = {name: value for name, value in vars(affq.Results).items() if name[0] != "_"}
     cached = {name for name, value in public.items() if isinstance(value, cached_property)}
-    no_frames = {"compared", "draws", "smallest_change", "labels", "former_labels"}
+    no_frames = {"records", "compared", "draws", "smallest_change", "labels", "former_labels"}
     assert {name for name, value in public.items() if callable(value)} == set(WITH_ARGUMENT)
     assert cached - no_frames | set(WITH_ARGUMENT) == set(documented())
     head = PAGE.read_text(encoding="utf-8").partition("\n## ")[0]
