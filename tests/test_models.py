@@ -5,6 +5,7 @@ import accelerate
 import pytest
 import torch
 import transformers
+from bitsandbytes.functional import has_avx512bf16
 from conftest import SIZES, save_tiny
 
 from affq.models import checkpoints
@@ -233,13 +234,21 @@ def test_tokenizer_without_a_pad_token_pads_with_the_end_of_text(tmp_path, tiny_
     assert tokenizer.pad_token == "<|end|>"
 
 
+@pytest.mark.skipif(not has_avx512bf16(), reason="4-bit kernels of a CPU without AVX-512 bf16 take any width")
 def test_precision_without_a_kernel_for_the_model_is_said_before_generating(tmp_path):
-    """bitsandbytes' 4-bit kernels of a CPU refuse a width that is no multiple of their block."""
+    """bitsandbytes' 4-bit kernels of a CPU with AVX-512 bf16 refuse a width that is no multiple of their block."""
     config = transformers.LlamaConfig(vocab_size=512, **{**SIZES, "intermediate_size": 100})
     model, rows = loaded(save_tiny(tmp_path / "odd", config), "nf4")
     models.prove(rows, "nf4")
     with pytest.raises(models.PrecisionError, match="nf4 cannot be computed on cpu for this model: .*; choose another precision"):
         models.compute_once(model, "nf4")
+
+
+def test_operation_that_the_device_lacks_is_said_before_generating(tiny_llama):
+    model, _ = loaded(tiny_llama, "fp32")
+    model.model.layers[0].mlp.forward = lambda states: torch.fft.fft(states.half())  # no CPU has it at float16
+    with pytest.raises(models.PrecisionError, match="fp32 cannot be computed on cpu .*; choose another precision"):
+        models.compute_once(model, "fp32")
 
 
 def test_precision_with_its_kernels_computes(tiny_llama):
