@@ -8,8 +8,8 @@ import pandas as pd
 
 from affq.analysis import annotation, choose, claims, comparison, costs, judges, quality, summary, texts
 from affq.errors import InputError
-from affq.results import kept_labels, snapshots, study_folder
-from affq.study import Study, load_study
+from affq.results import Snapshot, kept_labels, snapshots, study_folder
+from affq.study import Run, Study, load_study
 
 ROUGE = ["model", "precision", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline"]
 
@@ -24,9 +24,13 @@ class Results:
 
     def __init__(self, study: Study | Path | str, folder: Path | str = "reports") -> None:
         self.study = study if isinstance(study, Study) else load_study(study)
-        self.records = snapshots(folder, self.study)
         self.folder = study_folder(folder, self.study)
         self._results = folder
+
+    @cached_property
+    def records(self) -> list[Snapshot[Run]]:
+        """Each run's records. Raises InputError for a model that is not here yet, whose runs have no ids."""
+        return snapshots(self._results, self.study)
 
     @cached_property
     def texts(self) -> pd.DataFrame:
