@@ -29,7 +29,7 @@ class Results:
 
     @cached_property
     def records(self) -> list[Snapshot[Run]]:
-        """The record of each run; InputError where a model was not fetched yet: its runs have no id."""
+        """Each run's records. Raises InputError for a model that is not here yet, whose runs have no ids."""
         return snapshots(self._results, self.study)
 
     @cached_property
