@@ -73,8 +73,8 @@ class Explorer:
         return widgets.Dropdown(options=options, value="", description=column.removesuffix("_id"))
 
     def _chosen(self) -> pd.DataFrame:
-        one = {"emotion": self.emotion.value, "prompt_id": self.prompt.value}
-        asked = {name: [value] for name, value in one.items() if value}
+        filters = {"emotion": self.emotion.value, "prompt_id": self.prompt.value}
+        asked = {name: [value] for name, value in filters.items() if value}
         return explore.chosen(self.explored.texts, model=self.models.value, precision=self.precisions.value, **asked)
 
     def _filter(self, former: explore.Request | None) -> None:
