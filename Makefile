@@ -16,7 +16,7 @@ report: .venv/installed
 	@$(BIN)/affq run default; status=$$?; $(BIN)/affq report default && exit $$status
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-full: .venv/installed
 	$(BIN)/python -m pytest -m full

@@ -1,9 +1,10 @@
 """Bad input: one error, whose sentence is made here alone; and names and texts that are safe to show."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 
-JOINERS = "\u200c\u200d"  # Persian and emoji need them inside a word
+KEPT_IN_TEXT = "\t\n\r\u200c\u200d"  # besides spaces; Persian and emoji need the joiners inside a word
 
 
 class InputError(ValueError):
@@ -47,5 +48,8 @@ def printable(value: object, in_text: bool = False) -> str:
 
     in_text: keep white space, and the joiners that some scripts need, as in running text; a name has neither.
     """
-    kept = JOINERS if in_text else ""
-    return "".join(c if c.isprintable() or c in kept or (in_text and c.isspace()) else ascii(c)[1:-1] for c in str(value))
+
+    def stays(c: str) -> bool:
+        return c.isprintable() or (in_text and (c in KEPT_IN_TEXT or unicodedata.category(c).startswith("Z")))
+
+    return "".join(c if stays(c) else ascii(c)[1:-1] for c in str(value))

@@ -46,7 +46,12 @@ def fetched():
         weights.fetch(name)
 
 
+LONGEST = ("test_notebooks.py", "test_architectures.py", "test_faults.py", "test_execute.py")  # whole studies
+
+
 def pytest_collection_modifyitems(items):
+    # The longest files come first: begun last, one of them would keep a single process busy at the end.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

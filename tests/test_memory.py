@@ -215,7 +215,15 @@ def test_accelerate_fills_one_gpu_after_the_other():
 
 
 def test_plan_says_what_int8_saves_beside_what_the_study_claims():
-    known = {"run_id": None, "model": "a", "status": "missing", "reason": "", "fits": True, "gpus": 0}
+    known = {
+        "run_id": None,
+        "model": "a",
+        "status": "missing",
+        "reason": "",
+        "fits": True,
+        "gpus": 0,
+        "measured_peak_bytes": None,
+    }
     runs = [known | {"precision": p, "weights_bytes": size, "peak_bytes": size} for p, size in (("fp32", 400), ("int8", 100))]
     *_, predicted, saved, weights, peak = words.planned(runs, None, read_claims(load_study("default").claims))
     assert predicted == "Predicted:" and saved == "a: int8 saves against fp32 75.0% of the weights and 75.0% of the peak"

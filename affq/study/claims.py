@@ -135,16 +135,6 @@ class Claim(Settings):
             low, high = max(low, round(self.size - self.tolerance, 12)), min(high, round(self.size + self.tolerance, 12))
         return low, high
 
-    @property
-    def claimed(self) -> str:
-        """Return the region in words."""
-        statistic, words = STATISTICS[self.statistic], []
-        if self.direction:
-            words.append(f"{'above' if self.direction == 'higher' else 'below'} {statistic.neutral}")
-        if self.size is not None and self.tolerance is not None:
-            words.append(statistic.figure(self.size - self.tolerance, self.size + self.tolerance))
-        return ", and ".join(words)
-
 
 KEYS = [key for key in Claim.model_fields if key != "id"]
 
