@@ -87,10 +87,12 @@ def test_python_of_the_readme_gives_the_frames_it_promises(typed, monkeypatch):
     (code,) = [block for kind, block in BLOCKS if kind == "python"]
     names = {}
     exec(code, names)
-    assert list(names["summary"]["precision"]) == ["bf16", "int8"] and set(names["summary"]["status"]) == {"ok"}
-    assert len(names["texts"]) == 2 * 80 and names["texts"]["judged_emotion"].notna().all()
+    results = names["results"]
+    assert list(results.summary["precision"]) == ["bf16", "int8"] and set(results.summary["status"]) == {"ok"}
+    assert len(results.texts) == 2 * 80 and results.texts["judged_emotion"].notna().all()
+    assert list(results.differences["precision"].unique()) == ["int8"]
     runs = records("reports", load_study("my-model.yaml"))
-    assert names["texts"].equals(join(runs))
+    assert results.texts.equals(join(runs))
 
 
 @pytest.mark.full

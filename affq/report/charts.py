@@ -23,7 +23,7 @@ from affq.models import PRECISIONS
 
 # One colour and one mark a precision, in every chart; the colours stay apart for the colour-blind, the marks in grey.
 COLOURS = dict(zip(PRECISIONS, sns.color_palette("colorblind", len(PRECISIONS)), strict=True))
-MARKS = dict(zip(PRECISIONS, "osD^vPX*", strict=True))
+MARKS = dict(zip(PRECISIONS, "osD^vPX*<>dph", strict=False))
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oooo")
 WIDTH = 3.3  # inches
 LINE = 24  # letters of a run's name before it is broken
