@@ -130,6 +130,7 @@ def test_changed_words_are_marked_by_hand():
     assert explore.marked("I am so glad", "I am very very glad") == ("I am <mark>so</mark> glad", 0.25)
     assert explore.marked("a  c\n", "a b c") == ('a  <del title="b">⋯</del> c\n', 0)
     assert explore.marked("", "a") == ('<del title="a">⋯</del> ', 0)
+    assert explore.marked("\x0c a", "a") == ("\\x0c a", 0)  # white space that is shown as an escape is not lost at the start
     assert explore.marked("a <b>", "a") == ("a <mark>&lt;b&gt;</mark>", 0.5)
 
 

@@ -70,8 +70,9 @@ def marked(text: str, baseline: str) -> tuple[str, float]:
 
     Words are what white space parts; they are matched as difflib does. The share is of the text's words, 0 for an empty text.
     """
-    words, spaces = text.split(), re.findall(r"\s+|\Z", text.lstrip())
-    parts, changed = [], 0
+    begun = text.lstrip()
+    words, spaces = text.split(), re.findall(r"\s+|\Z", begun)
+    parts, changed = [escaped(text[: len(text) - len(begun)])], 0
     for kind, lost, gone, start, end in SequenceMatcher(None, old := baseline.split(), words, autojunk=False).get_opcodes():
         shown = "".join(escaped(word + space) for word, space in zip(words[start:end], spaces[start:end], strict=True))
         if kind == "delete":
