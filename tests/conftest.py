@@ -2,9 +2,14 @@
 
 import gc
 import hashlib
+import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import gguf
@@ -16,6 +21,7 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from affq import cli
 from affq.analysis.comparison import Compared, intervals
 from affq.analysis.summary import summarize
 from affq.analysis.texts import join
@@ -55,6 +61,27 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def affq(*words, cwd):
+    """Type a command in a folder: what it prints, and its exit status, as subprocess.run gives them.
+
+    In this process, which has the libraries already: a command of its own would import them for seconds.
+    """
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["affq", *map(str, words)])
+        try:
+            cli.entry()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(["affq", *words], status, out, err)
 
 
 def said_of(record):

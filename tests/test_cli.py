@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from conftest import affq
 from test_tables import PEAKS, write_run
 
 from affq import cli
@@ -22,10 +23,6 @@ from affq.study import new
 from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
-
-
-def affq(*words, cwd=None):
-    return subprocess.run([AFFQ, *map(str, words)], cwd=cwd, capture_output=True, text=True)
 
 
 def test_plan_of_the_default_study_lists_its_runs(tmp_path):

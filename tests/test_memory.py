@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from accelerate import infer_auto_device_map
+from conftest import affq
 
 from affq.models import loading as models
 from affq.models import memory
@@ -100,8 +98,7 @@ GB = {  # of the published parameters, at 4, 2 and (about) 1 byte each
 
 
 def test_plan_of_the_paper_shows_its_fifteen_runs_with_their_memory(tmp_path):
-    command = [Path(sys.executable).with_name("affq"), "plan", "paper", "--json"]
-    rows = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True).stdout)
+    rows = json.loads(affq("plan", "paper", "--json", cwd=tmp_path).stdout)
     assert [(row["model"], row["precision"]) for row in rows] == [(m, p) for m in GB for p in ("fp32", "fp16", "int8")]
     for row in rows:
         high, half = GB[row["model"]]
