@@ -3,9 +3,6 @@
 What a notebook needs is here: `load_study`, `Results`, `report`, `InputError`; each is imported when it is first used.
 """
 
-from importlib.metadata import version
-
 import lazy_loader
 
-__version__ = version("affq")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -71,12 +71,23 @@ def _need_no_precisions(precisions: str | None, command: str, study: str) -> Non
         raise InputError(f"affq {command} has no --precisions", value=precisions, remedy=remedy)
 
 
-@app.callback()
-def main(version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False) -> None:
-    """Which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?"""
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         _say(__version__)
         raise typer.Exit
+
+
+VERSION = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")]
+
+
+@app.callback()
+def main(version: VERSION = False) -> None:
+    """Which model, at which precision, is worth the GPU memory and the wait, for text that carries an emotion?"""
+    try:
+        Path.home()
+    except RuntimeError:  # libraries would make a folder named ~ here, or end with a traceback
+        problem = "the system does not say which folder is your home: HOME is not set, and you are not among its users"
+        raise InputError(problem, remedy="set HOME to a folder that you can write to") from None
 
 
 @app.command()
@@ -234,13 +245,22 @@ def report(study: STUDY, results: RESULTS = Path("reports")) -> None:
 
 
 @app.command()
-def explore(study: STUDY, results: RESULTS = Path("reports")) -> None:
+def explore(
+    study: STUDY,
+    jupyter: Annotated[list[str] | None, typer.Argument(metavar="-- OPTIONS", help="options of JupyterLab's own")] = None,
+    results: RESULTS = Path("reports"),
+) -> None:
     """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
     from affq.runner import notebooks
 
-    notebook = notebooks.copy_explorer(study, results)
-    _say(f"Opening {notebook}; jupyter lab {notebook} does it too. Run all its cells; Ctrl-C here ends JupyterLab.")
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])
+    notebook, options = notebooks.copy_explorer(study, results), jupyter or []
+    if getattr(os, "geteuid", lambda: None)() == 0 and "--allow-root" not in options:
+        again = f"affq explore {study} -- --allow-root lets it; in a container --ip=0.0.0.0 and --no-browser help as well"
+        raise InputError(f"{notebook} is there, but JupyterLab does not start as root", remedy=again)
+    _say(f"Opening {notebook}. Run all its cells; Ctrl-C here ends JupyterLab.")
+    root = f"--ServerApp.root_dir={notebooks.common_folder(study, results)}"
+    # -P: a script in the current folder that has a library's name is not taken for the library.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", str(notebook), root, *options])
 
 
 @app.command()

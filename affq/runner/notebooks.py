@@ -30,6 +30,12 @@ def copy_explorer(study: str, results: Path) -> Path:
     return path
 
 
+def common_folder(study: str, results: Path) -> Path:
+    """Return the folder that holds the results, the study's file and the current folder, however far apart they are."""
+    places = [Path.cwd(), results.resolve(), *([] if study in packaged() else [Path(study).resolve().parent])]
+    return Path(os.path.commonpath(places))
+
+
 def copy_all(folder: Path, results: Path) -> list[Path]:
     """Copy the notebooks into a folder, their parameter `results` set to the results as seen from there; return their paths.
 
