@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from affq import __version__
-from affq.errors import InputError, printable
+from affq.errors import InputError, command, printable
 
 
 def _studies(incomplete: str) -> list[str]:
@@ -64,11 +64,11 @@ def _listed(words: str | None) -> tuple[str, ...]:
     return () if words is None else tuple(word.strip() for word in words.split(","))
 
 
-def _need_no_precisions(precisions: str | None, command: str, study: str) -> None:
+def _need_no_precisions(precisions: str | None, verb: str, study: str) -> None:
     if precisions is not None:
         new = f"affq new MODEL --precisions {precisions} writes a study"
-        remedy = f"affq {command} {study} --only {precisions} chooses runs of a study, {new}"
-        raise InputError(f"affq {command} has no --precisions", value=precisions, remedy=remedy)
+        remedy = f"{command(verb, study)} --only {precisions} chooses runs of a study, {new}"
+        raise InputError(f"affq {verb} has no --precisions", value=precisions, remedy=remedy)
 
 
 def _version(asked: bool) -> None:
@@ -105,7 +105,8 @@ def new(
 
     written = draft(model, out, _listed(precisions), revision, prompts, _listed(emotions), device)
     wrote = "Wrote" if written.write() else "Unchanged:"
-    _say(f"{wrote} {written.path}. affq plan {written.path} shows its runs, affq run {written.path} executes them.")
+    plans, runs = (command(verb, written.path) for verb in ("plan", "run"))
+    _say(f"{wrote} {written.path}. {plans} shows its runs, {runs} executes them.")
 
 
 @app.command()
@@ -189,7 +190,7 @@ def run(
         if fresh:
             _say(f"The study is in {study}.")
         if any(planned.status.has_figures for planned in planning.plan(loaded, results, planning.Choice())):
-            _say(f"affq report {study} publishes what is done.")
+            _say(f"{command('report', study, results)} publishes what is done.")
     if failed:
         raise typer.Exit(1)
 
@@ -255,7 +256,7 @@ def explore(
 
     notebook, options = notebooks.copy_explorer(study, results), jupyter or []
     if getattr(os, "geteuid", lambda: None)() == 0 and "--allow-root" not in options:
-        again = f"affq explore {study} -- --allow-root lets it; in a container --ip=0.0.0.0 and --no-browser help as well"
+        again = f"{command('explore', study, results)} -- --allow-root lets it, in a container with --ip=0.0.0.0 --no-browser"
         raise InputError(f"{notebook} is there, but JupyterLab does not start as root", remedy=again)
     _say(f"Opening {notebook}. Run all its cells; Ctrl-C here ends JupyterLab.")
     root = f"--ServerApp.root_dir={notebooks.common_folder(study, results)}"
@@ -323,13 +324,14 @@ def annotate(
             raise InputError(f"{out} is there already, perhaps with labels", value=out, remedy="give --out another name")
         drawn = annotation.sample(every, texts, np.random.default_rng(loaded.seed))
         out.write_text(csv_text(drawn), encoding="utf-8", newline="\n")
-        _say(f"{len(drawn)} texts to label: {out}; affq annotate {study} --labels COPY.csv reads a labelled copy back.")
+        reads = command("annotate", study, results)
+        _say(f"{len(drawn)} texts to label: {out}; {reads} --labels COPY.csv reads a labelled copy back.")
     people = named_people(labels or ())
     # All are checked before any is kept.
     checked = {who: annotation.check(read_labels(path), every, loaded.emotions, path) for who, path in people.items()}
     for person, kept in checked.items():
         keep_labels(results, loaded, person, kept)
-        _say(f"{len(kept)} labels of {person} kept; affq report {study} uses them.")
+        _say(f"{len(kept)} labels of {person} kept; {command('report', study, results)} uses them.")
 
 
 @app.command()

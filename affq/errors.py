@@ -1,6 +1,7 @@
-"""Bad input: one error, whose sentence is made here alone; and names and texts that are safe to show."""
+"""Bad input: one error, whose sentence is made here alone; names and texts that are safe to show; commands to type."""
 
 import os
+import shlex
 import unicodedata
 from collections.abc import Iterable
 
@@ -41,6 +42,12 @@ class InputError(ValueError):
     def at(self, place: str | os.PathLike[str] | None) -> "InputError":
         """Return the same error at another place; None where a place would say nothing to the reader."""
         return InputError(self.problem, value=self.value, place=place, choices=self.choices, remedy=self.remedy)
+
+
+def command(verb: str, study: str | os.PathLike[str], results: str | os.PathLike[str] = "reports") -> str:
+    """Return a command of affq as it is typed in a shell, such as affq run mine.yaml; with --results where they lie elsewhere."""
+    elsewhere = () if str(results) == "reports" else ("--results", str(results))
+    return shlex.join(("affq", verb, str(study), *elsewhere))
 
 
 def printable(value: object, in_text: bool = False) -> str:

@@ -144,7 +144,7 @@ def test_folder_that_cannot_be_written_or_is_too_small(tmp_path):
     (tmp_path / "taken").write_text("a file")
     blocked = doctor._folder("cache", tmp_path / "taken" / "affq", 1, "XDG_CACHE_HOME")
     assert blocked.state == "lack" and "cannot be written (Not a directory)" in blocked.words
-    assert blocked.remedy == "XDG_CACHE_HOME names another folder"
+    assert blocked.remedy == "let XDG_CACHE_HOME name another folder"
     assert doctor._folder("hub cache", tmp_path / "taken", 0, "HF_HOME").state == "note"
     (tmp_path / "holds").mkdir()
     (tmp_path / "holds" / "weights").write_bytes(bytes(3_000_000))

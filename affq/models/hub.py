@@ -126,8 +126,13 @@ def _explained(repository: str, revision: str) -> Iterator[None]:
         problem = f"there is no folder {repository} here, and {name} cannot be fetched from the hub ({words})"
         remedy: str | None = "check the spelling, the network and the disk (affq doctor)"
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            problem = f"{name} is not, or not whole, in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
-            remedy = "unset it once"
+            # The client heeds the second where the first is not set; 0 in the first overrules both.
+            forbids = next((key for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(key)), "HF_HUB_OFFLINE")
+            problem = f"{name} is not, or not whole, in the hub's cache, and {forbids} forbids to fetch it"
+            remedy = "HF_HUB_OFFLINE=0 allows it; or is it a folder, and the path wrong?"
+        elif isinstance(cause, OSError) and cause.filename:
+            problem = f"{name} cannot be written to {cause.filename} ({cause.strerror})"
+            remedy = "let HF_HOME name a folder that you can write to, with room in it"
         elif isinstance(cause, errors.GatedRepoError):
             problem = (
                 f"{name} is gated: accept its terms on its page of the hub, then set the environment variable HF_TOKEN to a "

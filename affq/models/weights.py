@@ -95,7 +95,12 @@ def cached_gguf(gguf: Path) -> Path:
 @contextlib.contextmanager
 def filling(target: Path, needed_bytes: int) -> Iterator[tuple[Path, Path]]:
     """Yield (scratch folder, folder to make); what was made there becomes `target`, in the cache, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        remedy = "let XDG_CACHE_HOME name a folder that you can write to"
+        raise InputError(f"the cache {{place}} cannot be written: {error.strerror}", place=target.parent, remedy=remedy) from None
     need_disk(target.parent, needed_bytes)
     # In the cache itself, so that the last step is a rename: a folder that is there is whole.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:

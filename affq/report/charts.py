@@ -29,8 +29,8 @@ WIDTH = 3.3  # inches
 LINE = 24  # letters of a run's name before it is broken
 NAMED = 8  # so many points are all named; of more, where there is a legend, the best at each cost and the chosen one
 COSTS = {"peak_bytes": "peak memory", "latency_s": "latency"}  # of a run
-# Charts look alike whatever a user's matplotlibrc says, in letters that come with matplotlib. A name is text, with whatever dollar
-# signs. Letters stay letters in a PDF.
+# Charts look alike whatever a user's matplotlibrc says, in letters that come with matplotlib. A name is text, with whatever
+# dollar signs. Letters stay letters in a PDF.
 matplotlib.rcdefaults()
 sns.set_theme(
     context="paper",

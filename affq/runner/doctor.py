@@ -183,9 +183,9 @@ def _folder(what: str, folder: Path, needed_bytes: int, elsewhere: str) -> Findi
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         state = Level.LACK if needed_bytes else Level.NOTE
-        return Finding(what, state, f"{words}; cannot be written ({error.strerror})", f"{elsewhere} names another folder")
+        return Finding(what, state, f"{words}; cannot be written ({error.strerror})", f"let {elsewhere} name another folder")
     if free_bytes < needed_bytes:
-        return Finding(what, Level.LACK, words, f"make room there; or {elsewhere} names another folder")
+        return Finding(what, Level.LACK, words, f"make room there, or let {elsewhere} name another folder")
     return Finding(what, Level.OK, words)
 
 
@@ -196,9 +196,8 @@ def _hub() -> Iterator[Finding]:
 
     without = "models in folders and in the hub cache work without"
     if HF_HUB_OFFLINE:
-        yield Finding(
-            "hub", Level.NOTE, "HF_HUB_OFFLINE is set: nothing is fetched from it", f"{without}; unset it to fetch others"
-        )
+        words, remedy = "HF_HUB_OFFLINE is set: nothing is fetched from it", f"{without}; HF_HUB_OFFLINE=0 allows to fetch others"
+        yield Finding("hub", Level.NOTE, words, remedy)
     else:
         try:
             status = get_session().head(ENDPOINT, timeout=NETWORK_TIMEOUT_S).status_code

@@ -16,7 +16,7 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from affq.errors import InputError
+from affq.errors import InputError, command
 from affq.inference import probes
 from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
 from affq.runner import endings, estimate, kernel
@@ -285,7 +285,7 @@ def _execute_over(study: Study, results: Path | str, name: str, without: Collect
         raise InputError(problem, remedy=f"where it ended is in {output}") from None
     except DeadKernelError:
         problem = f"the process of {name}.ipynb died without an error message, often for want of memory"
-        raise InputError(problem, remedy="try again") from None
+        raise InputError(problem, remedy="end other programs, and try again") from None
     except RuntimeError as error:  # a kernel that does not start
         raise InputError(f"{name}.ipynb did not begin: {error}", remedy="try again") from None
     return output
@@ -294,4 +294,4 @@ def _execute_over(study: Study, results: Path | str, name: str, without: Collect
 def _need_complete(study: Study, results: Path | str) -> None:
     if not any(record.complete for record in records(results, study)):
         problem = f"no run of study {study.name} in {{place}} is complete"
-        raise InputError(problem, place=study_folder(results, study), remedy=f"affq run {study.source} first")
+        raise InputError(problem, place=study_folder(results, study), remedy=f"{command('run', study.source, results)} first")

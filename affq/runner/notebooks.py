@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-from affq.errors import InputError
+from affq.errors import InputError, command
 from affq.results import NOTEBOOKS, records, study_folder
 from affq.study import load_study, packaged
 
@@ -21,7 +21,7 @@ def copy_explorer(study: str, results: Path) -> Path:
     loaded = load_study(study)
     if not any(record.complete for record in records(results, loaded)):
         problem = f"no run of study {loaded.name} in {results} is complete"
-        raise InputError(problem, value=study, remedy=f"affq run {study} first")
+        raise InputError(problem, value=study, remedy=f"{command('run', study, results)} first")
     folder = study_folder(results, loaded)
     path = folder / "4_explore.ipynb"
     if not path.exists():  # it may have been changed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from affq.errors import InputError
+from affq.errors import InputError, command
 from affq.files import slug
 from affq.study.settings import Document
 from affq.study.study import Study, load_study, need_name, packaged, resolve
@@ -61,7 +61,7 @@ def draft(
     lines = yaml.safe_dump(values, default_flow_style=None, allow_unicode=True, width=1000, sort_keys=False)
     text = f"# What is not here is as in study default: affq study default shows it.\n{lines}"
     if path.exists() and path.read_bytes() != text.encode():
-        remedy = f"affq run {path} runs it, affq new {model} -o NAME.yaml writes another"
+        remedy = f"{command('run', path)} runs it, {command('new', model)} -o NAME.yaml writes another"
         raise InputError(f"{path} is there already and is another study", value=path, remedy=remedy)
     return Draft(path, text, study)
 

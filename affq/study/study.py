@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from affq.emotions import EMOTIONS
-from affq.errors import InputError
+from affq.errors import InputError, command
 from affq.files import slug
 from affq.inference import Request, Sampling
 from affq.models import PRECISIONS, Source, sources, weights
@@ -178,7 +178,7 @@ def load_study(source: str | Path) -> Study:
         path = Path(source).resolve()
         need_name(path, source)
     else:
-        also = f"; or did you mean affq run {source}?" if names_a_model(source) else ""
+        also = f"; or did you mean {command('run', source)}?" if names_a_model(source) else ""
         remedy = f"or give the path of a .yaml file{also}"
         raise InputError(f"unknown study {source!r}", value=source, choices=known, remedy=remedy)
     return resolve(read_yaml(path, "study", "models and precisions"), path, source)
@@ -195,7 +195,8 @@ def names_a_model(source: str) -> bool:
 def need_name(path: Path, source: str) -> None:
     """Raise InputError unless a study file has a name that its folder of results can have, and no packaged study has."""
     if path.stem != slug(path.stem):
-        remedy = f"rename it, to {slug(path.stem)}{path.suffix} for instance"
+        name = slug(path.stem) if slug(path.stem) not in packaged() else f"my-{slug(path.stem)}"
+        remedy = f"rename it, to {name}{path.suffix} for instance"
         raise InputError(f"{source!r} would name a folder of results", value=source, remedy=remedy)
     if path != packaged().get(path.stem, path):
         problem = f"{source} has the name of a packaged study, whose results it would replace"
@@ -325,4 +326,7 @@ class _Names:
 
     def unknown(self, noun: str, value: str, keys: tuple[str | int, ...], choices: Iterable[str]) -> InputError:
         place = self.document.where(*keys)
+        if value.startswith((".", "/", "~")) or "\\" in value or value.endswith(".gguf"):
+            remedy = "a path counts from the folder of the study"
+            return InputError(f"there is no folder or file {SHORT.repr(value)}", value=value, place=place, remedy=remedy)
         return InputError(f"unknown {noun} {SHORT.repr(value)}", value=value, place=place, choices=choices)
