@@ -255,13 +255,14 @@ def explore(
     from affq.runner import notebooks
 
     notebook, options = notebooks.copy_explorer(study, results), jupyter or []
-    if getattr(os, "geteuid", lambda: None)() == 0 and "--allow-root" not in options:
-        again = f"{command('explore', study, results)} -- --allow-root lets it, in a container with --ip=0.0.0.0 --no-browser"
-        raise InputError(f"{notebook} is there, but JupyterLab does not start as root", remedy=again)
     _say(f"Opening {notebook}. Run all its cells; Ctrl-C here ends JupyterLab.")
-    root = f"--ServerApp.root_dir={notebooks.common_folder(study, results)}"
+    if getattr(os, "geteuid", lambda: None)() == 0 and not options:
+        again = f"{command('explore', study, results)} -- --allow-root"
+        _say(f"As root JupyterLab starts only where it is told to: {again}, in a container with --ip=0.0.0.0 --no-browser too.")
+    if not any("root_dir" in option for option in options):
+        options = [f"--ServerApp.root_dir={notebooks.common_folder(study, results)}", *options]
     # -P: a script in the current folder that has a library's name is not taken for the library.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", str(notebook), root, *options])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", str(notebook.resolve()), *options])
 
 
 @app.command()

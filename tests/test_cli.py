@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
-from conftest import affq
+from conftest import affq, complete
 from test_tables import PEAKS, write_run
 
 from affq import cli
@@ -235,6 +236,65 @@ def test_stopped_command_says_so(monkeypatch, capsys):
         cli.entry()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "affq: stopped; the same command begins again\n"
+
+
+def test_version_is_shown_without_a_command():
+    done = affq("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{cli.__version__}\n", "")
+
+
+STOP = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+from affq.start import entry
+entry()
+"""
+
+
+def test_ctrl_c_while_the_command_is_imported_gives_no_traceback():
+    done = subprocess.run([sys.executable, "-c", STOP], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["affq"] == "affq.start:entry"
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path, write_study):
+    """Call affq explore with options, in a folder beside that of the results; give the words that start JupyterLab."""
+    study = write_study(precisions=["fp32"])
+    complete(records.records(tmp_path / "far" / "results", load_study(study))[0])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    started = []
+    monkeypatch.setattr(os, "execv", lambda _, words: started.append(words))
+
+    def explore(*options):
+        monkeypatch.setattr(sys, "argv", ["affq", "explore", str(study), "--results", "../far/results", "--", *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.entry()
+        assert not ended.value.code
+        return started[-1]
+
+    return explore
+
+
+def test_explorer_reaches_study_and_results_and_hands_on_options_of_jupyterlab(lab, tmp_path):
+    notebook = str(tmp_path / "far" / "results" / "toy" / "4_explore.ipynb")
+    asked = ["--allow-root", "--ip=0.0.0.0"]
+    words = [sys.executable, "-P", "-m", "jupyterlab", notebook, f"--ServerApp.root_dir={tmp_path}"]
+    assert lab(*asked) == [*words, *asked]
+    assert lab("--ServerApp.root_dir=/srv") == [*words[:-1], "--ServerApp.root_dir=/srv"]
+
+
+@pytest.mark.parametrize("user, said", [(0, True), (1000, False)])
+def test_explorer_tells_root_how_jupyterlab_starts(lab, monkeypatch, capsys, user, said):
+    monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
+    lab()
+    assert ("/toy.yaml --results ../far/results -- --allow-root, in a container" in capsys.readouterr().out) == said
 
 
 def test_terminal_that_knows_ascii_alone_is_told_all_the_same(tmp_path):

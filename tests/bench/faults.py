@@ -123,7 +123,7 @@ class Chain:
         """Find the kernel that affq has begun, unless it is the one that was killed."""
         for child in psutil.Process(self.affq.pid).children():
             with contextlib.suppress(psutil.Error):  # it has just ended
-                if child != self.kernel and "ipykernel_launcher" in child.cmdline():
+                if child != self.kernel and "ipykernel" in " ".join(child.cmdline()):
                     return child
         return None
 

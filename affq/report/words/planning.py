@@ -10,6 +10,7 @@ from affq.study import Claim
 
 LONG = 40  # letters of a reason that stands once where it is that of several runs, one after the other
 
+
 def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterable[Claim] = ()) -> list[str]:
     """Return the lines of affq plan: a table of the runs, what is at hand, what int8 saves, and what is claimed of that.
 
