@@ -225,7 +225,7 @@ class _Names:
         if file.generation.decoding == "greedy" and file.samples != 1:
             raise InputError(
                 "samples in {place} must be 1: greedy decoding gives the same text each time; "
-                "generation's decoding: sampled gives others",
+                "generation: {decoding: sampled, temperature: 0.7} gives others",
                 value=file.samples,
                 place=self.document.where("samples"),
             )
