@@ -5,4 +5,7 @@ What a notebook needs is here: `load_study`, `Results`, `report`, `InputError`; 
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# As __init__.pyi says, whose reading would take as long as Python's own start: Ctrl-C would meet it at each command.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, ["report"], {"analysis": ["Results"], "errors": ["InputError"], "study": ["load_study"], "version": ["__version__"]}
+)

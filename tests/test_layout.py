@@ -14,6 +14,8 @@ import papermill
 import pytest
 import yaml
 
+import affq
+
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -55,6 +57,11 @@ def test_other_rooms_use_public_names_alone():
         code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
         used |= {f"{room}.{name}": (name in shown[room], path.name) for room, name in imported(code) if room in shown}
     assert len(used) > 20 and {name: place for name, (is_public, place) in used.items() if not is_public} == {}
+
+
+def test_names_that_affq_itself_shows_are_those_of_its_stub():
+    assert set(affq.__all__) == public("")
+    assert all(hasattr(affq, name) for name in affq.__all__)
 
 
 def test_public_names_are_there():
