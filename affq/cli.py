@@ -361,6 +361,8 @@ def entry() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone is no reason to fail
     try:
+        # An empty entry of PYTHONPATH, which people make by accident, is the current folder: a model's perhaps, with code in it.
+        sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd()) or Path(path, "affq", "__init__.py").exists()]
         app()
     except InputError as error:
         _say(f"affq: {error}", sys.stderr)

@@ -243,6 +243,14 @@ def test_version_is_shown_without_a_command():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{cli.__version__}\n", "")
 
 
+def test_current_folder_is_not_on_the_path_whatever_pythonpath_says(tmp_path):
+    for name in ("huggingface_hub", "yaml", "pydantic"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(("", os.environ.get("PYTHONPATH", "")))}
+    done = subprocess.run([AFFQ, "study", "default"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not (tmp_path / "executed").exists()
+
+
 STOP = """
 import os, signal, sys
 class Stop:

@@ -25,7 +25,10 @@ from affq.study import Study, load_study
 
 NETWORK_TIMEOUT_S = 5
 RESULTS_BYTES = 10_000_000  # of the default study, three times what it left
-AFRESH = "install the locked versions afresh: make clean, then make report"
+# A clone makes its own environment; where affq was installed from a wheel there is no Makefile.
+IN_CLONE = Path(__file__).parents[2].joinpath("Makefile").is_file()
+AFRESH = "install the locked versions afresh: make clean, then make report" if IN_CLONE else "install affq in a new environment"
+BEGIN = "make report" if IN_CLONE else "affq run default"
 NETWORK = "check the network (HTTPS_PROXY names a proxy)"
 
 
@@ -69,7 +72,7 @@ def examine(results: Path | str) -> Iterator[Finding]:
         lacks += [finding.what] if finding.state == Level.LACK else []
         yield finding
     cannot = f"The default study cannot run here yet; mend first: {', '.join(dict.fromkeys(lacks))}."
-    can = f"The default study can run here: {', '.join(filter(None, ('make report', minutes)))}."
+    can = f"The default study can run here: {', '.join(filter(None, (BEGIN, minutes)))}."
     yield Finding("verdict", Level.LACK, cannot) if lacks else Finding("verdict", Level.OK, can)
 
 
