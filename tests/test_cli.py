@@ -238,8 +238,8 @@ def test_stopped_command_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err == "affq: stopped; the same command begins again\n"
 
 
-def test_version_is_shown_without_a_command():
-    done = affq("--version")
+def test_version_is_shown_without_a_command(tmp_path):
+    done = affq("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{cli.__version__}\n", "")
 
 

@@ -3,11 +3,10 @@
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import complete
+from conftest import affq, complete
 from test_errors import HEAD, MINIMAL, ROW
 
 from affq import cli
@@ -20,18 +19,13 @@ HOME = "set HOME to a folder that you can write to"
 
 
 @pytest.fixture
-def typed(tmp_path, monkeypatch, capsys):
+def typed(tmp_path, monkeypatch):
     """Type a command in a folder without results: its status, and what it says."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["affq", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.entry()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.err or said.out
+        done = affq(*words, cwd=tmp_path)
+        return done.returncode, done.stderr or done.stdout
 
     return run
 
