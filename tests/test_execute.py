@@ -112,6 +112,10 @@ def test_parameter_that_the_template_does_not_have_is_refused(tmp_path):
     [
         ("1 / 0", "3_summary.ipynb ended with ZeroDivisionError: division by zero; where it ended is in"),
         ("from affq import InputError\nraise InputError('a record is damaged')", "^a record is damaged$"),
+        (
+            "raise OSError(28, 'No space left on device')",
+            r"cannot read or write \(.*No space left on device\) in .*; mend the disk",
+        ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process of 3_summary.ipynb died without an error message"),
     ],
 )

@@ -6,7 +6,6 @@ import pytest
 from conftest import ENVIRONMENT, complete, generations
 
 from affq.errors import InputError
-from affq.report import words
 from affq.results import Failure, FailureKind
 from affq.results import record as records
 from affq.results.provenance import software
@@ -113,22 +112,3 @@ def test_run_of_another_version_stays_unless_it_is_forced(planned, record, monke
     status, reason, to_run = planned()["fp32"]
     assert status == "failed" and "other_version" in reason and not to_run
     assert planned(force=True)["fp32"][2]
-
-
-def test_long_reason_of_several_runs_stands_once():
-    row = {
-        "run_id": None,
-        "model": "m",
-        "status": "missing",
-        "weights_bytes": None,
-        "peak_bytes": None,
-        "fits": None,
-        "gpus": None,
-    }
-    long = "someone/tiny at main is not in the hub's cache; affq run fetches it"
-    rows = [
-        row | {"precision": name, "reason": reason, "measured_peak_bytes": None}
-        for name, reason in (("fp32", long), ("int8", long), ("nf4", "not run yet"), ("bf16", "not run yet"))
-    ]
-    ends = [line.split("?")[-1].strip() for line in words.planned(rows, None)[1:5]]
-    assert ends == [long, "as above", "not run yet", "not run yet"]

@@ -80,7 +80,7 @@ def test_remedy_of_a_prompt_file_mends_it(tmp_path, wrong, remedy, mended):
     load_study(tmp_path / "toy.yaml")
 
 
-@pytest.mark.parametrize("name", ["my study.yaml", "défault.yaml", "café.yml"])
+@pytest.mark.parametrize("name", ["my study.yaml", "default .yaml", "a+b.yml"])
 def test_name_that_a_study_is_to_be_given_is_one_that_it_can_have(tmp_path, name):
     (tmp_path / name).write_text(MINIMAL)
     with pytest.raises(InputError) as error:

@@ -281,6 +281,9 @@ def _execute_over(study: Study, results: Path | str, name: str, without: Collect
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
+        if any(phrase in error.evalue for phrase in endings.DISK_WORDS):
+            remedy = "mend the disk or the folder, and the same command goes on"
+            raise InputError(f"{name}.ipynb cannot read or write ({error.evalue})", place=folder, remedy=remedy) from None
         problem = f"{name}.ipynb ended with {error.ename}: {error.evalue}"
         raise InputError(problem, remedy=f"where it ended is in {output}") from None
     except DeadKernelError:

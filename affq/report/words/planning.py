@@ -8,8 +8,6 @@ from affq.analysis import WANTED
 from affq.models import memory
 from affq.study import Claim
 
-LONG = 40  # letters of a reason that stands once where it is that of several runs, one after the other
-
 
 def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterable[Claim] = ()) -> list[str]:
     """Return the lines of affq plan: a table of the runs, what is at hand, what int8 saves, and what is claimed of that.
@@ -19,15 +17,12 @@ def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterab
     names = [run["run_id"] or f"{run['model']}--{run['precision']}" for run in runs]
     width = max(map(len, names))
     lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  measured GB  fits        why"]
-    before = ""
     for name, run in zip(names, runs, strict=True):
         fits = {True: "yes", False: "no", None: "?"}[run["fits"]] + (f": {n} GPUs" if (n := run["gpus"] or 1) > 1 else "")
         amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
         measured = "" if run["measured_peak_bytes"] is None else f"{run['measured_peak_bytes'] / 1e9:,.2f}"
         memory = f"{amounts[0]:>10}  {amounts[1]:>7}  {measured:>11}"
-        why = "as above" if run["reason"] == before and len(before) > LONG else run["reason"]
-        before = run["reason"]
-        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {why}".rstrip())
+        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {run['reason']}".rstrip())
     lines.append(_at_hand(machine))
     if saved := savings(runs):
         about = [c for c in claims if c.statistic in ("weights_saving", "peak_saving") and c.precision == "int8"]
