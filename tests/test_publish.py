@@ -396,3 +396,14 @@ def test_links_lead_to_files_that_are_there(hostile):
     beside = {path for inside in ("tables", "charts") for path in (hostile / inside).iterdir()}
     assert beside <= {hostile / unquote(link) for link in links}
     assert {"tables/summary.tex", "tables/claims.tex", "summary.ipynb", "references.bib", "../index.html"} <= set(links)
+
+
+def test_templates_of_the_user_change_no_page(tmp_path, monkeypatch):
+    mine = tmp_path / "jupyter" / "nbconvert" / "templates" / "basic"
+    mine.mkdir(parents=True)
+    (mine / "index.html.j2").write_text("of the user")
+    (mine / "conf.json").write_text('{"preprocessors": {"1": {"type": "nobody.Preprocessor", "enabled": true}}}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("## Asked")]), tmp_path / "summary.ipynb")
+    page = publish.report(tmp_path / "summary.ipynb", tmp_path, "A study").read_text()
+    assert "Asked" in page and "of the user" not in page

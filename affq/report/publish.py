@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+from jupyter_core.paths import ENV_JUPYTER_PATH, SYSTEM_JUPYTER_PATH, jupyter_path
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
@@ -13,6 +14,14 @@ from affq import __version__
 from affq.files import without_places
 
 TEMPLATE = Path(__file__).with_name("template")
+
+
+class Exporter(HTMLExporter):
+    """Publishes with the templates that nbconvert itself brought: a user's own of the same name change no page."""
+
+    def get_prefix_root_dirs(self) -> list[str]:
+        places = (*ENV_JUPYTER_PATH, *SYSTEM_JUPYTER_PATH, *jupyter_path())
+        return [place for place in places if Path(place, "nbconvert", "templates", "basic").is_dir()][:1]
 
 
 def report(notebook: Path, folder: Path, title: str) -> Path:
@@ -35,7 +44,7 @@ def report(notebook: Path, folder: Path, title: str) -> Path:
     node.metadata.pop("widgets", None)
     node.metadata["affq"] = {"version": __version__, "published": datetime.now(UTC).date().isoformat()}
     nbformat.write(node, Path(folder) / "summary.ipynb")
-    exporter = HTMLExporter(
+    exporter = Exporter(
         template_name=TEMPLATE.name,
         extra_template_basedirs=[str(TEMPLATE.parent)],
         exclude_input=True,
