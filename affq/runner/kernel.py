@@ -26,16 +26,14 @@ LEFT_OUT = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONSTARTUP", "MPLBACKEND"),
     *("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
 )
-# The standard library first, then what packages() gives, then what Python adds by itself. -I: no module of the current folder,
-# no variable PYTHON*, no module of the user's that Python runs when it starts.
-LAUNCH = """
+# The standard library first, then what packages() gives, then what Python adds by itself.
+SET_PATH = """
 import os, sys
 packages = sys.argv.pop(1).split(os.pathsep)
 place = next((n for n, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
 sys.path[place:place] = packages
-from ipykernel import kernelapp
-kernelapp.launch_new_instance()
 """
+LAUNCH = "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 
 
 class Kernel(AsyncKernelManager):
@@ -44,11 +42,19 @@ class Kernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(
-            argv=[sys.executable, "-I", "-c", LAUNCH, os.pathsep.join(packages()), "-f", "{connection_file}"],
+            argv=[*python(LAUNCH), "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
             metadata={"supported_encryption": ["curve"], "kernel_provisioner": {"provisioner_name": "local-provisioner"}},
         )
+
+
+def python(code: str) -> list[str]:
+    """Return the command, without the code's own arguments, that runs code with this environment's Python as kernels run.
+
+    -I: no module of the current folder, no variable PYTHON*, no module of the user's that Python runs when it starts.
+    """
+    return [sys.executable, "-I", "-c", SET_PATH + code, os.pathsep.join(packages())]
 
 
 def packages() -> list[str]:

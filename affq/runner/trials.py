@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
 from affq.models import PRECISIONS
+from affq.runner import kernel
 
 DESCRIBE = "from affq.runner.trials import describe; describe()"
 CHILD_TIMEOUT_S = 120  # a driver may hang
@@ -43,9 +43,12 @@ class Machine(TypedDict):
 
 
 def _child(code: str, *arguments: str) -> tuple[list[str], str]:
-    """Run Python code in a process of its own, without the network; return (lines it printed, why it ended early or "")."""
-    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: nothing of the current folder is imported
-    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | {"HF_HUB_OFFLINE": "1"}
+    """Run Python code as kernels run, in a process of its own without the network.
+
+    Return (lines it printed, why it ended early or "").
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in kernel.LEFT_OUT}
+    command, environment = [*kernel.python(code), *arguments], kept | {"HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, errors="replace", timeout=CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
