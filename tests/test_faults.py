@@ -206,8 +206,11 @@ time.time = lambda: true() - 86400 * os.path.exists(os.environ["SET_BACK"])
 @pytest.mark.full
 def test_clock_that_is_set_back_changes_nothing(study, tmp_path):
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(CLOCK)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "SET_BACK": str(tmp_path / "set-back")}
+    # Python runs it when affq starts, but not in a kernel, to which affq hands it on here.
+    also_in_kernels = f"from affq.runner import kernel\nkernel.SET_PATH += {CLOCK!r}\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(CLOCK + also_in_kernels)
+    path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "SET_BACK": str(tmp_path / "set-back")}
     assert affq(tmp_path, "run", study.name, "--results", "undisturbed").returncode == 0
     run = subprocess.Popen([AFFQ, "run", study.name, "--json"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     events = []

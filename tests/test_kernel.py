@@ -20,7 +20,7 @@ seen = {
     "python": sys.prefix,
     "dtype": str(torch.get_default_dtype()),
     "vision": importlib.util.find_spec("torchvision_of_nobody") is not None,
-    "variables": [name for name in names if name in os.environ],
+    "variables": [os.environ.get(name) for name in names],
     "ipython": os.environ["IPYTHONDIR"],
     "connection": os.path.dirname(get_ipython().config.IPKernelApp.connection_file),
     "path": sys.path,
@@ -75,7 +75,8 @@ def test_nothing_of_the_users_runs_in_a_kernel_or_changes_it(trapped, tmp_path, 
     seen = json.loads(next(line for line in log.splitlines() if line.startswith("seen ")).removeprefix("seen "))
     assert not trapped.exists(), trapped.read_text()
     assert seen["affq"] == sys.modules["affq"].__file__ and seen["python"] == sys.prefix
-    assert (seen["dtype"], seen["vision"], seen["variables"]) == ("torch.float32", False, [])
+    assert (seen["dtype"], seen["vision"]) == ("torch.float32", False)
+    assert seen["variables"] == [None, None, "module://matplotlib_inline.backend_inline", None, None]
     assert not {"", str(tmp_path / "here"), str(tmp_path / "scripts")} & set(seen["path"])
     assert seen["ipython"] == seen["connection"] and not os.path.exists(seen["ipython"])
     assert os.environ["HF_TOKEN"] == "planted"  # of this process it is still

@@ -72,7 +72,9 @@ def main():
     """Run the default study with every call counted; print the seconds by module, and their share of the study."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "sitecustomize.py").write_text(ACCOUNT)
+        # Python runs it when affq starts, but not in a kernel, to which affq hands it on here.
+        also_in_kernels = f"from affq.runner import kernel\nkernel.SET_PATH += {ACCOUNT!r}\n"
+        (folder / "sitecustomize.py").write_text(ACCOUNT + also_in_kernels)
         environment = os.environ | {"PYTHONPATH": scratch, "AFFQ_COST": str(folder / "cost.jsonl")}
         command = [Path(sys.executable).with_name("affq"), "run", "default", "--results", folder / "reports"]
         start_s = time.perf_counter()
