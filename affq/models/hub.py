@@ -49,10 +49,13 @@ def fetch(repository: str, revision: str, say: Callable[[str], None] = print, ta
     hub is asked only where the cache does not know which files the commit has. The configuration comes first: a model that
     cannot be loaded for the task is refused before its weights are fetched. Raises InputError if it cannot be had.
     """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
     there = find(repository, revision)
+    asks = not HF_HUB_OFFLINE and not (there and _is_listed(repository, there.name))
     try:
         with _explained(repository, revision):
-            if there is None or not _is_listed(repository, there.name):
+            if asks:
                 say(f"Asking the hub for {repository} at {revision} …")
                 _need_answer()
             return _download(repository, there.name if there else revision, say, task)
@@ -60,7 +63,8 @@ def fetch(repository: str, revision: str, say: Callable[[str], None] = print, ta
         with contextlib.suppress(InputError):
             if there:
                 checkpoints.examine(there, task)
-                say(f"The hub cannot be asked: what its cache has of {repository} is used, and is enough to load it.")
+                if asks:
+                    say(f"The hub cannot be asked: what its cache has of {repository} is used, and is enough to load it.")
                 return there
         raise
 
