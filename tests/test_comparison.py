@@ -190,6 +190,17 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
     assert f"{few['detectable_points']:.1f} points" in said and f"need {few['prompts_needed']} prompts" in said
 
 
+def test_plan_says_once_what_all_models_have_in_common():
+    rows = [("a", "int8", 29.3, 274), ("a", "nf4", 29.3, 274), ("b", "int8", 29.3, 274), ("b", "nf4", 12.0, pd.NA)]
+    columns = ["model", "precision", "detectable_points", "prompts_needed"]
+    head, *lines = words.planned_power(pd.DataFrame(rows, columns=columns).assign(against="fp32"), "others")
+    assert head.endswith("if prompts vary as in others:") and lines == [
+        "each model: int8 against fp32: from 29 points; 5 points need 274 prompts",
+        "a: nf4 against fp32: from 29 points; 5 points need 274 prompts",
+        "b: nf4 against fp32: from 12 points; 5 points need no number of prompts",
+    ]
+
+
 def test_plan_reckons_with_the_packaged_defaults_variance_where_there_are_no_texts(write_study):
     like_default = {"precisions": ["fp32", "int8"], "emotions": list(EMOTIONS), "prompts": "default"}
     found, of = comparison.foreseen(load_study(write_study(**like_default)))

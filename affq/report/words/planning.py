@@ -55,13 +55,18 @@ def savings(runs: Sequence[dict]) -> list[str]:
 
 
 def planned_power(detectable: pd.DataFrame, texts: str) -> list[str]:
-    """Return what change of F1 each comparison detects, and what a change of WANTED needs. texts: whose variance it is."""
-    lines = []
+    """Return what change of F1 each comparison detects, and what a change of WANTED needs. texts: whose variance it is.
+
+    What is the same for all of several models, as where none was run, is said once.
+    """
+    changes: dict[str, list[str]] = {}  # which models each is that of
     for row in detectable.dropna(subset="detectable_points").itertuples():
         needed = "no number of" if pd.isna(row.prompts_needed) else f"{row.prompts_needed:,}"
-        lines.append(
-            f"{row.model}: {row.precision} against {row.against}: from {row.detectable_points:.0f} points; {100 * WANTED:.0f} "
-            f"points need {needed} prompts"
-        )
+        change = f"from {row.detectable_points:.0f} points; {100 * WANTED:.0f} points need {needed} prompts"
+        changes.setdefault(f"{row.precision} against {row.against}: {change}", []).append(row.model)
+    lines: list[str] = []
+    for change, models in changes.items():
+        is_general = len(models) == detectable["model"].nunique() > 1
+        lines += [f"{model}: {change}" for model in (["each model"] if is_general else models)]
     head = f"Smallest change of emotion F1 that this study detects with 80 % power, if prompts vary as in {texts}:"
     return [head, *lines] if lines else []
