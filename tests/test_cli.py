@@ -248,7 +248,8 @@ def test_current_folder_is_not_on_the_path_whatever_pythonpath_says(tmp_path):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(("", os.environ.get("PYTHONPATH", "")))}
     done = subprocess.run([AFFQ, "study", "default"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and not (tmp_path / "executed").exists()
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "executed").exists()
 
 
 STOP = """
