@@ -3,7 +3,13 @@
 What a notebook needs is here: `load_study`, `Results`, `report`, `InputError`; each is imported when it is first used.
 """
 
+import os
+
 import lazy_loader
+
+# Where the package `kernels` is installed, transformers would fetch code from the hub while it builds some models. It reads
+# this when it is imported, and so do the processes that affq starts.
+os.environ["USE_HUB_KERNELS"] = "NO"
 
 # As __init__.pyi says, whose reading would take as long as Python's own start: Ctrl-C would meet it at each command.
 __getattr__, __dir__, __all__ = lazy_loader.attach(

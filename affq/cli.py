@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any
 import typer
 import typer.core
 
-from affq import __version__
+from affq import __version__, files
 from affq.errors import InputError, command, printable
 
 
@@ -319,12 +319,14 @@ def annotate(
     from affq.report import csv_text
     from affq.results import keep_labels, named_people, read_labels
 
-    every = Results(loaded, results).texts
     if out is not None:
         if out.exists():
             raise InputError(f"{out} is there already, perhaps with labels", value=out, remedy="give --out another name")
+        files.need_place(out)
+    every = Results(loaded, results).texts
+    if out is not None:
         drawn = annotation.sample(every, texts, np.random.default_rng(loaded.seed))
-        out.write_text(csv_text(drawn), encoding="utf-8", newline="\n")
+        files.write_for_user(out, csv_text(drawn))
         reads = command("annotate", study, results)
         _say(f"{len(drawn)} texts to label: {out}; {reads} --labels COPY.csv reads a labelled copy back.")
     people = named_people(labels or ())

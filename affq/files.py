@@ -1,5 +1,6 @@
 """Files: what people wrote is read with distrust, what affq writes is never half there."""
 
+import codecs
 import csv
 import hashlib
 import io
@@ -14,9 +15,27 @@ import orjson
 
 from affq.errors import InputError
 
+NAME_CHARACTERS, NAME_BYTES = 60, 100  # of a name that is part of a file's: systems take 255 bytes of all its parts
+
 
 def slug(name: str) -> str:
-    """Return a name that is safe for a file on every system: 60 letters, digits, dots and dashes at most."""
+    """Return a name that is safe for a file on every system: letters and digits of any script, dots and dashes.
+
+    Two names give one only where they are ASCII, short, and differ in what no file's name has: of any other that cannot be kept
+    as it stands, a digest follows what can. Composed and decomposed letters are the same.
+    """
+    whole = unicodedata.normalize("NFC", name)
+    kept = "".join(c if c in "._-" or unicodedata.category(c)[0] in "LMN" else " " for c in whole)
+    plain = "-".join(kept.split()).strip(".-")
+    short = plain[:NAME_CHARACTERS].encode()[:NAME_BYTES].decode(errors="ignore").strip(".-") or "unnamed"
+    if short == whole or (whole.isascii() and short == (plain or "unnamed")):
+        return short
+    digest = hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{short.encode()[: NAME_CHARACTERS - 9].decode(errors='ignore').strip('.-')}-{digest}"
+
+
+def ascii_name(name: str) -> str:
+    """Return what can be kept of a name in 60 ASCII letters, digits, dots and dashes: for a name that ends with a digest."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # ü is u and two dots
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:60].strip(".-") or "unnamed"
 
@@ -48,23 +67,32 @@ def read_text(path: Path, what: str = "") -> str:
 
     what: what the file is, for the message. Raises InputError if it cannot be read, or is not UTF-8.
     """
+    data = read_bytes(path, what)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        remedy = "save it as UTF-8: spreadsheets call that CSV UTF-8, where Unicode text is UTF-16"
+        raise InputError("{place} is not UTF-8 but UTF-16", place=path, remedy=remedy)
     try:
-        return read_bytes(path, what).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{{place}} is not UTF-8 (byte {error.start})", place=path, remedy="save it as UTF-8") from None
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns of a user's CSV file and its records: the line where each ends, and its cells. Empty lines are skipped.
+    """Return the columns of a user's CSV file and its records: the line where each ends, and its cells. Empty rows are skipped.
 
-    Raises InputError as read_text does, and for text that is no CSV.
+    Raises InputError as read_text does, for text that is no CSV, and for a file that ends within a row.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = next(reader, [])
-        return columns, [(reader.line_num, cells) for cells in reader if cells]
+        records = [(reader.line_num, cells) for cells in reader if any(cells)]  # spreadsheets save empty rows below the last
     except csv.Error as error:
         raise InputError(f"{{place}} is no CSV file: {error}", place=path) from None
+    if records and len(records[-1][1]) < len(columns) and not text.endswith(("\n", "\r")):
+        problem = f"{{place}} ends within a row, after {len(records[-1][1])} of {len(columns)} cells"
+        raise InputError(problem, place=f"{path}, line {records[-1][0]}", remedy="it was cut: copy it again")
+    return columns, records
 
 
 def other_separator(columns: Iterable[str]) -> str | None:
@@ -77,11 +105,36 @@ def other_separator(columns: Iterable[str]) -> str | None:
 def write(path: Path, text: str) -> None:
     """Write a text file whole: whoever reads it meanwhile finds the former text or this one."""
     fresh = path.with_name(path.name + ".new")
-    with open(fresh, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with open(fresh, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)  # a full disk has no room for half a file either
+        raise
+
+
+def write_for_user(path: Path, text: str) -> None:
+    """Write a text file where a user asked for it: whole, through a link, and into a device as it comes."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")
+    else:
+        write(path.resolve(), text)
+
+
+def need_place(path: Path) -> None:
+    """Raise InputError unless a file can be written at a path, as far as that is known before: work need not be done in vain."""
+    why = ""
+    if path.is_dir():
+        why = "it is a folder"
+    elif not path.parent.is_dir():
+        why = f"there is no folder {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "it cannot be written to" if path.exists() else f"nothing can be written to {path.parent}"
+    if why:
+        raise InputError(f"cannot write {{place}}: {why}", place=path)
 
 
 def write_json(path: Path, value: Mapping | list) -> None:

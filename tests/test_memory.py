@@ -121,11 +121,21 @@ def test_model_whose_configuration_is_not_known_is_not_predicted(write_study, tm
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     run = load_study(write_study(models=["owner/nowhere"])).runs()[0]
     unknown = memory.planned(run, Machine("cpu", 1, 10**10))
+    assert unknown.pop("unpredicted") == "owner/nowhere at main is not in the hub's cache; affq run fetches it"
     assert set(unknown.values()) == {None}
-    row = {"run_id": None, "model": "owner/nowhere", "precision": "fp32", "status": "missing", "reason": "not here"}
-    row |= {"measured_peak_bytes": None}
-    assert words.planned([row | unknown], Machine("cpu", 1, 10**10))[1].split() == (
-        ["missing", "owner/nowhere--fp32", "?", "?", "?", "not", "here"]
+    row = {
+        "run_id": None,
+        "model": "owner/nowhere",
+        "precision": "fp32",
+        "status": "missing",
+        "reason": "not here, nor anywhere else that was looked",
+    }
+    row |= {"measured_peak_bytes": None, "unpredicted": "no such width"}
+    lines = words.planned([row | unknown, row | unknown | {"precision": "bf16"}], Machine("cpu", 1, 10**10))
+    assert lines[2].endswith(" ?           as above")
+    assert lines[3] == "Memory of owner/nowhere is not predicted: no such width"
+    assert lines[1].split() == (
+        ["missing", "owner/nowhere--fp32", "?", "?", "?", "not", "here,", "nor", "anywhere", "else", "that", "was", "looked"]
     )
 
 
@@ -145,7 +155,7 @@ def test_run_fits_where_the_devices_at_hand_hold_it_together(write_study, monkey
     run = load_study(write_study()).runs()[0]
     two = Machine("cuda", 2, 10_800_000_000)
     for size, fits, gpus, said in ((5, True, 1, "yes "), (15, True, 2, "yes: 2 GPUs"), (35, False, 4, "no: 4 GPUs")):
-        monkeypatch.setattr(memory, "of_run", lambda *_, size=size: of(size * 10**9, size * 10**9))
+        monkeypatch.setattr(memory, "_of_run", lambda *_, size=size: of(size * 10**9, size * 10**9))
         planned = memory.planned(run, two)
         assert (planned["fits"], planned["gpus"]) == (fits, gpus)
         row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
@@ -220,6 +230,7 @@ def test_plan_says_what_int8_saves_beside_what_the_study_claims():
         "fits": True,
         "gpus": 0,
         "measured_peak_bytes": None,
+        "unpredicted": None,
     }
     runs = [known | {"precision": p, "weights_bytes": size, "peak_bytes": size} for p, size in (("fp32", 400), ("int8", 100))]
     *_, predicted, saved, weights, peak = words.planned(runs, None, read_claims(load_study("default").claims))

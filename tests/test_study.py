@@ -111,10 +111,10 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         (MINIMAL + "emotions: [joy, envy]\n", "unknown emotion 'envy' in …/toy.yaml, line 3; known: anger, disgust, fear"),
         (MINIMAL + "precison: [bf16]\n", "unknown key 'precison' in …/toy.yaml, line 3; known: models, precisions"),
         (MINIMAL + "generation: {tokens: 3}\n", "unknown key 'tokens' in …/toy.yaml, line 3; known: decoding, max_new_tokens"),
-        (MINIMAL + "batch: 0\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found 0"),
-        (MINIMAL + "batch: true\n", "batch in …/toy.yaml, line 3 must be a whole number from 1; found True"),
+        (MINIMAL + "batch: 0\n", "batch in …/toy.yaml, line 3 must be a whole number from 1 to 1,000,000; found 0"),
+        (MINIMAL + "batch: true\n", "batch in …/toy.yaml, line 3 must be a whole number from 1 to 1,000,000; found True"),
         (MINIMAL + "samples: 3\n", "samples in …/toy.yaml, line 3 must be 1: greedy decoding gives the same text each time"),
-        (MINIMAL + "samples: none\n", "samples in …/toy.yaml, line 3 must be a whole number from 1; found 'none'"),
+        (MINIMAL + "samples: none\n", "samples in …/toy.yaml, line 3 must be a whole number from 1 to 1,000,000; found 'none'"),
         (
             MINIMAL + "generation: {decoding: beam}\n",
             "unknown decoding 'beam' in …/toy.yaml, line 3; known: greedy, sampled",
@@ -185,7 +185,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             "seed: -1\nmodels: [smollm2-135m]\nprecisions: [int7]\n",
-            "seed in …/toy.yaml, line 1 must be a whole number from 0; found -1",
+            "seed in …/toy.yaml, line 1 must be a whole number from 0 to 4,294,967,295; found -1",
         ),
         (MINIMAL + "seed: \x07\n", "…/toy.yaml holds a character that YAML does not allow"),
         ("just words\n", "…/toy.yaml holds no study"),

@@ -6,6 +6,7 @@ emotion of the study, or `none`.
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -26,14 +27,24 @@ CORRECTED = (
 
 BAND = ["model", "precision", "texts", "low", "high"]
 Labels = dict[str, pd.DataFrame]  # of each person, {id, label}
+# No spreadsheet takes letters alone for a number or a date. Ids that were given before, of letters and digits, become the same.
+LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 def identified(texts: pd.DataFrame) -> pd.DataFrame:
-    """Return the texts that were asked for an emotion with an `id` that betrays nothing, and changes with the text."""
+    """Return the texts that were asked for an emotion with an `id` that betrays nothing, and changes with the text.
+
+    An id is twelve letters.
+    """
     asked = texts[texts["emotion"].notna()].copy()
     whole = asked[["run_id", *KEY, "text"]].astype(str).agg("\0".join, axis=1)
-    asked["id"] = [hashlib.sha256(words.encode()).hexdigest()[:12] for words in whole]
+    asked["id"] = [hashlib.sha256(words.encode()).hexdigest()[:12].translate(LETTERS) for words in whole]
     return asked
+
+
+def as_letters(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with an `id` of texts, each as `identified` gives it: those that were given before had digits."""
+    return frame.assign(id=frame["id"].str.strip().str.translate(LETTERS))
 
 
 def sample(texts: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -58,19 +69,21 @@ def check(frame: pd.DataFrame, texts: pd.DataFrame, emotions: Sequence[str], pla
         raise InputError(f"{{place}} has no column {missing[0]}", place=place, remedy=remedy)
     known, choices = set(identified(texts)["id"]), (*emotions, NONE)
     seen = set()
-    for number, row in enumerate(frame.to_dict("records"), 1):
-        label, record = row["label"].strip().lower(), f"{place}, record {number} (id {row['id']!r})"
+    given = as_letters(frame).assign(label=frame["label"].map(_folded))
+    for number, row in enumerate(given.to_dict("records"), 1):
+        label, record = row["label"], f"{place}, record {number} (id {frame['id'].iloc[number - 1]!r})"
         if row["id"] not in known:
             problem = "{place}: that is no text of the runs that are here"
-            raise InputError(problem, value=row["id"], place=record, remedy="were they done again?")
+            raise InputError(
+                problem, value=row["id"], place=record, remedy="were they done again, or did a spreadsheet change it?"
+            )
         if row["id"] in seen:
             raise InputError("{place}: the text is there twice", value=row["id"], place=record, remedy="leave one out")
         if label and label not in choices:
-            problem = f"{{place}}: unknown label {row['label']!r}"
-            raise InputError(problem, value=row["label"], place=record, choices=(*choices, "or nothing"))
+            problem = f"{{place}}: unknown label {frame['label'].iloc[number - 1]!r}"
+            raise InputError(problem, value=label, place=record, choices=(*choices, "or nothing"))
         seen.add(row["id"])
-    labels = frame.assign(label=frame["label"].str.strip().str.lower())
-    labels = labels.loc[labels["label"] != "", ["id", "label"]].reset_index(drop=True)
+    labels = given.loc[given["label"] != "", ["id", "label"]].reset_index(drop=True)
     if labels.empty:
         raise InputError("{place} has no label yet", place=place, remedy=f"write one of {', '.join(choices)} beside each text")
     return labels
@@ -82,7 +95,8 @@ def known(labels: Labels, texts: pd.DataFrame) -> tuple[Labels, int]:
     A run that was done again has other texts. People who have no other label are left out. texts: Results.texts.
     """
     ids = identified(texts)["id"]
-    present = {person: frame[frame["id"].isin(ids)].reset_index(drop=True) for person, frame in labels.items()}
+    named = {person: as_letters(frame) for person, frame in labels.items()}
+    present = {person: frame[frame["id"].isin(ids)].reset_index(drop=True) for person, frame in named.items()}
     former = sum(len(frame) for frame in labels.values()) - sum(len(frame) for frame in present.values())
     return {person: frame for person, frame in present.items() if len(frame)}, former
 
@@ -153,6 +167,11 @@ def bands(texts: pd.DataFrame, card: dict, rng: np.random.Generator) -> pd.DataF
         targets, judged = codes(asked["emotion"], emotions), codes(asked["judged_emotion"], emotions)
         rows.append((model, precision, len(asked), *by_confusion(targets, judged, counts, emotions, rng)))
     return pd.DataFrame(rows, columns=BAND)
+
+
+def _folded(label: str) -> str:
+    """Return a label without the space around it, also the wide or hard one of spreadsheets, in lower case."""
+    return unicodedata.normalize("NFKC", label).strip().casefold()
 
 
 def _column(person: str) -> str:

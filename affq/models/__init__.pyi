@@ -2,6 +2,7 @@ from . import memory as memory
 from . import sources as sources
 from . import weights as weights
 from .checkpoints import LoadError as LoadError
+from .configuration import LOCAL as LOCAL
 from .loading import Stored as Stored
 from .loading import by_role as by_role
 from .loading import census as census

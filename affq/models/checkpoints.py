@@ -1,17 +1,24 @@
 """Look at a model folder without loading it: what its files say, and whether it can be loaded at all."""
 
 import json
+import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from affq.errors import InputError
 from affq.files import read_text
+from affq.models import configuration
 
 A_MODEL = "a model is a folder with config.json, safetensors weights and a tokenizer"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what families of models call how many layers they have
+SETTINGS = ("generation_config.json", "special_tokens_map.json")  # what loading reads besides two other files of settings
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
@@ -77,8 +84,9 @@ def examine(folder: Path, task: str = GENERATION) -> Checkpoint:
             tensors += 1
     if not parameters:
         raise InputError("the weight files of {place} hold no tensor", place=folder, remedy="copy the model again")
-    if isinstance(layers := config.get("num_hidden_layers"), int) and layers > tensors:
-        # Said here, since building so many would not end.
+    layers = max((config[name] for name in LAYERS if type(config.get(name)) is int), default=0)
+    if layers > tensors:
+        # Said here, since building so many would take long.
         problem = f"{{place}} asks for {layers:,} layers, and the weights hold {tensors:,} tensors in all"
         raise InputError(problem, value=layers, place=folder / "config.json")
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -89,7 +97,10 @@ def examine(folder: Path, task: str = GENERATION) -> Checkpoint:
 
 
 def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:
-    """Return a folder's config.json; raise InputError unless it is that of a model that affq loads for the task."""
+    """Return a folder's config.json; raise InputError unless it is that of a model that affq loads for the task.
+
+    Nor may it, or the settings beside it, ask for code that is not transformers' own, or be of a size that no model has.
+    """
     file = folder / "config.json"
     if (folder / "adapter_config.json").exists():
         remedy = "merge it into its model (PEFT's merge_and_unload), and name what comes of it"
@@ -106,9 +117,15 @@ def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:
         raise InputError(problem, place=file, remedy="name them as usual")
     if config.get("quantization_config"):
         _refuse_quantized(folder, config["quantization_config"])
-    if "auto_map" in config:
-        _refuse_code(folder, config["model_type"])
+    _refuse_unknown(folder, config)
+    configuration.check_values(config, file)
+    configuration.check_amounts(config, file)
     (_refuse_other_tasks if task == GENERATION else _refuse_no_classifier)(folder, config)
+    for name in SETTINGS:
+        if (settings := folder / name).is_file():
+            configuration.check_values(_mapping(settings), settings)
+    if (settings := folder / "tokenizer_config.json").is_file():
+        configuration.check_tokenizer(_mapping(settings), config["model_type"], settings)
     return config
 
 
@@ -118,6 +135,14 @@ def weight_files(folder: Path) -> list[Path]:
     Raises InputError where there are none, or not all of them.
     """
     index = folder / "model.safetensors.index.json"
+    there = sorted(file.name for file in folder.iterdir() if file.is_file())
+    if others := [name for name in there if DISTRIBUTED.fullmatch(name)]:
+        problem = (
+            f"{{place}} holds a distributed checkpoint ({others[0]}), which transformers would read in the place of the weights"
+        )
+        raise InputError(
+            problem, value=others[0], place=folder, remedy="save the model with save_pretrained, and name that folder"
+        )
     if (single := folder / "model.safetensors").is_file():
         return [single]
     if index.is_file():
@@ -130,12 +155,11 @@ def weight_files(folder: Path) -> list[Path]:
             problem = f"{{place}} lacks {len(lost)} of its {len(names)} shards of weights: {lost[0]}"
             raise InputError(problem, value=lost[0], place=folder, remedy="fetch them again")
         return [folder / name for name in names]
-    there = sorted(file.name for file in folder.iterdir() if file.is_file())
-    if pickles := [name for name in there if name.endswith(PICKLES)]:
+    if pickles := [name for name in there if name.lower().endswith(PICKLES)]:
         problem = f"{{place}} has pickle weights only ({pickles[0]}), which can run code and are never loaded"
         remedy = "save the model as safetensors (save_pretrained does), or take a revision that has them"
         raise InputError(problem, value=pickles[0], place=folder, remedy=remedy)
-    if ggufs := [name for name in there if name.endswith(".gguf")]:
+    if ggufs := [name for name in there if name.lower().endswith(".gguf")]:
         remedy = f"name the file itself: {folder / ggufs[0]}"
         raise InputError("{place} has a GGUF file and no safetensors weights", place=folder, remedy=remedy)
     raise InputError("no weights", place=folder, remedy=A_MODEL)
@@ -201,8 +225,10 @@ def _refuse_other_tasks(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _refuse_no_classifier(folder: Path, config: dict[str, Any]) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
     architecture = _architecture(config) or config["model_type"]
-    if not architecture.endswith("ForSequenceClassification"):
+    if not architecture.endswith("ForSequenceClassification") or config["model_type"] not in KNOWN:
         problem = f"{{place}} holds no classifier of texts ({architecture})"
         remedy = "choose one whose architecture in config.json ends with ForSequenceClassification"
         raise InputError(problem, value=architecture, place=folder, remedy=remedy)
@@ -213,9 +239,13 @@ def _architecture(config: dict[str, Any]) -> str | None:
     return str(named[0]) if isinstance(named, list) and named else None
 
 
-def _refuse_code(folder: Path, model_type: str) -> None:
+def _refuse_unknown(folder: Path, config: dict[str, Any]) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if (model_type := config["model_type"]) in CONFIG_MAPPING_NAMES:
+        return
+    if "auto_map" in config:
         problem = f"{{place}} needs code of its own (auto_map in config.json; model_type {model_type!r}), which affq never runs"
         raise InputError(problem, value=model_type, place=folder, remedy="choose a model that transformers knows")
+    problem = f"transformers {version('transformers')} knows no model_type {reprlib.repr(model_type)} ({{place}})"
+    raise InputError(problem, value=model_type, place=folder / "config.json", remedy="is it a newer kind? Update transformers")

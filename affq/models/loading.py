@@ -15,16 +15,13 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from affq.models import architectures, experts
-from affq.models.checkpoints import LoadError, weight_files
+from affq.models.checkpoints import LoadError, check_configuration, weight_files
+from affq.models.configuration import LOCAL, NO_CODE
 from affq.models.precisions import PRECISIONS, PrecisionError
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes warns at every CPU product whose inputs are not float16: tens of thousands of lines, inside timed code.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-# Code that comes with a model is never run; said outright, since transformers would otherwise ask at the keyboard.
-NO_CODE = {"trust_remote_code": False}
-LOCAL = {**NO_CODE, "local_files_only": True}
 
 # Buffers that old checkpoints of these models hold, and that their classes no longer read: causal masks.
 OLD_MASKS = {"gpt2", "gpt_neo", "gptj"}, re.compile(r"(^|\.)attn(\.attention)?\.(masked_)?bias$")
@@ -65,6 +62,7 @@ def import_for(folder: Path, precision: str, seed: int | None = None) -> None:
         import bitsandbytes  # noqa: F401
 
     with _explained(folder):
+        check_configuration(folder)
         empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
         if seed is not None:
             return
@@ -103,6 +101,7 @@ def load(
     """
     entry = PRECISIONS[precision]
     with _explained(folder):
+        check_configuration(folder)
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         unfused = _unfused(config, precision)
     options: dict[str, Any] = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}

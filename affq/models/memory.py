@@ -15,6 +15,7 @@ import psutil
 import torch
 import transformers
 
+from affq.errors import InputError
 from affq.inference import Request
 from affq.models import loading
 from affq.models.precisions import PRECISIONS
@@ -102,11 +103,22 @@ def predict(config: dict[str, Any], precision: str, device: str, sizes: Sizes) -
     return Predicted(weights_bytes=weights_bytes, kv_bytes=kv_bytes, activation_bytes=activation_bytes, peak_bytes=peak_bytes)
 
 
+class Unpredictable(Exception):
+    """A run whose memory cannot be predicted; it says why, in a few words."""
+
+
 def of_run(run: PlannedRun, device: str) -> Predicted | None:
-    """Predict the pass of a run, quality or resource, that needs more; None where the model's configuration says too little.
+    """Predict the pass of a run, quality or resource, that needs more; None where its model cannot be built on the meta device.
 
     That is so before a model is fetched that the catalog does not know.
     """
+    try:
+        return _of_run(run, device)
+    except Unpredictable:
+        return None
+
+
+def _of_run(run: PlannedRun, device: str) -> Predicted:
     study = run.study
     words = max(len(request["request"].split()) for request in study.requests)
     prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
@@ -114,8 +126,11 @@ def of_run(run: PlannedRun, device: str) -> Predicted | None:
     try:
         config = run.model.config
         predicted = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]
-    except Exception:  # a damaged configuration ends in whatever its reader trips over; loading says what is wrong with it
-        return None
+    except InputError as error:
+        raise Unpredictable(str(error)) from None
+    except Exception as error:  # a damaged configuration ends in whatever its reader trips over
+        words_of_it = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Unpredictable(f"a model cannot be built from its configuration ({words_of_it})") from None
     return max(predicted, key=lambda memory: memory["peak_bytes"])
 
 
@@ -152,16 +167,19 @@ def at_hand(device: str) -> Machine | None:
 def planned(run: PlannedRun, machine: Machine | None) -> dict[str, Any]:
     """Return what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
 
-    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number.
+    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number. Where nothing can be
+    predicted, `unpredicted` says why; else it is None.
     """
-    unknown: dict[str, Any] = dict.fromkeys((*BYTES, "fits", "gpus"))
-    if (predicted := of_run(run, machine.kind if machine else "cuda")) is None:
-        return unknown
+    unknown: dict[str, Any] = dict.fromkeys((*BYTES, "fits", "gpus", "unpredicted"))
+    try:
+        predicted = _of_run(run, machine.kind if machine else "cuda")
+    except Unpredictable as error:
+        return {**unknown, "unpredicted": str(error)}
     if machine is None:
         return {**unknown, **predicted}
     devices = machine.takes(predicted["weights_bytes"], predicted["peak_bytes"])
     fits = devices is not None and devices <= machine.devices
-    return {**predicted, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
+    return {**unknown, **predicted, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
 
 
 def room(run: PlannedRun, predicted: Predicted | None, device: str) -> dict[int | str, int] | None:

@@ -289,7 +289,7 @@ def find(value: str, beside: Path) -> Source | None:
     if value in weights.generating():
         return Published(value) if "hub" in weights.catalog()[value] else Catalogued(value)
     path = _path(value, beside)
-    if path and path.suffix == ".gguf" and not path.is_dir():
+    if path and path.suffix.lower() == ".gguf" and not path.is_dir():
         weights.gguf_types(path)
         return Gguf(path)
     return _folder_or_repository(value, path, checkpoints.GENERATION)

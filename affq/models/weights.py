@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,9 @@ import yaml
 
 from affq.errors import InputError
 from affq.files import sha256_of
+from affq.models.configuration import LOCAL
+
+PART = re.compile(r"(?P<model>.+)-\d{5}-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)  # as llama.cpp names the files of one model
 
 
 @functools.cache
@@ -147,7 +151,8 @@ def verify(path: Path, sha256: str) -> None:
 def convert_gguf(gguf: Path, target: Path) -> None:
     """Write the GGUF file's model, dequantized to float32, and its tokenizer as a safetensors folder at `target`.
 
-    A model that was loaded from GGUF refuses to be saved, being "quantized": its weights go through a fresh one. Raises
+    A model that was loaded from GGUF refuses to be saved, being "quantized": its weights go through a fresh one. transformers
+    reads the file by a link that lies alone: what else is in its folder, such as an adapter, is not the file's. Raises
     InputError for a file that transformers does not read.
     """
     import torch
@@ -156,10 +161,12 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     loader: Any = transformers.AutoModelForCausalLM  # whose types know nothing of output_loading_info
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
-            options = {"dtype": torch.float32, "output_loading_info": True}
-            loaded, keys = loader.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        with tempfile.TemporaryDirectory(dir=target.parent) as alone:
+            Path(alone, "model.gguf").symlink_to(gguf.resolve())
+            options: dict[str, Any] = {"gguf_file": "model.gguf", **LOCAL}
+            with contextlib.redirect_stderr(io.StringIO()):  # the bar of this one step heeds no switch
+                loaded, keys = loader.from_pretrained(alone, dtype=torch.float32, output_loading_info=True, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(alone, **options)
     except Exception as error:  # what a reader of foreign files can raise is not to be listed
         words = " ".join(f"{type(error).__name__}: {error}".split())
         problem = f"transformers cannot read the GGUF file {{place}} ({words})"
@@ -182,21 +189,41 @@ class Tensors(NamedTuple):
 
 
 def gguf_types(gguf: Path) -> dict[str, Tensors]:
-    """Return what a GGUF file holds, by type of tensor, such as q4_1; raise InputError if it is no such file."""
+    """Return what a GGUF file holds, by type of tensor, such as q4_1; raise InputError if it is none, or a part of one."""
     from gguf import GGUFReader
 
     types: dict[str, Tensors] = {}
     try:
-        for tensor in GGUFReader(gguf).tensors:
+        reader = GGUFReader(gguf)
+        counted = {key: field.contents() for key, field in reader.fields.items() if key.endswith(("split.count", "block_count"))}
+        counts = {key: count for key, count in counted.items() if type(count) is int}
+        for tensor in reader.tensors:
             name = tensor.tensor_type.name.lower()
             former = types.get(name, Tensors(0, 0))
             types[name] = Tensors(former.elements + int(tensor.n_elements), former.stored_bytes + int(tensor.n_bytes))
     except Exception as error:  # the reader checks little: a damaged header raises whatever comes of it
         problem = f"{{place}} is no GGUF file, or was cut ({type(error).__name__})"
         raise InputError(problem, place=gguf, remedy="copy it again") from None
+    _refuse_part(gguf, counts.pop("split.count", 1))
+    if (blocks := max(counts.values(), default=0)) > (tensors := len(reader.tensors)):
+        # Said here, since converting so many would not end.
+        problem = f"{{place}} asks for {blocks:,} layers, and holds {tensors:,} tensors in all"
+        raise InputError(problem, value=blocks, place=gguf, remedy="copy it again")
     if not types:
         raise InputError("{place} holds no tensors", place=gguf, remedy="copy it again")
     return types
+
+
+def _refuse_part(gguf: Path, parts: int) -> None:
+    """Raise InputError for one of several files that a model was split into. parts: how many the file itself says there are."""
+    named = PART.fullmatch(gguf.name)
+    parts = max(parts, int(named["parts"]) if named else 1)
+    if parts > 1:
+        model = named["model"] if named else gguf.stem
+        first = f"{model}-00001-of-{parts:05}.gguf" if named else "FIRST_PART.gguf"
+        problem = f"{{place}} is one of {parts} parts of a model"
+        remedy = f"merge them, and name what comes of it: llama-gguf-split --merge {first} {model}.gguf"
+        raise InputError(problem, value=gguf.name, place=gguf, remedy=remedy)
 
 
 def remembered_sha256(path: Path) -> str:

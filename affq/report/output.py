@@ -5,8 +5,9 @@
 
 import html
 import io
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
@@ -111,11 +112,24 @@ def csv(frame: pd.DataFrame, name: str) -> None:
 def csv_text(frame: pd.DataFrame) -> str:
     """Return a frame, raw, as CSV.
 
-    A text that begins as a spreadsheet's formula does (= + - @, a tab, a line feed, NUL) gains an apostrophe before it.
+    A text that begins as a spreadsheet's formula does (= + - @, a tab, a line feed, NUL) gains an apostrophe before it, also in
+    the name of a column.
     """
-    # A bare carriage return would not be quoted, and would break its row.
-    lines = frame.replace("\r\n?", "\n", regex=True)
-    return lines.replace(r"\A(?=[=+\-@\t\n\0])", "'", regex=True).to_csv(index=False, lineterminator="\n")
+    whole = frame.rename(columns=_guarded)
+    for pattern, instead in GUARDS:
+        whole = whole.replace(pattern, instead, regex=True)
+    return whole.to_csv(index=False, lineterminator="\n")
+
+
+# A bare carriage return would not be quoted, and would break its row.
+GUARDS = (("\r\n?", "\n"), (r"\A(?=[=+\-@\t\n\0])", "'"))
+
+
+def _guarded(column: Hashable) -> Hashable:
+    """Return the name of a column as csv_text writes it."""
+    for pattern, instead in GUARDS:
+        column = re.sub(pattern, instead, column) if isinstance(column, str) else column
+    return column
 
 
 def latex(columns: Sequence[Column], name: str, bold: Mapping[str, Sequence[bool]] | None = None) -> None:

@@ -36,6 +36,7 @@ def named_people(paths: Iterable[Path]) -> dict[str, Path]:
     """Return {person: file}, each person named by the file.
 
     Raises InputError for two files of one name; names that differ by capitals alone are one, since some systems' files are.
+    Names of any script stay apart.
     """
     named: dict[str, Path] = {}
     for path in paths:
@@ -55,8 +56,17 @@ def keep_labels(results: Path | str, study: AskedStudy, person: str, labels: pd.
 
 
 def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, pd.DataFrame]:
-    """Return the labels of a study, {person: frame {id, label}}; empty where nobody labelled."""
-    return {path.stem: read_labels(path) for path in sorted((study_folder(results, study) / "labels").glob("*.csv"))}
+    """Return the labels of a study, {person: frame {id, label}}; empty where nobody labelled.
+
+    Raises InputError for a file that is none that `keep_labels` wrote.
+    """
+    kept = {path: read_labels(path) for path in sorted((study_folder(results, study) / "labels").glob("*.csv"))}
+    for path, frame in kept.items():
+        if list(frame) != ["id", "label"] or frame["id"].duplicated().any():
+            raise files.damaged(
+                path, "it has other columns than id and label, or an id twice", "read the labelled copy back again"
+            )
+    return {path.stem: frame for path, frame in kept.items()}
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -68,6 +78,7 @@ def read_labels(path: Path) -> pd.DataFrame:
         if any(cells[len(columns) :]):  # a comma at the end of each row is harmless
             remedy = "put a text with a comma in double quotes"
             raise InputError("{place} has more cells than columns", place=f"{path}, record {number}", remedy=remedy)
+    # Some spreadsheets leave the last comma out where nothing comes after it.
     whole = [[*cells, *[""] * (len(columns) - len(cells))][: len(columns)] for _, cells in rows]
     return pd.DataFrame(whole, columns=columns, dtype=str)
 

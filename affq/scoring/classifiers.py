@@ -1,5 +1,6 @@
 """Judges that others made: sequence classifiers of a folder or of the hub, whose labels stand for emotions."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from affq.emotions import NONE
 from affq.errors import InputError
 from affq.files import slug
-from affq.models import sources
+from affq.models import LOCAL, sources
 from affq.scoring.judge import Judge, PackagedJudge, packaged, saying_little
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ class SequenceClassifier:
         """The emotion, or what else, that each of its labels stands for, in the order of its logits."""
         named = self.source.config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
         try:
-            own = [str(named[key]).lower() for key in sorted(named, key=int)]
+            own = [_folded(str(named[key])) for key in sorted(named, key=int)]
         except (AttributeError, TypeError, ValueError):
             problem = "{place} has an id2label that is no mapping of numbers"
             raise InputError(problem, place=self.source.folder / "config.json") from None
-        stands_for = {label.lower(): emotion for label, emotion in self.labels}
-        if unknown := [label for label, _ in self.labels if label.lower() not in own]:
+        stands_for = {_folded(label): emotion for label, emotion in self.labels}
+        if len(stands_for) < len(self.labels):
+            problem = f"two labels for judge {self.source.name} differ by letter case or accents alone"
+            raise InputError(problem, value=[label for label, _ in self.labels], remedy="leave one out")
+        if unknown := [label for label, _ in self.labels if _folded(label) not in own]:
             problem = f"judge {self.source.name} has no label {unknown[0]!r}; its labels: {', '.join(own)}"
             raise InputError(problem, value=unknown[0])
         answers = tuple(stands_for.get(label, label) for label in own)
@@ -89,12 +93,13 @@ class SequenceClassifier:
 
         transformers.utils.logging.disable_progress_bar()
         folder = self.source.folder
+        self.source.config  # noqa: B018 - what a configuration may not say is said before anything is built
         loader: Any = transformers.AutoModelForSequenceClassification  # whose types know nothing of output_loading_info
         options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
             with saying_little():  # else it lists the weights of other heads, which a classifier has no use for
-                model, keys = loader.from_pretrained(folder, **options)
+                model, keys = loader.from_pretrained(folder, **options, **LOCAL)
         except Exception as error:  # what a reader of foreign files can raise is not to be listed
             words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise InputError(f"transformers cannot load the classifier {{place}} ({words})", place=folder) from None
@@ -134,6 +139,11 @@ class SequenceClassifier:
             of_labels[where] = (torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)).numpy()
         columns = [[i for i, answer in enumerate(self.answers) if answer == emotion] for emotion in self.emotions]
         return np.stack([of_labels[:, i].max(axis=1) if several else of_labels[:, i].sum(axis=1) for i in columns], axis=1)
+
+
+def _folded(label: str) -> str:
+    """Return a label as it is told from others: whatever its letter case, and composed or not, as files of some systems are."""
+    return unicodedata.normalize("NFC", label).casefold()
 
 
 def _positions(model: "PreTrainedModel") -> int:

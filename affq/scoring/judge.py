@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from affq.errors import InputError
-from affq.models import weights
+from affq.models import LOCAL, weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,8 +151,8 @@ def load_encoder(folder: Path) -> tuple["PreTrainedTokenizerBase", "PreTrainedMo
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    options = {"use_safetensors": True, "dtype": torch.float32, "add_pooling_layer": False}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+    options = {"use_safetensors": True, "dtype": torch.float32, "add_pooling_layer": False, **LOCAL}
     with saying_little():  # else it lists the pooler's weights, which the mean has no use for
         return tokenizer, transformers.AutoModel.from_pretrained(folder, **options).eval()
 

@@ -1,21 +1,27 @@
 """Judge the texts of a file: what `affq judge` does."""
 
+import codecs
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+from affq import files
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
-from affq.files import lines as json_lines
-from affq.files import read_bytes
 from affq.scoring import classifiers, scores
 from affq.scoring.judge import Judge, packaged
 
 MAX_CHARACTERS = 10_000  # of a text of a user's file: of a longer one the judge would read next to nothing
 VERDICT = ("judged_emotion", "probabilities", "error")  # what judging adds to a line
 
-Line = tuple[dict[str, Any], str | None]  # what is read of a line, and what is wrong with it
+
+class Line(NamedTuple):
+    """One line of a file: its number, its object, or what can be written again of it, and what is wrong with it, or None."""
+
+    number: int
+    row: dict[str, Any]
+    wrong: str | None
 
 
 def chosen(name: str, labels: Iterable[str]) -> Judge:
@@ -34,43 +40,41 @@ def judge_file(texts: Path, out: Path, judge: Judge, say: Callable[[str], None])
     """Judge the texts of a JSONL file into another; return each line's number and what is wrong with it, or None.
 
     Each line comes back with judged_emotion and probabilities added, one that cannot be judged with judged_emotion null and the
-    reason as error. say: is told of a download. Raises InputError for files that cannot be, and a judge without an emotion.
+    reason as error; empty lines are no texts. `out` is as it was until all are judged. say: is told of a download. Raises
+    InputError for files that cannot be, and a judge without an emotion.
     """
-    if not out.parent.is_dir() or out.is_dir():
-        why = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise InputError(f"cannot write {{place}}: {why}", place=out)
+    files.need_place(out)
     if out.exists() and out.samefile(texts):
         raise InputError("{place} is the file that is read", place=out, remedy="give --out another name")
     lines = read_lines(texts)
     judge.fetch(say)
     if not set(EMOTIONS) & set(judge.emotions):
         judge.need(EMOTIONS)
-    good = [row["text"] for row, wrong in lines if not wrong]
+    good = [line.row["text"] for line in lines if not line.wrong]
     verdicts = iter(scores.judged(good, judge.probabilities(good), judge.emotions))
-    rows = [row | ({"judged_emotion": None, "error": wrong} if wrong else next(verdicts)) for row, wrong in lines]
-    out.write_text(json_lines(rows), encoding="utf-8")
-    return [(number, wrong) for number, (_, wrong) in enumerate(lines, 1)]
+    judged = [{"judged_emotion": None, "error": line.wrong} if line.wrong else next(verdicts) for line in lines]
+    files.write_for_user(out, files.lines(line.row | verdict for line, verdict in zip(lines, judged, strict=True)))
+    return [(line.number, line.wrong) for line in lines]
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return of each line of a JSONL file of objects with a `text` its object, or {}, and what is wrong with it, or None.
+    """Return the lines of a JSONL file of objects with a `text`, without those that are empty.
 
-    Raises InputError if there is no such file, no line in it, or a line that was judged before.
+    Raises InputError if there is no such file, no line in it, or a line that was judged before. Clients of language models
+    write `"error": null`, which is no verdict.
     """
-    parts = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not parts[-1]:
-        parts.pop()  # the end of the last line
-    if not parts:
+    parts = files.read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = [Line(number, *_read_line(part)) for number, part in enumerate(parts, 1) if part.strip()]
+    if not lines:
         raise InputError("{place} holds no text", place=path)
-    lines = [_read_line(part) for part in parts]
-    for number, (row, _) in enumerate(lines, 1):
-        if taken := [name for name in VERDICT if name in row]:
-            problem, place = f"{{place}} already has {' and '.join(taken)}", f"{path}, line {number}"
+    for line in lines:
+        if taken := [name for name in VERDICT if line.row.get(name) is not None]:
+            problem, place = f"{{place}} already has {' and '.join(taken)}", f"{path}, line {line.number}"
             raise InputError(problem, value=taken[0], place=place, remedy="remove what was judged before")
     return lines
 
 
-def _read_line(line: bytes) -> Line:
+def _read_line(line: bytes) -> tuple[dict[str, Any], str | None]:
     """Read one line: (its object, None), or (what can be written again of it, what is wrong with it)."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
@@ -98,7 +102,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def read_texts(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSONL file of objects with a `text`. Raises InputError, with the line, for anything else."""
     lines = read_lines(path)
-    for number, (_, wrong) in enumerate(lines, 1):
-        if wrong:
-            raise InputError(f"{{place}}: {wrong}", place=f"{path}, line {number}")
-    return [row for row, _ in lines]
+    for line in lines:
+        if line.wrong:
+            raise InputError(f"{{place}}: {line.wrong}", place=f"{path}, line {line.number}")
+    return [line.row for line in lines]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from affq import files
 from affq.errors import InputError, command
 from affq.files import slug
 from affq.study.settings import Document
@@ -25,7 +26,7 @@ class Draft:
         """Write the file; return False if just that is there already."""
         if self.path.exists():
             return False
-        self.path.write_text(self.text, encoding="utf-8")
+        files.write(self.path, self.text)
         return True
 
 
@@ -68,12 +69,13 @@ def draft(
 
 def _name(model: str) -> str:
     """Return the name of a model's study: that of its folder, file or repository."""
-    return slug(Path(os.path.expanduser(model.partition("@")[0])).resolve().name.removesuffix(".gguf"))
+    path = Path(os.path.expanduser(model.partition("@")[0])).resolve()
+    return slug(path.stem if path.suffix.lower() == ".gguf" else path.name)
 
 
 def _need_free(path: Path) -> None:
     """Raise InputError unless a study of one's own can have this file name."""
-    if path.suffix not in {".yaml", ".yml"}:
+    if path.suffix.lower() not in {".yaml", ".yml"}:
         remedy = f"it ends with .yaml: -o {path.with_suffix('.yaml')}"
         raise InputError(f"{path} is not the name of a study file", value=path, remedy=remedy)
     if path.stem in packaged():

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
+from affq.emotions import EMOTIONS
 from affq.errors import InputError
 from affq.files import other_separator, read_csv, read_text
 from affq.inference import Request
+from affq.study.settings import SHORT
 
 COLUMNS = ("id", "kind", "text", "text_without_emotion")
 KINDS = ("general", "event")
@@ -29,7 +31,6 @@ def read_prompts(path: Path) -> list[Prompt]:
     if columns != [*COLUMNS]:
         problem = f"{{place}}: the columns must be {names}; found {','.join(columns) or 'none'}"
         raise InputError(problem, value=columns, place=f"{path}, line 1", remedy=other_separator(columns))
-    records = [(line, cells) for line, cells in records if any(cells)]  # spreadsheets save empty rows below the last one
     if not records:
         raise InputError("{place} holds no prompt", place=path, remedy=f"add a line of {names}")
     prompts: list[Prompt] = []
@@ -90,19 +91,31 @@ def to_time(requests: Iterable[Request], count: int) -> list[Request]:
 
 
 def read_references(path: Path, emotions: Iterable[str]) -> dict[str, list[str]]:
-    """Return the reference texts of a JSONL file by emotion. Raises InputError unless each emotion has one at least."""
+    """Return the reference texts of a JSONL file by emotion.
+
+    Raises InputError, with the line, for one of an unknown emotion, an empty one, and one that is there twice; and unless each
+    of `emotions` has one at least.
+    """
     references: dict[str, list[str]] = {}
-    lines = read_text(path).rstrip("\n").split("\n")  # not splitlines(): a text may hold other separators
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines(): a text may hold other separators
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
         try:
             row = json.loads(line)
             emotion, text = row["emotion"], row["text"]
         except (ValueError, KeyError, TypeError, RecursionError):
             emotion = text = None
         if not (isinstance(emotion, str) and isinstance(text, str)):
-            problem = "{place}: a reference is a JSON object with emotion and text"
-            raise InputError(problem, value=line, place=f"{path}, line {number}")
-        references.setdefault(emotion, []).append(text)
+            raise InputError("{place}: a reference is a JSON object with emotion and text", value=line, place=place)
+        if emotion not in EMOTIONS:
+            raise InputError(f"unknown emotion {SHORT.repr(emotion)}", value=emotion, place=place, choices=EMOTIONS)
+        if not text.strip():
+            raise InputError("{place}: the text is empty", value=text, place=place, remedy="write one, or leave the line out")
+        if text in references.setdefault(emotion, []):
+            problem = f"{{place}}: that text is there twice for {emotion}"
+            raise InputError(problem, value=text, place=place, remedy="leave one out")
+        references[emotion].append(text)
     if missing := [e for e in emotions if e not in references]:
         raise InputError(f"{{place}} has no reference text for {', '.join(missing)}", value=missing, place=path)
     return references

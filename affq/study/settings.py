@@ -1,9 +1,10 @@
 """Read a YAML file as typed settings; what does not fit is one error with the value, the place (file and line), the choices."""
 
 import math
+import re
 import reprlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -19,6 +20,8 @@ from affq.models import PRECISIONS
 
 Keys = tuple[str | int, ...]  # the keys and indices that lead to a value
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+OCTAL = re.compile(r"[-+]?0[0-7_]+")  # as YAML 1.1 writes numbers to the base of 8; those with colons are to the base of 60
 FILE = "{place}"  # what an error calls a whole file: by its path
 SHORT = reprlib.Repr()  # of a value that may be anything
 SHORT.maxstring = SHORT.maxother = 80
@@ -55,7 +58,7 @@ class Document:
     """A mapping of settings, and the line of each of its values by the keys and indices to it.
 
     what: what the settings are of, such as "study". path: of the file; None for settings that are in none. name: what an error
-    calls them.
+    calls them. words: what YAML took for true or false, as it is written, by its keys.
     """
 
     what: str
@@ -63,12 +66,15 @@ class Document:
     lines: dict[Keys, int]
     path: Path | None
     name: str = FILE
+    words: dict[Keys, str] = field(default_factory=dict)
 
     def part(self, key: str, what: str) -> "Document":
         """Return what stands under a key, as settings of another kind."""
         lines = {keys[1:]: line for keys, line in self.lines.items() if keys[:1] == (key,)}
+        words = {keys[1:]: word for keys, word in self.words.items() if keys[:1] == (key,)}
+        name = f"{what} {key!r} in {{place}}"
         # A merged mapping has no line of its own.
-        return Document(what, self.values[key], {(): self.lines[()]} | lines, self.path, f"{what} {key!r} in {{place}}")
+        return Document(what, self.values[key], {(): self.lines[()]} | lines, self.path, name, words)
 
     def where(self, *keys: str | int) -> str | None:
         """Return the file and line of a value; None for settings that are in no file."""
@@ -104,15 +110,17 @@ class Document:
         if problem["type"] in ("extra_forbidden", "invalid_key"):
             key, known, instead = loc[-1], _schema_at(model, loc[:-1])["properties"], model.removed.get(str(loc[-1]))
             return InputError(f"unknown key {SHORT.repr(key)}", value=key, place=place, choices=known, remedy=instead)
-        schema = _schema_at(model, loc)
+        schema, word = _schema_at(model, loc), self.words.get(loc)
+        quoted = f"YAML takes {word} for {str(value).lower()}: put it in quotes" if word and isinstance(value, bool) else None
         if "enum" in schema:
             noun = schema["title"].lower()
-            return InputError(f"unknown {noun} {SHORT.repr(value)}", value=value, place=place, choices=schema["enum"])
+            sentence = f"unknown {noun} {SHORT.repr(value)}"
+            return InputError(sentence, value=value, place=place, choices=schema["enum"], remedy=quoted)
         if isinstance(loc[-1], int):  # a list of names that has something else in it
             loc = loc[:-1]
             place, schema, value = self.where(*loc), _schema_at(model, loc), reduce(getitem, loc, self.values)
         sentence = f"{loc[-1]} in {{place}} must be {_described(schema)}; found {SHORT.repr(value)}"
-        return InputError(sentence, value=value, place=place)
+        return InputError(sentence, value=value, place=place, remedy=quoted)
 
 
 def _schema_at(model: type[Settings], keys: Keys) -> dict[str, Any]:
@@ -159,12 +167,17 @@ def read_yaml(path: Path, what: str = "settings", keys: str = "names") -> Docume
         raise InputError(f"{{place}} holds a value that YAML cannot read ({type(error).__name__}: {error})", place=path) from None
     if node is None or not isinstance(values, dict):
         raise InputError(f"{{place}} holds no {what}: that is a mapping of keys such as {keys}", place=path)
-    return Document(what, values, _lines(node, path), path)
+    lines, words = _lines(node, path)
+    return Document(what, values, lines, path, words=words)
 
 
-def _lines(root: yaml.Node, path: Path) -> dict[Keys, int]:
-    """Return the line of each value. Raises InputError for a key that is given twice."""
+def _lines(root: yaml.Node, path: Path) -> tuple[dict[Keys, int], dict[Keys, str]]:
+    """Return the line of each value, and what YAML takes for true or false.
+
+    Raises InputError for a key that is given twice, and for a number that YAML takes for another one than is written.
+    """
     lines: dict[Keys, int] = {}
+    words: dict[Keys, str] = {}
     visited = set()
 
     def visit(node: yaml.Node, place: Keys) -> None:
@@ -172,6 +185,12 @@ def _lines(root: yaml.Node, path: Path) -> dict[Keys, int]:
         if node in visited:  # an alias may lead into itself, and a few of them to billions of values
             return
         visited.add(node)
+        if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in ("true", "false"):
+            words[place] = node.value
+        elif node.tag in NUMBERS and (":" in node.value or OCTAL.fullmatch(node.value)):
+            where, number = f"{path}, line {lines[place]}", yaml.safe_load(node.value)
+            remedy = f"write {number}, or what you mean without a 0 or a colon that YAML reads so; a text stands in quotes"
+            raise InputError(f"YAML takes {node.value} for {number} in {{place}}", value=node.value, place=where, remedy=remedy)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 if place + (key.value,) in lines:
@@ -183,4 +202,4 @@ def _lines(root: yaml.Node, path: Path) -> dict[Keys, int]:
                 visit(value, place + (index,))
 
     visit(root, ())
-    return lines
+    return lines, words

@@ -11,7 +11,7 @@ from typing import Any
 
 from affq.emotions import EMOTIONS
 from affq.errors import InputError, command
-from affq.files import slug
+from affq.files import ascii_name, slug
 from affq.inference import Request, Sampling
 from affq.models import PRECISIONS, Source, sources, weights
 from affq.scoring import Judge, classifiers
@@ -32,6 +32,7 @@ from affq.study.study_file import (
     StudyFile,
 )
 
+MOST_TEXTS = 1_000_000  # of a run
 ENGINE = "transformers"  # what turns weights and prompts into tokens: its own generate, not compiled
 
 
@@ -71,7 +72,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """Return `<model>--<precision>--<digest>`, the digest being that of the settings."""
-        return f"{slug(self.model.name)}--{self.precision}--{_sha256(self.settings)[:10]}"
+        return f"{ascii_name(self.model.name)}--{self.precision}--{_sha256(self.settings)[:10]}"
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def load_study(source: str | Path) -> Study:
     source, known = str(source), packaged()
     if source in known:
         path = known[source]
-    elif Path(source).suffix in {".yaml", ".yml"}:
+    elif Path(source).suffix.lower() in {".yaml", ".yml"}:
         path = Path(source).resolve()
         need_name(path, source)
     else:
@@ -187,13 +188,16 @@ def load_study(source: str | Path) -> Study:
 def names_a_model(source: str) -> bool:
     """Return whether a word that names no study looks like a model: a folder, a GGUF file, a name of the hub or the catalog."""
     path = Path(source)
-    if source in packaged() or path.suffix in {".yaml", ".yml"}:
+    if source in packaged() or path.suffix.lower() in {".yaml", ".yml"}:
         return False
-    return path.is_dir() or path.suffix == ".gguf" or "/" in source or source in weights.generating()
+    return path.is_dir() or path.suffix.lower() == ".gguf" or "/" in source or source in weights.generating()
 
 
 def need_name(path: Path, source: str) -> None:
     """Raise InputError unless a study file has a name that its folder of results can have, and no packaged study has."""
+    if path.stem.casefold().startswith("index.html") or path.stem.casefold() == "index":
+        problem = f"{source!r} would have the name of the page that lists all studies"
+        raise InputError(problem, value=source, remedy="rename it")
     if path.stem != slug(path.stem):
         name = slug(path.stem) if slug(path.stem) not in packaged() else f"my-{slug(path.stem)}"
         remedy = f"rename it, to {name}{path.suffix} for instance"
@@ -258,10 +262,18 @@ class _Names:
             budget=file.budget,
         )
         # Bad lines are said now, not after a night of generating.
-        read_prompts(study.prompts)
+        self.need_few_texts(len(read_prompts(study.prompts)))
         read_references(study.references, study.emotions)
         read_claims(study.claims)
         return study
+
+    def need_few_texts(self, prompts: int) -> None:
+        """Raise InputError for a run of more texts than anybody could wait for."""
+        texts = prompts * (len(self.file.emotions) * self.file.samples + 1)
+        if texts > MOST_TEXTS:
+            problem = f"samples in {{place}} makes {texts:,} texts a run"
+            place, remedy = self.document.where("samples"), f"ask for {MOST_TEXTS:,} at most"
+            raise InputError(problem, value=self.file.samples, place=place, remedy=remedy)
 
     def need_once(self, key: str, noun: str, values: list[str]) -> None:
         for index, value in enumerate(values):

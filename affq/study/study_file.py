@@ -22,6 +22,7 @@ CLAIM_SETS = {"paper": HERE / "claims.yaml"}
 HOTTEST = 100  # of temperatures: every token is about as likely there
 YEAR_S = 31_536_000
 MOST = 1_000_000_000  # of what anybody can spend
+MOST_COUNTED = 1_000_000  # texts, tokens, rounds: more would never end
 
 
 def _suggest(names: Callable[[], Iterable[str]]) -> Any:
@@ -29,8 +30,9 @@ def _suggest(names: Callable[[], Iterable[str]]) -> Any:
     return Field(json_schema_extra=lambda schema: schema.update(examples=list(names())))
 
 
-Count = Annotated[int, Field(ge=1)]
-CountFromZero = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNTED)]
+CountFromZero = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as numpy and torch both take it
 Seconds = Annotated[int, Field(ge=1, le=YEAR_S)]
 Amount = Annotated[float, Field(gt=0, lt=MOST)]
 Emotion = Annotated[str, OneOf(EMOTIONS), Field(title="emotion")]
@@ -60,7 +62,7 @@ class Measurement(Settings):
     """The resource pass: what is timed, and how often. With several rounds it has an aim."""
 
     texts: Count = 10
-    new_tokens: Annotated[int, Field(ge=2)] = 64  # one, and one further
+    new_tokens: Annotated[int, Field(ge=2, le=MOST_COUNTED)] = 64  # one, and one further
     warmup_tokens: Count = 8
     rounds: Count = 1
     token_texts: CountFromZero = 2
@@ -130,7 +132,7 @@ class StudyFile(Settings):
     emotions: list[Emotion] = Field(default=list(EMOTIONS), min_length=1)
     samples: Count = 1
     batch: Count = 14
-    seed: CountFromZero = 0
+    seed: Seed = 0
     generation: Generation = Generation()
     measurement: Measurement = Measurement()
     limits: Limits = Limits()

@@ -55,7 +55,7 @@ class Annotator:
             raise InputError(f"{{place}} has no column {missing[0]}", place=path, remedy=remedy)
         given = frame["label"].str.strip().str.lower()
         annotation.check(frame.assign(label=given.where(given != "", NONE)), results.texts, results.study.emotions, path)
-        return frame.assign(label=given)
+        return annotation.as_letters(frame).assign(label=given)
 
     def _make(self, study: str | Path) -> None:
         self.text, self.message, self.study = widgets.HTML(), widgets.Label(), study

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import Results, choose, disagreement
+from affq.analysis import Results, annotation, choose, disagreement
 from affq.errors import InputError
 from affq.inference import KEY
 from affq.report import escaped, words
@@ -162,10 +162,11 @@ def run_texts(texts: pd.DataFrame, run_id: str) -> str:
 def notes(kept: Sequence[Note], texts: pd.DataFrame) -> str:
     """Return the notes on the texts that are given as HTML, the latest last. kept: results.kept_notes."""
     runs = texts["model"] + " " + texts["precision"]
+    named = [(str(note["id"]).translate(annotation.LETTERS), note) for note in kept]  # ids of former versions have digits
     lines = (
-        f"<p><small>{escaped(note['time'])} on {escaped(runs[note['id']])}:</small> {escaped(note['note'])}</p>"
-        for note in kept
-        if note["id"] in runs.index
+        f"<p><small>{escaped(note['time'])} on {escaped(runs[text_id])}:</small> {escaped(note['note'])}</p>"
+        for text_id, note in named
+        if text_id in runs.index
     )
     return _page("".join(lines))
 

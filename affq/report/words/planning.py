@@ -8,26 +8,43 @@ from affq.analysis import WANTED
 from affq.models import memory
 from affq.study import Claim
 
+SHORT = 40  # characters of a reason that is said again, where a longer one is "as above"
+
 
 def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterable[Claim] = ()) -> list[str]:
     """Return the lines of affq plan: a table of the runs, what is at hand, what int8 saves, and what is claimed of that.
 
     runs: analysis.planned_runs. machine: memory.at_hand. claims: the study's. A measured peak stands beside the predicted one.
+    What is said of several runs is said once.
     """
     names = [run["run_id"] or f"{run['model']}--{run['precision']}" for run in runs]
     width = max(map(len, names))
     lines = [f"{'status':8} {'run':{width}}  weights GB  peak GB  measured GB  fits        why"]
+    reason = ""
     for name, run in zip(names, runs, strict=True):
+        reason, former = run["reason"], reason
+        why = "as above" if reason == former and len(reason) > SHORT else reason
         fits = {True: "yes", False: "no", None: "?"}[run["fits"]] + (f": {n} GPUs" if (n := run["gpus"] or 1) > 1 else "")
         amounts = ["?" if run[key] is None else f"{run[key] / 1e9:,.2f}" for key in ("weights_bytes", "peak_bytes")]
         measured = "" if run["measured_peak_bytes"] is None else f"{run['measured_peak_bytes'] / 1e9:,.2f}"
         memory = f"{amounts[0]:>10}  {amounts[1]:>7}  {measured:>11}"
-        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {run['reason']}".rstrip())
+        lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {why}".rstrip())
+    lines += unpredicted(runs)
     lines.append(_at_hand(machine))
     if saved := savings(runs):
         about = [c for c in claims if c.statistic in ("weights_saving", "peak_saving") and c.precision == "int8"]
         lines += ["Predicted:", *saved, *(f"Claimed ({claim.id}): {claim.sentence}" for claim in about)]
     return lines
+
+
+def unpredicted(runs: Sequence[dict]) -> list[str]:
+    """Return why the memory of runs is not predicted, each reason once, unless it is why they are to be run.
+
+    runs: {model, reason, unpredicted}.
+    """
+    untold = [run for run in runs if run["unpredicted"] and run["unpredicted"] not in run["reason"]]
+    models = dict.fromkeys((run["unpredicted"], run["model"]) for run in untold)
+    return [f"Memory of {model} is not predicted: {why}" for why, model in models]
 
 
 def _at_hand(machine: memory.Machine | None) -> str:

@@ -26,7 +26,7 @@ def reproduce(study: Study, records: Sequence[Snapshot]) -> str:
     software = [record.about()["software"] for record in complete]
     made = dict.fromkeys(f"affq {row['affq']}" + (f" at commit {row['commit']}" if row["commit"] else "") for row in software)
     name = study.source.replace("\\", "/").rpartition("/")[2]
-    what = "file" if name.endswith((".yaml", ".yml")) else "packaged study"
+    what = "file" if name.lower().endswith((".yaml", ".yml")) else "packaged study"
     stale = any(record.state().status == Status.STALE for record in complete)
     same = (
         "Some runs are stale: other versions, or other generating code, made them than wrote this report."
