@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 from conftest import complete
 
-from affq.analysis import judges
+from affq.analysis import annotation, judges
 from affq.analysis.texts import join
 from affq.report import words
 from affq.results import record as records
-from affq.stats.agreement import alpha
+from affq.stats.agreement import alpha, kappa
 from affq.study.study import load_study
 
 TARGETS = ["joy", "fear", "joy", "fear"]
@@ -122,3 +122,39 @@ def test_alpha_takes_those_who_did_not_label_every_text():
     }
     frame = pd.DataFrame(from_paper).replace("-", None)
     assert alpha(frame) == pytest.approx(0.743, abs=5e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (["joy", "sadness"], ["joy", None]),  # one text that both labelled
+        (["joy", "joy"], ["joy", "joy"]),  # one label
+        (["joy", "joy", "fear"], ["joy", "joy", None]),  # one label where there are two
+        (["joy", None], [None, "fear"]),  # no text that both labelled
+        ([None, None], [None, None]),
+        ([], []),
+        (["joy", "fear"], [None, None]),  # one person
+    ],
+)
+def test_agreement_that_is_undefined_is_empty_without_a_warning(first, second):
+    labels = pd.DataFrame({"anna": first, "ben": second}, dtype=object)
+    assert np.isnan(alpha(labels))
+    both = labels.dropna()
+    assert np.isnan(kappa(both["anna"].tolist(), both["ben"].tolist()))
+
+
+def test_alpha_is_not_changed_by_texts_that_one_person_labelled():
+    both = pd.DataFrame({"anna": ["joy", "fear", "joy", "fear"], "ben": ["joy", "joy", "joy", "fear"]})
+    more = pd.concat([both, pd.DataFrame({"anna": ["shame", None], "ben": [None, "guilt"]})])
+    assert alpha(more) == alpha(both) == pytest.approx(8 / 15)  # by hand above
+
+
+@pytest.mark.filterwarnings("error")
+def test_people_without_a_text_in_common_are_said_to_have_none():
+    labelled = pd.DataFrame({"emotion": ["joy", "fear"], "judged_emotion": ["joy", "joy"]})
+    labelled = labelled.assign(**{"label of anna": ["joy", None], "label of ben": [None, "fear"]})
+    found = annotation.between_people(labelled, ["anna", "ben"])
+    said = words.people(found, pd.DataFrame())
+    assert "- anna and ben have no text in common." in said and "nan" not in said
+    assert "anna and target give the same answer to 100% of 1 texts." in said

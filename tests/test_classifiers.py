@@ -166,6 +166,27 @@ def test_a_text_is_read_as_far_as_a_model_has_positions(tmp_path, kind, reads):
     assert longest == pytest.approx(beyond) and longest != pytest.approx(shorter)
 
 
+def test_a_judge_whose_positions_have_no_end_reads_as_others(tmp_path):
+    folder = save_classifier(tmp_path / "endless")
+    judge = classifiers.find(str(folder), MAP, tmp_path, EMOTIONS)
+    expected = judge.probabilities(["yay"])
+    judge._loaded[1].config.max_position_embeddings = -1
+    assert judge.probabilities(["yay"]) == pytest.approx(expected)
+
+
+def test_a_pad_token_that_the_judge_has_no_embedding_for_changes_no_answer(tmp_path):
+    folder = save_classifier(tmp_path / "padded")
+    judge = classifiers.find(str(folder), MAP, tmp_path, EMOTIONS)
+    texts = ["yay", "rage gone", "blush tears dread"]
+    expected = judge.probabilities(texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PADDING]"})
+    tokenizer.save_pretrained(folder)
+    assert tokenizer.pad_token_id == 10  # of as many embeddings
+    again = classifiers.find(str(folder), MAP, tmp_path, EMOTIONS)
+    assert again.probabilities(texts) == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_label_of_its_own_called_none_is_not_taken_for_a_text_that_collapsed(tmp_path):
     names = ["Anger", "Disgust", "Fear", "guilt", "Joy", "Sadness", "shame", "None"]
     folder = save_classifier(tmp_path / "nihil", labels=names)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+import transformers
+from conftest import save_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +71,18 @@ def test_of_a_long_text_the_beginning_counts(scorer, monkeypatch):
     monkeypatch.setattr(perplexity, "MAX_TOKENS", 5)
     (cut,) = scorer.score(generations([TEXTS[0]]))
     assert cut["tokens"] == 4 and 0 < cut["nll_nats"] < whole["nll_nats"]
+
+
+@pytest.mark.parametrize("positions", [8, None])
+def test_of_a_text_longer_than_the_scorer_reads_the_beginning_counts(tmp_path, positions):
+    """GPT-2 has an embedding for each position, and none beyond; Bloom counts distances, which have no end."""
+    shape = {"vocab_size": 512, "n_layer": 1, "n_head": 2, "eos_token_id": 0, "bos_token_id": 0}
+    gpt2 = transformers.GPT2Config(**shape, n_embd=32, n_positions=positions or 8)
+    bloom = transformers.BloomConfig(**shape, hidden_size=32)
+    scorer = perplexity.Scorer(sources.Folder(save_tiny(tmp_path / "small", gpt2 if positions else bloom)))
+    (row,) = scorer.score(generations([TEXTS[4]]))
+    whole = len(scorer._loaded[1](TEXTS[4])["input_ids"])
+    assert row["tokens"] == (positions or whole) - 1 and whole > 8 and row["nll_nats"] > 0
 
 
 def test_the_default_scorer_is_the_packaged_model_and_says_so():

@@ -302,7 +302,7 @@ def test_published_notebook_is_given_as_seen_from_its_place_and_names_none_of_th
 
     here, home = Path.cwd(), Path.home()
     outputs = [
-        new_output("stream", name="stderr", text=f"{here}/x.py: a warning\n{home}/y"),
+        new_output("stream", name="stdout", text=f"{here}/x.py: a note\n{home}/y"),
         new_output("display_data", {"text/html": f"<p>no such file {home}; {here}-old</p>"}),
     ]
     given = {"study": str(tmp_path / "mine.yaml"), "results": str(tmp_path)}
@@ -310,9 +310,23 @@ def test_published_notebook_is_given_as_seen_from_its_place_and_names_none_of_th
     node.metadata["papermill"] = {"parameters": given}
     nbformat.write(node, tmp_path / "executed.ipynb")
     page = publish.report(tmp_path / "executed.ipynb", tmp_path, "places").read_text(encoding="utf-8")
-    assert "./x.py: a warning\n~/y" in page and f"no such file ~; {here}-old" in page
+    assert "./x.py: a note\n~/y" in page and f"no such file ~; {here}-old" in page
     cell = nbformat.read(tmp_path / "summary.ipynb", as_version=4).cells[0]
-    assert cell.source == 'study = "mine.yaml"\nresults = ".."' and cell.outputs[0].text == "./x.py: a warning\n~/y"
+    assert cell.source == 'study = "mine.yaml"\nresults = ".."' and cell.outputs[0].text == "./x.py: a note\n~/y"
+
+
+def test_what_libraries_warn_of_stays_in_the_executed_notebook(tmp_path):
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+    warning = new_output("stream", name="stderr", text="/x/y.py:1: RuntimeWarning: invalid value")
+    shown = new_output("display_data", {"text/html": "<p>shown</p>"})
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell("## A chapter"), new_code_cell("1", outputs=[warning, shown])]),
+        tmp_path / "executed.ipynb",
+    )
+    page = publish.report(tmp_path / "executed.ipynb", tmp_path, "warned").read_text(encoding="utf-8")
+    assert "shown" in page and "RuntimeWarning" not in page + (tmp_path / "summary.ipynb").read_text()
+    assert "RuntimeWarning" in (tmp_path / "executed.ipynb").read_text()
 
 
 def test_every_hostile_name_and_text_is_text_on_the_page(hostile):

@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from affq import emotions
 from affq.emotions import EMOTIONS
@@ -24,10 +27,50 @@ def generation(text, emotion="joy", prompt_id="a"):
         ("no way " * 5, False),  # 2 of 10 words distinct: 20 %, not under it
         ("No no NO no no no", True),  # letter case does not make a word another: 1 of 6
         ("🌟🌟🌟🌟🌟", True),
+        ("В тот день я был счастлив.", False),
+        ("जिस दिन चिट्ठी आई मैं बहुत खुश था", False),
+        ("今天我收到了一封信，非常高兴。", False),
+        ("今日は手紙が届いて、とても嬉しかった。", False),
+        ("วันนี้ฉันมีความสุขมาก", False),
+        ("ວັນນີ້ຂ້ອຍມີຄວາມສຸກຫຼາຍ", False),
+        ("ថ្ងៃនេះខ្ញុំសប្បាយចិត្តណាស់", False),
+        ("ဒီနေ့ကျွန်တော်ဝမ်းသာတယ်", False),
+        ("高兴", True),  # two characters
+        ("哈" * 12, True),  # 1 of 11 pairs
+        ("高兴" * 6, True),  # 2 of 11 pairs: 18 %
+        ("ко ко " * 6, True),
+        (20 * "天地人山水火土金木日月星风雨雪云花草鸟鱼", True),  # 20 of 399 pairs
     ],
 )
 def test_degenerate_is_fewer_than_three_words_or_under_a_fifth_distinct(text, degenerate):
     assert scores.is_degenerate(text) is degenerate
+
+
+def test_long_text_of_few_characters_is_not_degenerate():
+    """A script has few characters, a text of it many: 30 of 430, but of their pairs 429 of 429 are distinct."""
+    characters = [chr(ord("ก") + n) for n in range(30)]
+    text = "".join(a + b for n, a in enumerate(characters) for b in characters[n + 1 :])[:430]
+    assert len(set(text)) / len(text) < 0.2 and not scores.is_degenerate(text)
+
+
+@given(st.text(st.characters(max_codepoint=127)) | st.text("ab'-_ .,1’—…“🌟❤️"))
+def test_words_of_english_are_runs_of_letters_and_digits_as_they_were(text):
+    assert scores.words(text) == re.findall(r"\w+(?:['’-]\w+)*", text.lower().replace("\ufe0f", " "))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("Der Ba\u0308r ist SÜß", ["der", "bär", "ist", "süss"]),  # one letter, however it is written; casefold
+        ("खुशी", ["खुशी"]),  # its vowel signs are marks, no ends of a word
+        ("我很happy。", ["我", "很", "happy"]),
+        ("コーヒーを", ["コ", "ー", "ヒ", "ー", "を"]),
+        ("มี", ["มี"]),  # a letter with its mark
+        ("1️⃣ ❤️", ["1"]),
+    ],
+)
+def test_words_of_any_script(text, words):
+    assert scores.words(text) == words
 
 
 @given(st.text())
@@ -79,6 +122,53 @@ def test_rouge_by_hand_against_the_best_of_two_references():
     # Against "a dog": nothing. The best match is the first.
     (row,) = scores.rouge_to_references([generation("the cat sat")], {"joy": ["a dog", "the cat ran"]})
     assert (row["rouge1"], row["rouge2"], row["rougeL"]) == pytest.approx((2 / 3, 1 / 2, 2 / 3), abs=1e-6)
+
+
+ENGLISH = st.text(st.characters(max_codepoint=127), max_size=60) | st.lists(
+    st.sampled_from("the running runner ran happily happiness it's well-known o'clock 3.14 snake_case I a ... 🌟 — “so”".split())
+).map(" ".join)
+
+
+@given(ENGLISH, ENGLISH)
+def test_rouge_of_english_is_rouge_scores_own(text, reference):
+    own = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(reference, text)
+    (row,) = scores.rouge_to_references([generation(text)], {"joy": [reference]})
+    if scores.words(text) or scores.words(reference):
+        assert {name: row[name] for name in own} == {name: round(measure.fmeasure, 6) for name, measure in own.items()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "В тот день, когда пришло письмо, я был так счастлив.",
+        "जिस दिन चिट्ठी आई मैं बहुत खुश था",
+        "今天我收到了一封信，非常高兴。",
+        "今日は手紙が届いて、とても嬉しかった。",
+        "วันนี้ฉันมีความสุขมาก",
+        "كنت سعيدا جدا يوم وصلت الرسالة",
+    ],
+)
+def test_identical_texts_have_a_rouge_of_1_in_every_script(text):
+    (row,) = scores.rouge_to_references([generation(text.upper())], {"joy": [text]})
+    assert [row[name] for name in scores.ROUGE] == [1, 1, 1]
+
+
+def test_rouge_of_letters_beyond_ascii_by_hand():
+    # "der" of der, bär and der, bör: 1 of 2, both ways; no pair. As rouge-score has it, "b r" of both is the same.
+    (row,) = scores.rouge_to_references([generation("Der Bär")], {"joy": ["Der Bör"]})
+    assert [row[name] for name in scores.ROUGE] == [0.5, 0, 0.5]
+    (row,) = scores.rouge_to_references([generation("我很高兴")], {"joy": ["我不高兴"]})  # 3 of 4 characters, 1 of 3 pairs
+    assert [row[name] for name in scores.ROUGE] == [0.75, round(1 / 3, 6), 0.75]
+    (row,) = scores.rouge_to_references([generation("B\u0061\u0308r running")], {"joy": ["Bär runs"]})  # English is stemmed
+    assert row["rouge1"] == 1
+
+
+def test_texts_without_a_word_have_no_rouge_against_each_other():
+    none = dict.fromkeys(scores.ROUGE)
+    rows = scores.rouge_to_texts([generation(""), generation("…", "fear")], [generation(""), generation("🌟", "fear")])
+    assert [{name: row[name] for name in scores.ROUGE} for row in rows] == [none, none]
+    (row,) = scores.rouge_to_references([generation("")], {"joy": ["a day"]})
+    assert [row[name] for name in scores.ROUGE] == [0, 0, 0]  # nothing of the reference is there
 
 
 def test_texts_asked_for_no_emotion_have_no_references_and_no_score():
@@ -174,6 +264,12 @@ def test_self_bleu_by_hand():
     # triple none, which smoothing counts as half.
     assert scores.self_bleu(["so sad", "so sad now"]) == pytest.approx([np.exp(-0.5), (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3)])
     assert scores.self_bleu(["alone"]) == [None] and scores.self_bleu(["", "so sad"])[0] is None
+
+
+def test_self_bleu_counts_characters_in_scripts_without_spaces():
+    # Characters 3 of 4, pairs 1 of 3, triples and fours none, which smoothing counts as 1/2 of 2 and 1/4 of 1.
+    found = scores.self_bleu(["我很高兴", "我不高兴"])
+    assert found == pytest.approx([(3 / 4 * 1 / 3 * 1 / 4 * 1 / 4) ** (1 / 4)] * 2)
 
 
 def test_self_bleu_against_many_takes_others_evenly(monkeypatch):

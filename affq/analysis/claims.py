@@ -163,6 +163,8 @@ def _hindrance(statistic: str, run: pd.Series, reference: pd.Series) -> Hindranc
         return Hindrance(Reason.OTHER_DEVICE, f"{run['device']} and {reference['device']}")
     if unknown := [f"{column} of {name} is unknown" for name, row in zip(named, both, strict=True) if math.isnan(row[column])]:
         return Hindrance(Reason.UNKNOWN_FIGURE, " and ".join(unknown))
+    if statistic != "emotion_f1_difference" and not reference[column]:
+        return Hindrance(Reason.UNKNOWN_FIGURE, f"{column} of {named[1]} is 0, of which nothing is a share")
     return None
 
 

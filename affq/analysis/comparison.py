@@ -75,8 +75,11 @@ class Compared:
         return compare.totals(self.values(run_id, figure)), compare.mean, scale
 
     def has(self, run_id: str, figure: str = "emotion_f1") -> bool:
-        """Return whether each of a run's texts has this figure."""
-        return run_id in self._texts and not self._texts[run_id][F1S.get(figure, figure)].isna().any()
+        """Return whether each of a run's texts has this figure; of a mean, whether any has: of two texts without a word there is
+        no ROUGE.
+        """
+        known = self._texts[run_id][F1S.get(figure, figure)].notna() if run_id in self._texts else pd.Series([False])
+        return bool(known.any() if figure in MEANS else known.all())
 
     def figure(self, run_id: str, figure: str) -> tuple[float, float, float]:
         """Return (estimate, low, high) of a figure, for prompts like these."""

@@ -27,7 +27,8 @@ class Exporter(HTMLExporter):
 def report(notebook: Path, folder: Path, title: str) -> Path:
     """Publish an executed notebook as folder/summary.ipynb and as folder/index.html; return the latter's path.
 
-    The page has no code cells and no scripts, and loads nothing from elsewhere. Neither names a place of this machine.
+    The page has no code cells and no scripts, and loads nothing from elsewhere. Neither names a place of this machine, nor says
+    what libraries warn of: that stays in the executed notebook.
     """
     node = nbformat.read(notebook, as_version=4)
     given = node.metadata.get("papermill", {}).get("parameters")
@@ -35,6 +36,8 @@ def report(notebook: Path, folder: Path, title: str) -> Path:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             # As seen from where the notebook is published, <results>/<study>/.
             cell.source = f'study = {json.dumps(Path(given["study"]).name)}\nresults = ".."'
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", ()):
             texts = output.get("data", output)  # a stream's text lies in the output itself
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & texts.keys():

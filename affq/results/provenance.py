@@ -30,9 +30,9 @@ NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks"
 GENERATING = ("models", "inference", "stats", "study")  # the rooms of 1_generate
 SCORING = (*GENERATING, "scoring")  # the rooms of 2_score, which asks the study for references and baselines
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors", "numpy")
-# Judges and perplexity compute with the first three; the others count ROUGE (of stems, which are nltk's) and BLEU. What else is
-# imported does arithmetic that no version changes (softmax), or reads files whose hashes are checked.
-SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "rouge-score", "nltk", "sacrebleu")
+# Judges and perplexity compute with the first three; the others count words, ROUGE (of stems, which are nltk's) and BLEU. What
+# else is imported does arithmetic that no version changes (softmax), or reads files whose hashes are checked.
+SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "rouge-score", "nltk", "regex", "sacrebleu")
 
 
 class ScoringSoftware(TypedDict):

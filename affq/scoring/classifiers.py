@@ -105,8 +105,8 @@ class SequenceClassifier:
             raise InputError(f"transformers cannot load the classifier {{place}} ({words})", place=folder) from None
         if missing := keys["missing_keys"]:
             raise InputError(f"{{place}} lacks {len(missing)} of its weights, as {min(missing)}", place=folder)
-        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
+        if not _embeds(model, tokenizer.pad_token_id):
+            tokenizer.pad_token = tokenizer.eos_token if _embeds(model, tokenizer.eos_token_id) else None
         # A model that generates reads its answer at the last token that is not this one.
         model.config.pad_token_id = tokenizer.pad_token_id
         return tokenizer, model.eval()
@@ -120,9 +120,11 @@ class SequenceClassifier:
         import numpy as np
         import torch
 
+        from affq.models import positions
+
         tokenizer, model = self._loaded
         several = model.config.problem_type == "multi_label_classification"
-        most = min(tokenizer.model_max_length, _positions(model), MOST_TOKENS)
+        most = min(tokenizer.model_max_length, positions(model) or MOST_TOKENS, MOST_TOKENS)
         if tokenizer.pad_token is None:
             batch = 1
         of_labels = np.full((len(texts), len(self.answers)), 1 / len(self.answers))
@@ -146,17 +148,8 @@ def _folded(label: str) -> str:
     return unicodedata.normalize("NFC", label).casefold()
 
 
-def _positions(model: "PreTrainedModel") -> int:
-    """Return how many tokens a model has positions for; those of RoBERTa and its kin begin after the padding's."""
-    import torch
-
-    most = getattr(model.config, "max_position_embeddings", MOST_TOKENS)
-    if most < 1:  # XLNet's have no end
-        return MOST_TOKENS
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
-            return most - module.padding_idx - 1
-    return most
+def _embeds(model: "PreTrainedModel", token_id: int | None) -> bool:
+    return token_id is not None and token_id < getattr(model.config, "vocab_size", float("inf"))
 
 
 def find(value: str, labels: Mapping[str, str], beside: Path, emotions: Sequence[str]) -> Judge | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PRECISION = "fp32"
 REMEDY = "let the study's perplexity name another model, or be null"
-MAX_TOKENS = 1024  # of a text, from its beginning
+MAX_TOKENS = 1024  # of a text, from its beginning, where the model has positions for as many
 BATCH_TOKENS = 1024  # of a batch, padding counted: its logits take 200 MB where the vocabulary has 49,152 tokens
 
 
@@ -46,10 +46,14 @@ class Scorer:
     def score(self, generations: Sequence[Generation], batch_tokens: int = BATCH_TOKENS) -> list[Likelihood]:
         """Score each text alone, without its prompt. Perplexity is exp(sum of nll_nats / sum of tokens).
 
-        Of a text longer than MAX_TOKENS the beginning counts. Raises InputError for a text whose likelihood is no finite number.
+        Of a text longer than MAX_TOKENS, or than the model reads, the beginning counts. Raises InputError for a text whose
+        likelihood is no finite number.
         """
+        from affq import models
+
         model, tokenizer = self._loaded
-        cut = {"truncation": True, "max_length": MAX_TOKENS, "return_token_type_ids": False}
+        most = min(MAX_TOKENS, models.positions(model) or MAX_TOKENS)
+        cut = {"truncation": True, "max_length": most, "return_token_type_ids": False}
         ids = [tokenizer(generation["text"], **cut)["input_ids"] for generation in generations]
         nll_nats: list[float | None] = [None] * len(ids)
         for places in _batches([len(text_ids) for text_ids in ids], batch_tokens):

@@ -10,6 +10,7 @@ from affq.emotions import NONE, mask_emotion_words
 from affq.errors import InputError
 from affq.inference import KEY, Generation, key_of
 from affq.scoring.judge import Judge
+from affq.scoring.words import AnyScript, mostly_characters, spaced, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 REPETITIVE = 0.5  # of a text's 4-grams: beyond it most were there before, each 4-gram standing more than twice on average
+ROUGE = ("rouge1", "rouge2", "rougeL")
 SELF_BLEU_REFERENCES = 50  # a text is held against no more others, so that the cost grows with the texts, not their square
 
 
@@ -35,15 +37,14 @@ def masked(generations: Iterable[Generation]) -> list[Generation]:
     return [{**generation, "text": mask_emotion_words(generation["text"])} for generation in generations]
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a text, in lower case, without punctuation."""
-    return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
-
-
 def is_degenerate(text: str) -> bool:
-    """Return whether a text is no text: empty, fewer than three words, or under 20 % distinct words."""
-    in_text = words(text)
-    return len(in_text) < 3 or len(set(in_text)) / len(in_text) < 0.2
+    """Return whether a text is no text: empty, fewer than three words, or under 20 % distinct words.
+
+    In scripts without spaces, under 20 % distinct pairs of characters: a language has few characters, and a long text says them
+    all.
+    """
+    distinct = distinct_n([text], 2 if mostly_characters(text) else 1)
+    return len(words(text)) < 3 or distinct is None or distinct < 0.2
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float | None:
@@ -85,8 +86,10 @@ def self_bleu(texts: Sequence[str]) -> list[float | None]:
 
     Self-BLEU is the mean (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): the higher, the more alike the texts are. By
     sacrebleu, 13a tokens, exponential smoothing, orders as far as the text has them. Of more than SELF_BLEU_REFERENCES others
-    every second, third … is taken, around the circle. More references give a higher figure: compare only as many texts.
+    every second, third … is taken, around the circle. More references give a higher figure: compare only as many texts. In
+    scripts without spaces each character is a token, as sacrebleu's own `zh` has it for Chinese.
     """
+    texts = list(map(spaced, texts))
     from sacrebleu.metrics import BLEU
 
     bleu, step = BLEU(effective_order=True), -(-(len(texts) - 1) // SELF_BLEU_REFERENCES) or 1
@@ -158,12 +161,15 @@ def rouge_to_texts(generations: Iterable[Generation], others: Iterable[Generatio
 
 
 def _rouge(pairs: Iterable[tuple[Generation, list[str]]]) -> list[dict[str, Any]]:
-    # F-measures with Porter stemming (Lin 2004, https://aclanthology.org/W04-1013).
+    """Return the F-measures of each pair (Lin 2004, https://aclanthology.org/W04-1013); None where neither text has a word."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scorer = RougeScorer([*ROUGE], tokenizer=AnyScript())
     rows = []
     for generation, references in pairs:
-        scores = scorer.score_multi(references, generation["text"])
-        rows.append({**key_of(generation), **{name: round(score.fmeasure, 6) for name, score in scores.items()}})
+        scores: dict[str, float | None] = dict.fromkeys(ROUGE)
+        if any(map(words, (generation["text"], *references))):
+            measures = scorer.score_multi(references, generation["text"])
+            scores = {name: round(measure.fmeasure, 6) for name, measure in measures.items()}
+        rows.append({**key_of(generation), **scores})
     return rows

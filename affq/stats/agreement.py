@@ -22,8 +22,9 @@ def alpha(labels: pd.DataFrame) -> float:
     """
     import krippendorff
 
-    codes, known = pd.factorize(labels.to_numpy().ravel())
-    values = np.where(codes < 0, np.nan, codes).reshape(labels.shape).T
-    if len(known) < 2 or (~np.isnan(values)).sum(axis=0).max(initial=0) < 2:
+    paired = labels[labels.notna().sum(axis=1) > 1]  # a label that nobody else's stands beside says nothing of agreement
+    codes, known = pd.factorize(paired.to_numpy().ravel())
+    if len(known) < 2:
         return np.nan
+    values = np.where(codes < 0, np.nan, codes).reshape(paired.shape).T
     return float(krippendorff.alpha(reliability_data=values, level_of_measurement="nominal"))

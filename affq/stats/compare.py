@@ -112,9 +112,12 @@ def tally(targets: np.ndarray, judged: np.ndarray, emotions: int) -> np.ndarray:
 
 
 def totals(values: ArrayLike) -> np.ndarray:
-    """Sum values (prompts, emotions, samples, ...) over the emotions: (prompts, samples, ..., 2), the sum and how many."""
+    """Sum values (prompts, emotions, samples, ...) over the emotions: (prompts, samples, ..., 2), the sum and how many.
+
+    A value that is nan is left out.
+    """
     values = np.asarray(values, dtype=float)
-    return np.stack((values.sum(axis=1), np.full(values[:, 0].shape, values.shape[1])), axis=-1)
+    return np.stack((np.nansum(values, axis=1), (~np.isnan(values)).sum(axis=1)), axis=-1)
 
 
 def f1_by_emotion(terms: np.ndarray) -> np.ndarray:
@@ -129,8 +132,8 @@ def macro_f1(terms: np.ndarray) -> np.ndarray:
 
 
 def mean(terms: np.ndarray) -> np.ndarray:
-    """Return the mean, (...), of summed totals (..., 2)."""
-    return terms[..., 0] / terms[..., 1]
+    """Return the mean, (...), of summed totals (..., 2); nan of none."""
+    return np.divide(terms[..., 0], terms[..., 1], out=np.full(terms.shape[:-1], np.nan), where=terms[..., 1] > 0)
 
 
 def difference(statistic: Statistic) -> Statistic:

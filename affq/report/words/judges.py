@@ -17,7 +17,7 @@ def agreement(by_judge: pd.DataFrame, between: pd.DataFrame) -> str:
         coefficients = {"Cohen's κ": row.cohen_kappa, "Krippendorff's α": row.krippendorff_alpha}
         known = [f"{name} {value:.2f}" for name, value in coefficients.items() if pd.notna(value)]
         beyond_chance = f" ({', '.join(known)}; 0 is chance, 1 full agreement)" if known else ""
-        paragraphs.append(f"{as_data(row.judges)} give the same answer to {row.same:.0%} of {row.texts} texts{beyond_chance}.")
+        paragraphs.append(f"{as_data(row.judges)} {_same(row.same, row.texts)}{beyond_chance}.")
     for model, runs in by_judge.groupby("model", sort=False):
         if runs["precision"].nunique() < 2:
             continue
@@ -26,6 +26,10 @@ def agreement(by_judge: pd.DataFrame, between: pd.DataFrame) -> str:
         same = "in the same order" if ranks.nunique(axis=1).eq(1).all() else "in different orders"
         paragraphs.append(f"**{as_data(model)}**: estimated F1 puts the precisions {same}: {orders}. {_contradictions(runs)}")
     return "\n\n".join(paragraphs)
+
+
+def _same(share: float, texts: float) -> str:
+    return f"give the same answer to {share:.0%} of {texts:.0f} texts" if texts else "have no text in common"
 
 
 def _order(ranks: pd.Series) -> str:
@@ -46,7 +50,7 @@ def people(between: pd.DataFrame, corrected: pd.DataFrame) -> str:
     for row in between[between["first"] != "all people"].itertuples():
         kappa = "" if pd.isna(row.cohen_kappa) else f" (Cohen's κ {row.cohen_kappa:.2f})"
         pair = f"{as_data(row.first)} and {as_data(row.second)}"
-        lines.append(f"{pair} give the same answer to {row.same:.0%} of {row.texts:.0f} texts{kappa}")
+        lines.append(f"{pair} {_same(row.same, row.texts)}{kappa}")
     for row in corrected.itertuples():
         interval = "too few labels for an interval" if pd.isna(row.low) else f"95 % interval {row.low:.2f} to {row.high:.2f}"
         lines.append(
