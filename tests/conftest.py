@@ -165,8 +165,11 @@ def tiny_gguf(tmp_path_factory):
     return save_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def save_gguf(path, without=None):
-    """Save a small Llama as a GGUF file, written with the gguf package, `without` one kind of its tensors."""
+def save_gguf(path, without=None, eos=7, eot=None, eom=None):
+    """Save a small Llama as a GGUF file, written with the gguf package, `without` one kind of its tensors.
+
+    eos, eot, eom: the tokens that it says a text, a turn and a message end with.
+    """
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
@@ -181,7 +184,9 @@ def save_gguf(path, without=None):
     writer.add_token_list([*"abcde", "ab", "cd", "<end>"])
     writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(7)
-    writer.add_eos_token_id(7)
+    for kind, token in (("eos", eos), ("eot", eot), ("eom", eom)):
+        if token is not None:
+            getattr(writer, f"add_{kind}_token_id")(token)
     shapes = {
         "attn_q": (32, 32),
         "attn_k": (16, 32),
@@ -277,9 +282,11 @@ def write_study(tmp_path):
     return write
 
 
+A_PROMPT = {"input_ids": torch.tensor([[5, 6, 7]])}
+AS_MADE = {"thought_tokens": 0, "opens_turn": False}  # of a text that is nothing but the answer
 ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
 MEASURED = {
-    "model": {"compute_dtype": "float32", "chat_template": "none"},
+    "model": {"compute_dtype": "float32", "chat_template": "none", "ends": {}},
     "census": [],
     "memory": {"kind": "rss", "phases": {}, "cache_bytes": 0},
     "alone": [],
@@ -291,7 +298,7 @@ MEASURED = {
 
 def generations(study):
     """Give a text for each request of a study: two\u2028lines for a program that believes in line separators."""
-    rest = {"prompt": "p", "text": "one\u2028two", "new_tokens": 2, "ended": True}
+    rest = {"prompt": "p", "text": "one\u2028two", "new_tokens": 2, "ended": True, **AS_MADE}
     return [
         {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")} | rest
         for request in cross(read_prompts(study.prompts), study.emotions, study.samples)

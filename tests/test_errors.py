@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from bitsandbytes.functional import has_avx512bf16
-from conftest import SIZES, save_tiny
+from conftest import A_PROMPT, SIZES, save_tiny
 
 from affq import cli, study
 from affq.errors import InputError
-from affq.inference import generate
+from affq.inference import chat, generate
 from affq.models import PRECISIONS, weights
 from affq.models import loading as models
 from affq.results import locks
@@ -163,6 +163,16 @@ def without_tokenizer(folder):
         file.unlink()
 
 
+def tokenizer_in(name, content):
+    """Give what leaves a folder one tokenizer file, of whatever content."""
+
+    def leave(folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / name).write_bytes(content)
+
+    return leave
+
+
 def in_hub_layout(folder):
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "config.json").rename(folder / "snapshots" / "abc" / "config.json")
@@ -187,6 +197,8 @@ FOLDERS = {
     "model of no known type": lambda folder: configured(folder, model_type="odd"),
     "quantized already": lambda folder: configured(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
     "folder without a tokenizer": without_tokenizer,
+    "tokenizer of sentencepiece": tokenizer_in("tokenizer.model", b"\n\x0e\n\x05<unk>"),
+    "tokenizer of tiktoken": tokenizer_in("tokenizer.model", b"IQ== 0\nIg== 1\n"),
     "classifier": lambda folder: configured(folder, architectures=["LlamaForSequenceClassification"]),
     "encoder and decoder": lambda folder: configured(folder, model_type="t5", architectures=None),
 }
@@ -246,7 +258,7 @@ def test_weights_that_give_no_numbers(place, tiny_llama):
     model, _ = models.load(tiny_llama, "fp32", "cpu")
     model.lm_head.weight.data[3] = float("nan")
     with pytest.raises(models.PrecisionError) as error:
-        models.compute_once(model, "fp32")
+        models.compute_once(model, "fp32", A_PROMPT)
     agrees("weights that give no numbers", str(error.value), place)
 
 
@@ -258,6 +270,40 @@ def test_prompt_longer_than_the_model_reads(place, tiny_llama):
     with pytest.raises(InputError) as error:
         generate.need_context(model, tokenizer, requests, 64)
     agrees("prompt longer than the model reads", re.sub(r"takes [\d,]+", "takes …", str(error.value)), place)
+
+
+def test_prompt_with_a_token_that_the_model_lacks(place, tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError) as error:
+        generate.need_context(model, tokenizer, [{"prompt_id": "note", "request": "a <new> day"}], 8)
+    agrees("prompt with a token that the model lacks", str(error.value), place)
+
+
+@pytest.mark.parametrize(
+    "case, template",
+    [
+        ("chat templates without a default", {"rag": "{{ messages }}", "tool_use": "{{ messages }}"}),
+        ("chat template that fails", "{{ raise_exception('no user') }}"),
+        ("chat template that leaves the request out", "<|user|>"),
+    ],
+)
+def test_chat_template_that_cannot_be_used(place, tiny_llama, case, template):
+    _, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    tokenizer.chat_template = template
+    with pytest.raises(InputError) as error:
+        chat.render(tokenizer, "Write a note.")
+    agrees(case, str(error.value), place)
+
+
+def test_logits_that_are_no_numbers_within_a_text(place, tiny_llama):
+    model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
+    request = {"prompt_id": "note", "kind": "event", "emotion": "joy", "sample": 0, "request": "Write a note."}
+    with torch.no_grad():
+        model.lm_head.weight[:] = float("nan")
+    with pytest.raises(generate.LogitsError) as error:
+        generate.texts(model, tokenizer, [request], 4)
+    agrees("logits that are no numbers within a text", str(error.value), place)
 
 
 def test_text_file_that_would_be_replaced(command, place):
@@ -324,7 +370,7 @@ def test_precision_that_the_device_cannot_do(place):
     config = transformers.LlamaConfig(vocab_size=512, **{**SIZES, "intermediate_size": 100})
     model, _ = models.load(save_tiny(place / "odd", config), "nf4", "cpu")
     with pytest.raises(models.PrecisionError) as error:
-        models.compute_once(model, "nf4")
+        models.compute_once(model, "nf4", A_PROMPT)
     agrees("precision that the device cannot do", str(error.value), place)
 
 

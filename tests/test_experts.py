@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import A_PROMPT
 from safetensors.torch import load_file, save_file
 
 from affq.inference import generate
@@ -180,4 +181,4 @@ def test_plain_precisions_keep_the_experts_fused(tiny_mixtral):
 def test_every_expert_is_quantized_on_a_gpu(tiny_mixtral, precision):
     model, _ = models.load(tiny_mixtral, precision, "cuda")
     models.prove(models.census(model), precision)
-    models.compute_once(model, precision)
+    models.compute_once(model, precision, A_PROMPT)

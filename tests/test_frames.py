@@ -11,6 +11,7 @@ from test_tables import PEAKS, PREDICTED, judged, write_run
 
 import affq
 from affq.analysis import annotation, comparison
+from affq.report import words
 from affq.results import Failure, FailureKind, keep_labels
 from affq.results import record as records
 from affq.scoring import scores
@@ -93,6 +94,42 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "SIZES", (1, 2))  # of the two prompts
         yield affq.Results(study, folder / "results")
+
+
+ALL_WRONG, ONE_ANSWER = "none none none none none none", "joy joy joy joy joy joy"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "answers, labels, peaks",
+    [
+        ([ALL_WRONG], {"anna": ["joy"]}, PEAKS),  # one run, one label
+        ([ONE_ANSWER] * 2, {"anna": ["joy"], "ben": [None, "sadness"]}, PEAKS),  # nobody labelled what another did
+        ([ALL_WRONG] * 2, {"anna": ["joy"] * 4, "ben": ["joy"] * 4}, (0, 0, 0, 0)),  # one label, nothing right, no peak
+    ],
+)
+def test_what_is_undefined_is_empty_without_a_warning_of_a_library(tmp_path, write_study, answers, labels, peaks):
+    path = write_study(precisions=["fp32", "int8"][: len(answers)], judges=["minilm-lora"], measurement={"texts": 4})
+    study = affq.load_study(path)
+    runs = records.records(tmp_path / "results", study)
+    for run, judged_emotions in zip(runs, answers, strict=True):
+        write_run(run, judged_emotions.split(), peaks, [1.0], 4, predicted=PREDICTED, points=POINTS, kernels=PROFILE)
+        score(run, runs[0])
+    ids = annotation.identified(affq.Results(study, tmp_path / "results").texts)["id"]
+    for person, given in labels.items():
+        known = [(text, label) for text, label in zip(ids, given, strict=False) if label]
+        keep_labels(tmp_path / "results", study, person, pd.DataFrame(known, columns=["id", "label"]))
+    results = affq.Results(study, tmp_path / "results")
+    for name in documented():
+        frame(results, name)
+    said = [
+        words.caveats(study, results.summary, results.texts, results.batch_effect),
+        words.people(results.people, results.corrected),
+        words.agreement(results.by_judge, results.between_judges),
+        words.collapse(results.text_quality),
+        words.verdicts(results.claims),
+    ]
+    assert "nan" not in " ".join(said)
 
 
 def frame(results, name):

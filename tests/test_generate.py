@@ -37,8 +37,8 @@ def test_request_goes_into_the_chat_template_or_stays_as_it_is(tiny):
 
 def test_day_in_a_chat_template_is_always_the_same(tiny):
     _, tokenizer = tiny
-    template, tokenizer.chat_template = tokenizer.chat_template, "{{ strftime_now('%Y-%m-%d') }}"
-    assert generate.render(tokenizer, "Hello") == "01 Jan 2026"
+    template, tokenizer.chat_template = tokenizer.chat_template, "{{ strftime_now('%Y-%m-%d') }}: {{ messages[0]['content'] }}"
+    assert generate.render(tokenizer, "Hello") == "01 Jan 2026: Hello"
     tokenizer.chat_template = template
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from accelerate import infer_auto_device_map
-from conftest import affq
+from conftest import A_PROMPT, affq
 
 from affq.models import loading as models
 from affq.models import memory
@@ -35,7 +35,7 @@ def test_published_shape_has_the_published_parameters(name):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_those_of_the_census_of_the_loaded_model(tiny_llama, precision):
     network, _ = models.load(tiny_llama, precision, "cpu")
-    models.compute_once(network, precision)
+    models.compute_once(network, precision, A_PROMPT)
     stored = sum(row["bytes"] for row in models.census(network))
     assert predict(check_configuration(tiny_llama), precision, "cpu", ONE)["weights_bytes"] == stored
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from bitsandbytes.functional import has_avx512bf16
-from conftest import SIZES, save_tiny
+from conftest import A_PROMPT, SIZES, save_tiny
 
 from affq.models import checkpoints
 from affq.models import loading as models
@@ -150,6 +150,8 @@ def test_described_says_what_serves(tiny_llama):
         "kernels": "bitsandbytes",
         "placed": "cpu",
         "chat_template": "the tokenizer's",
+        "thinking_switch": False,
+        "ends": {"<|end|>": 0},
     }
     tokenizer.chat_template = None
     assert models.described(model, tokenizer)["chat_template"] == "none"
@@ -241,20 +243,20 @@ def test_precision_without_a_kernel_for_the_model_is_said_before_generating(tmp_
     model, rows = loaded(save_tiny(tmp_path / "odd", config), "nf4")
     models.prove(rows, "nf4")
     with pytest.raises(models.PrecisionError, match="nf4 cannot be computed on cpu for this model: .*; choose another precision"):
-        models.compute_once(model, "nf4")
+        models.compute_once(model, "nf4", A_PROMPT)
 
 
 def test_operation_that_the_device_lacks_is_said_before_generating(tiny_llama):
     model, _ = loaded(tiny_llama, "fp32")
     model.model.layers[0].mlp.forward = lambda states: torch.fft.fft(states.half())  # no CPU has it at float16
     with pytest.raises(models.PrecisionError, match="fp32 cannot be computed on cpu .*; choose another precision"):
-        models.compute_once(model, "fp32")
+        models.compute_once(model, "fp32", A_PROMPT)
 
 
 def test_precision_with_its_kernels_computes(tiny_llama):
     for precision in PRECISIONS:
         model, _ = loaded(tiny_llama, precision)
-        models.compute_once(model, precision)
+        models.compute_once(model, precision, A_PROMPT)
 
 
 def test_truncated_weights_are_a_load_error(tmp_path, tiny_llama):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import summary_of
+from conftest import AS_MADE, summary_of
 
 from affq import files
 from affq.analysis import comparison, costs, quality
@@ -26,6 +26,7 @@ def generation(prompt_id, emotion, text, ended=False):
         "text": text,
         "new_tokens": 8,
         "ended": ended,
+        **AS_MADE,
     }
 
 
@@ -63,7 +64,14 @@ def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, 
     phases = {n: {"peak_bytes": b, "held_bytes": 1100 * scale} for n, b in zip(names, peaks, strict=True)}
     record.finish(
         {
-            "model": {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch", "chat_template": "x"},
+            "model": {
+                "class": "M",
+                "attention": "sdpa",
+                "compute_dtype": "float32",
+                "kernels": "torch",
+                "chat_template": "x",
+                "ends": {},
+            },
             "census": [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 10, "bytes": 1000 * scale}],
             "memory": {"kind": "rss", "base_bytes": 7, "cache_bytes": 100, "phases": phases},
             "seconds": {"start_s": 1.0, "load_s": 2.0, "quality_s": 3.0, "resource_s": 4.0},
@@ -331,6 +339,31 @@ def test_words_are_written_from_the_figures(runs, summary, study):
     )
     assert "count as wrong: 0% to 25% of a run's texts" in caveats  # bf16: one `none` of the four that were asked
     assert "resident memory" in words.memory(summary)
+
+
+def test_thoughts_and_made_up_turns_are_said_where_there_are_any(runs, summary, study):
+    texts = join(runs)
+    effect = quality.batch_effect(runs, texts)
+    without = words.caveats(study, summary, texts, effect)
+    assert "thought" not in without and "turn of the user" not in without
+    first = (texts["precision"] == "fp32") & texts["emotion"].notna()
+    texts.loc[first, "thought_tokens"] = [0, 4, 6, 2]
+    texts.loc[texts["emotion"].isna(), ["thought_tokens", "opens_turn"]] = [99, True]  # the control counts nowhere
+    texts.loc[texts.index[first][:1], "opens_turn"] = True
+    said = words.caveats(study, summary, texts, effect)
+    assert "among the 8 tokens that a text may have: 0 to 3 of these on a run's average" in said  # 12 of four texts
+    assert "judged as they stand: 0% to 25% of a run's texts" in said
+
+
+def test_run_keeps_its_rouge_where_some_texts_have_none(runs, study):
+    """Two texts without a word have no ROUGE against each other; the mean is over the others."""
+    texts = join(runs)
+    texts.loc[texts["emotion"].notna(), "rougeL_to_baseline"] = 4 * [0.5] + 4 * [np.nan]
+    texts.loc[texts.index[texts["emotion"].notna()][:2], "rougeL_to_baseline"] = [np.nan, 0.8]
+    compared = comparison.Compared(texts, study)
+    first, second = (run.id for run in compared.runs)
+    assert compared.figure(first, "rougeL_to_baseline")[0] == pytest.approx((0.8 + 0.5 + 0.5) / 3)
+    assert compared.has(first, "rougeL_to_baseline") and not compared.has(second, "rougeL_to_baseline")
 
 
 def test_example_texts_are_chosen_by_the_rule(runs):

@@ -41,7 +41,7 @@ def runs(write_study, tmp_path):
 
 def test_texts_have_their_statistics_and_are_empty_where_they_were_not_scored(runs):
     found = quality.with_statistics(join(runs), runs)
-    assert list(found) == [*quality.RUN, *KEY, "text", "cut", *quality.STATISTICS] + [
+    assert list(found) == [*quality.RUN, *KEY, *quality.AS_MADE, "cut", *quality.STATISTICS] + [
         *quality.LIKELIHOOD,
         "scored_itself",
     ]
@@ -67,6 +67,7 @@ def test_figures_of_a_run_by_hand(runs):
     # Tokens weigh, the control is left out: (2 + 4 + 6) nats over 1 + 2 + 3 tokens, not the mean of the texts' perplexities.
     assert row["perplexity"] == pytest.approx(math.exp(12 / 6)) and row["scored_itself"]
     assert (row["cut"], row["refusal"], row["degenerate"], row["collapsed"]) == (1, 0, 0, 0)
+    assert (row["thought_tokens"], row["opens_turn"]) == (0, 0)
     assert pd.isna(row["seq_rep_4"])  # three words have no 4-gram
     assert (row["collapsed_low"], row["collapsed_high"]) == (0.1, 0.2)
 

@@ -12,16 +12,18 @@ from affq.scoring import distinct_n
 from affq.stats import compare
 
 STATISTICS = ["words", "distinct_1", "distinct_2", "seq_rep_4", "self_bleu", "refusal", "degenerate", "collapsed"]
+AS_MADE = ["text", "thought_tokens", "opens_turn"]
 LIKELIHOOD = ["nll_nats", "tokens"]
 TEXT_QUALITY = (
-    *(*RUN, "texts", "words", "cut", "refusal", "degenerate", "seq_rep_4", "distinct_1", "distinct_2", "self_bleu"),
+    *(*RUN, "texts", "words", "thought_tokens", "cut", "opens_turn", "refusal", "degenerate"),
+    *("seq_rep_4", "distinct_1", "distinct_2", "self_bleu"),
     *("perplexity", "scored_itself", "collapsed", "collapsed_low", "collapsed_high"),
 )
 BATCH_EFFECT = "model precision batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
 
 
 def with_statistics(texts: pd.DataFrame, records: Sequence[Reading]) -> pd.DataFrame:
-    """Return the texts with how well they are written: columns RUN, KEY, text, cut, STATISTICS, LIKELIHOOD, scored_itself.
+    """Return the texts with how well they are written: columns RUN, KEY, AS_MADE, cut, STATISTICS, LIKELIHOOD, scored_itself.
 
     cut: it did not end by itself, but at the token limit. scored_itself: the weights that say how likely it is are those that
     wrote it, at whatever precision. What was not scored is empty. texts: Results.texts.
@@ -31,7 +33,7 @@ def with_statistics(texts: pd.DataFrame, records: Sequence[Reading]) -> pd.DataF
 
 
 def _of_record(record: Reading, texts: pd.DataFrame) -> pd.DataFrame:
-    frame = texts[[*RUN, *KEY, "text"]].assign(cut=~texts["ended"])
+    frame = texts[[*RUN, *KEY, *AS_MADE]].assign(cut=~texts["ended"])
     for scorer, columns in (("text-quality", STATISTICS), ("perplexity", LIKELIHOOD)):
         # A line a generation, in their order.
         frame[columns] = pd.DataFrame(record.scores(scorer), columns=columns, index=frame.index)
@@ -42,14 +44,15 @@ def _of_record(record: Reading, texts: pd.DataFrame) -> pd.DataFrame:
 def text_quality(texts: pd.DataFrame, interval: Callable[[np.ndarray], tuple[float, float]]) -> pd.DataFrame:
     """Return one row a run, columns TEXT_QUALITY, over the texts that were asked for an emotion; none for an unscored run.
 
-    words, seq_rep_4 and self_bleu are means over the texts that have them; cut, refusal, degenerate and collapsed are shares;
-    distinct_1 and distinct_2 are over all texts of the run together. perplexity is exp(sum of nll_nats / sum of tokens); a text
-    that repeats itself has a low one (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751): lower is not better.
-    texts: as `with_statistics` returns them. interval: from collapsed, an array (prompts, texts a prompt) of 0 and 1, to the
-    (low, high) of its mean. Texts of one prompt depend on each other, so it must take prompts, not texts, as independent.
+    words, thought_tokens, seq_rep_4 and self_bleu are means over the texts that have them; cut, opens_turn, refusal, degenerate
+    and collapsed are shares; distinct_1 and distinct_2 are over all texts of the run together. perplexity is exp(sum of
+    nll_nats / sum of tokens); a text that repeats itself has a low one (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751):
+    lower is not better. texts: as `with_statistics` returns them. interval: from collapsed, an array (prompts, texts a prompt) of
+    0 and 1, to the (low, high) of its mean. Texts of one prompt depend on each other, so it must take prompts, not texts, as
+    independent.
     """
     scored, rows = texts[texts["emotion"].notna() & texts["words"].notna()], []
-    means = ["words", "cut", "refusal", "degenerate", "seq_rep_4", "self_bleu", "collapsed"]
+    means = ["words", "thought_tokens", "cut", "opens_turn", "refusal", "degenerate", "seq_rep_4", "self_bleu", "collapsed"]
     for run, of_run in scored.groupby(RUN, sort=False):
         row = dict(zip(RUN, run, strict=True)) | {"texts": len(of_run)} | of_run[means].astype(float).mean().to_dict()
         row |= {f"distinct_{n}": distinct_n(of_run["text"], n) for n in (1, 2)}

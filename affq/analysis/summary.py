@@ -113,6 +113,7 @@ def _made_of(record: Reading) -> dict[str, object]:
         "weight_dtype": settings["precision"]["weight_dtype"],
         **settings["precision"]["quantization"],
         **measured["model"],
+        "ends": ", ".join(f"{token} ({number})" for token, number in measured["model"]["ends"].items()) or "none",
         **settings["generation"],
         **{f"measurement {name}": value for name, value in settings["measurement"].items()},
         "seed": settings["seed"],

@@ -1,3 +1,4 @@
+from . import chat as chat
 from . import generate as generate
 from . import interference as interference
 from . import kernels as kernels

@@ -14,14 +14,12 @@ import torch
 import transformers
 
 from affq.errors import InputError
+from affq.inference.chat import ASKED_AGAIN, Tokenizer, opens_turn, render, template_of, thought_tokens, user_header
 from affq.inference.measure import TextReading
 from affq.inference.requests import Ending, Generation, Key, Request, Sampling, key_of
 
-# Some chat templates write the day into the prompt: always this one, so that the same study gives the same texts tomorrow.
-TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
-
-Tokenizer = transformers.PreTrainedTokenizerBase
 Inputs = transformers.BatchEncoding  # {input_ids, attention_mask}, each (texts, tokens)
+NO_NUMBERS = "choose another precision; if none gives numbers, copy the weights again"  # the remedy
 
 
 class Model(Protocol):
@@ -41,24 +39,6 @@ class AloneText(Key):
     text: str | None
 
 
-def render(tokenizer: Tokenizer, request: str) -> str:
-    """Return a request in the model's chat template, or as it is where there is none.
-
-    Raises InputError for a template that fails on a single message of the user.
-    """
-    if tokenizer.chat_template is None:
-        return request
-    chat = [{"role": "user", "content": request}]
-    template = TODAY + tokenizer.get_chat_template()
-    try:
-        return str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program, and fails as programs do
-        words = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"the model's chat template fails over a user's message ({words})", remedy="mend it, or remove it"
-        ) from error
-
-
 def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """Return requests in batches of `size`; those without an emotion never share a batch with the others."""
     groups = ([r for r in requests if r["emotion"]], [r for r in requests if not r["emotion"]])
@@ -68,29 +48,65 @@ def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:
 def tokenize(model: Model, tokenizer: Tokenizer, prompts: list[str]) -> Inputs:
     """Return rendered prompts as tokens, padded on the left, on the model's device."""
     # A chat template writes its special tokens itself.
-    special = tokenizer.chat_template is None
+    special = template_of(tokenizer) is None
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special, return_token_type_ids=False)
     return batch.to(model.device)
 
 
-def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request]) -> Inputs:
-    """Render and tokenize requests as one batch: the inputs that `exactly` takes."""
-    return tokenize(model, tokenizer, [render(tokenizer, request["request"]) for request in requests])
+def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], thinking: bool = False) -> Inputs:
+    """Render and tokenize requests as one batch: the inputs that `exactly` takes. thinking: as `render` takes it."""
+    return tokenize(model, tokenizer, [render(tokenizer, request["request"], thinking) for request in requests])
 
 
-def need_context(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int) -> None:
-    """Raise InputError unless each request and `new_tokens` more fit the positions that the model was trained for."""
-    if (most := getattr(model.config.get_text_config(), "max_position_embeddings", None)) is None:
-        return
+def need_context(
+    model: Model, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int, thinking: bool = False
+) -> None:
+    """Raise InputError unless the model has each token of the requests, and positions for them and `new_tokens` more."""
+    config = model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: it was trained for any number
     for request in requests:
-        tokens = prepare(model, tokenizer, [request])["input_ids"].shape[1]
-        if tokens + new_tokens > most:
+        token_ids = prepare(model, tokenizer, [request], thinking)["input_ids"]
+        if (largest := int(token_ids.max())) >= config.vocab_size:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"prompt {request['prompt_id']!r} has the token {token!r}, number {largest:,}, and the model has embeddings for "
+                f"{config.vocab_size:,}",
+                value=token,
+                remedy="give the tokenizer that was saved with these weights",
+            )
+        if 0 < most < (tokens := token_ids.shape[1]) + new_tokens:
             raise InputError(
                 f"prompt {request['prompt_id']!r} takes {tokens:,} tokens, and {new_tokens:,} new ones were asked for: the model "
                 f"reads {most:,} at most",
                 value=tokens + new_tokens,
                 remedy="shorten the prompt, or lower max_new_tokens and measurement's new_tokens",
             )
+
+
+class LogitsError(RuntimeError):
+    """Logits that are no numbers: the model leaves the range of its precision there, or its weights are damaged."""
+
+
+class LargestLogits(transformers.LogitsProcessor):
+    """Keeps the largest logit of each text at each step, where the logits are: nan where any of them is. Changes none."""
+
+    def __init__(self) -> None:
+        self.by_step: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        self.by_step.append(scores.amax(dim=-1))
+        return scores
+
+    def need_finite(self, generations: Sequence[Generation]) -> None:
+        """Raise LogitsError unless each text, in the order of the batch, was made of numbers alone up to its end."""
+        if not self.by_step:
+            return
+        finite = torch.isfinite(torch.stack(self.by_step)).cpu()
+        for place, text in enumerate(generations):
+            own = finite[: text["new_tokens"] + text["ended"], place]
+            if not own.all():
+                where = f"prompt {text['prompt_id']!r}, token {int(own.int().argmin()) + 1} of the text"
+                raise LogitsError(f"{where}: the model's logits are not finite numbers; {NO_NUMBERS}")
 
 
 class GumbelNoise(transformers.LogitsProcessor):
@@ -136,19 +152,22 @@ def texts(
     max_new_tokens: int,
     at_token: Callable[[], Any] | None = None,
     sampling: Sampling | None = None,
+    thinking: bool = False,
 ) -> tuple[list[Generation], int]:
     """Generate one batch of requests; return the texts, and the bytes of the batch's keys and values at its end.
 
-    at_token() is called after each step. sampling: None decodes greedily. Padding and batch size change logits, and so the
-    texts: a text belongs to its batch.
+    at_token() is called after each step. sampling: None decodes greedily. thinking: as `render` takes it. Padding and batch size
+    change logits, and so the texts: a text belongs to its batch. Raises LogitsError for a text whose logits are no numbers.
     """
-    prompts = [render(tokenizer, request["request"]) for request in batch]
+    prompts = [render(tokenizer, request["request"], thinking) for request in batch]
     inputs = tokenize(model, tokenizer, prompts)
     prompt_tokens = inputs["input_ids"].shape[1]
     options = {"max_new_tokens": max_new_tokens, "return_dict_in_generate": True, **_calling(at_token)}
-    if sampling:
-        options["logits_processor"] = [GumbelNoise(batch, prompt_tokens, **sampling)]
+    largest = LargestLogits()
+    noise = [GumbelNoise(batch, prompt_tokens, **sampling)] if sampling else []
+    options["logits_processor"] = [largest, *noise]
     output = model.generate(**inputs, **_greedy(tokenizer), **options)
+    header = user_header(tokenizer)
     generations: list[Generation] = [
         {
             "prompt_id": request["prompt_id"],
@@ -156,30 +175,45 @@ def texts(
             "emotion": request["emotion"],
             "sample": request["sample"],
             "prompt": prompt,
-            **up_to_end(model, tokenizer, ids),
+            **up_to_end(model, tokenizer, ids, prompt, header),
         }
         for request, prompt, ids in zip(batch, prompts, output.sequences[:, prompt_tokens:].tolist(), strict=True)
     ]
+    largest.need_finite(generations)
     return generations, _cache_bytes(output.past_key_values)
 
 
-def up_to_end(model: Model, tokenizer: Tokenizer, ids: list[int]) -> Ending:
-    """Cut the new token ids of a text at its end, and decode them."""
-    ends = _end_ids(model, tokenizer)
+def up_to_end(model: Model, tokenizer: Tokenizer, ids: list[int], prompt: str, header: str) -> Ending:
+    """Cut the new token ids of a text at its end, leave out what thoughts it begins with, and decode the rest.
+
+    prompt: rendered; some templates open a thought there. header: as chat.user_header returns it.
+    """
+    ends = model.generation_config.eos_token_id or ()
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True)).strip()
-    return {"text": text, "new_tokens": length, "ended": length < len(ids)}
+    own = ids[:length]
+    thoughts = thought_tokens(tokenizer.decode, own, prompt)
+    return {
+        "text": str(tokenizer.decode(own[thoughts:], skip_special_tokens=True)).strip(),
+        "new_tokens": length,
+        "thought_tokens": thoughts,
+        "ended": length < len(ids),
+        "opens_turn": opens_turn(str(tokenizer.decode(own)), header),
+    }
 
 
-def alone(model: Model, tokenizer: Tokenizer, readings: Sequence[TextReading], max_new_tokens: int) -> list[AloneText]:
+def alone(
+    model: Model, tokenizer: Tokenizer, readings: Sequence[TextReading], max_new_tokens: int, thinking: bool = False
+) -> list[AloneText]:
     """Return what each timed text is by itself, in a batch of one, greedy; once for each request.
 
     readings: of measure.time_texts, end-of-text ignored: a text is cut there, or at max_new_tokens. It is None where fewer
-    tokens were timed and no end is among them: such a text has no counterpart in the quality pass.
+    tokens were timed and no end is among them: such a text has no counterpart in the quality pass. thinking: as they were
+    prepared.
     """
     rows: list[AloneText] = []
+    prompt, header = render(tokenizer, ASKED_AGAIN, thinking), user_header(tokenizer)  # every prompt ends alike
     for reading in (reading for reading in readings if reading["round"] == 0):
-        ending = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens])
+        ending = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens], prompt, header)
         whole = ending["ended"] or reading["new_tokens"] >= max_new_tokens
         rows.append({**key_of(reading), "text": ending["text"] if whole else None})
     return rows
@@ -222,9 +256,3 @@ def _greedy(tokenizer: Tokenizer) -> dict[str, Any]:
     sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     penalties = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     return {**sampling, **penalties, "pad_token_id": tokenizer.pad_token_id}
-
-
-def _end_ids(model: Model, tokenizer: Tokenizer) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}

@@ -23,11 +23,17 @@ class Request(Key):
 
 
 class Ending(TypedDict):
-    """A text up to its end. ended: whether there was an end within the tokens that were generated."""
+    """A text up to its end, without the thoughts that it begins with.
+
+    new_tokens: with those of its thoughts, which thought_tokens counts. ended: whether there was an end within the tokens that
+    were generated. opens_turn: whether it goes on into a turn of the user.
+    """
 
     text: str
     new_tokens: int
+    thought_tokens: int
     ended: bool
+    opens_turn: bool
 
 
 class Generation(Key, Ending):

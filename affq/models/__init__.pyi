@@ -10,6 +10,7 @@ from .loading import compute_once as compute_once
 from .loading import described as described
 from .loading import import_for as import_for
 from .loading import load as load
+from .loading import positions as positions
 from .loading import prove as prove
 from .loading import resolve_device as resolve_device
 from .precisions import PRECISIONS as PRECISIONS

@@ -5,7 +5,7 @@ import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what fami
 SETTINGS = ("generation_config.json", "special_tokens_map.json")  # what loading reads besides two other files of settings
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # or, by the same name, tiktoken's
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 # What a model is to do: write texts, or judge them.
@@ -92,8 +94,31 @@ def examine(folder: Path, task: str = GENERATION) -> Checkpoint:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         problem = "{place} has no tokenizer (such as tokenizer.json)"
         raise InputError(problem, place=folder, remedy="copy it beside the weights")
+    _need_tokenizer_libraries(folder)
     most = max(bytes_of, key=bytes_of.__getitem__)
     return Checkpoint(DTYPES.get(most, most.lower()), parameters, sum(bytes_of.values()))
+
+
+def _need_tokenizer_libraries(folder: Path) -> None:
+    """Raise InputError for a tokenizer in a format that transformers reads with libraries that are not here."""
+    alone = [folder / name for name in SENTENCEPIECE if (folder / name).is_file()]
+    if not alone or any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        return
+    with open(alone[0], "rb") as opened:
+        of_tiktoken = TIKTOKEN_LINE.match(opened.read(1000))
+    needed = ("tiktoken",) if of_tiktoken else ("sentencepiece", "protobuf")
+    if lacking := [name for name in needed if not _installed(name)]:
+        libraries = " and ".join(lacking)
+        problem = f"{{place}} has its tokenizer in {alone[0].name} alone, which is read with {libraries}: not installed here"
+        remedy = f"pip install {' '.join(lacking)}, or copy the tokenizer.json that was made of it into the folder"
+        raise InputError(problem, value=alone[0].name, place=folder, remedy=remedy)
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:

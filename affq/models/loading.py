@@ -1,9 +1,10 @@
 """Load a model and its tokenizer at a precision, and prove that the precision took effect."""
 
+import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
+from affq.inference import chat, generate
 from affq.models import architectures, experts
 from affq.models.checkpoints import LoadError, check_configuration, weight_files
 from affq.models.configuration import LOCAL, NO_CODE
@@ -130,15 +132,45 @@ def load(
     if unfused:
         for parameter in filter(torch.is_floating_point, model.parameters()):
             parameter.data = parameter.data.clone()  # out of the mapped file
+    with _explained(folder):
+        ends = _ends(folder, tokenizer)
     # A checkpoint's own settings (suppressed tokens, time limits, penalties) would weigh in otherwise.
-    own = model.generation_config
-    model.generation_config = transformers.GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)
-    if tokenizer.pad_token_id is None:
-        # What fills a shorter prompt is masked: any token will do, and the end of a text is the custom.
-        ends = [tokenizer.eos_token_id, model.generation_config.eos_token_id, 0]
-        first = next(end for end in ends if end is not None)
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(first[0] if isinstance(first, list) else first)
+    start = model.generation_config.bos_token_id
+    model.generation_config = transformers.GenerationConfig(bos_token_id=start, eos_token_id=ends or None)
+    embedded = model.config.get_text_config().vocab_size
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedded:
+        # What fills a shorter prompt is masked: any token that the model has will do, and the end of a text is the custom.
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next((end for end in ends if end < embedded), 0))
     return model.eval(), tokenizer
+
+
+def _ends(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the tokens that end a text, wherever they are declared, the tokenizer's own first.
+
+    The files are asked, not the model's configuration: that makes up what they leave out.
+    """
+    turn = chat.turn_end(tokenizer)
+    declared: list[Any] = [tokenizer.eos_token_id, None if turn is None else tokenizer.convert_tokens_to_ids(turn)]
+    for file in filter(Path.is_file, (folder / "generation_config.json", folder / "config.json")):
+        settings = json.loads(file.read_bytes())
+        for part in (settings, settings.get("text_config") or {}):
+            ends = part.get("eos_token_id")
+            declared += ends if isinstance(ends, list) else [ends]
+    return list(dict.fromkeys(end for end in declared if type(end) is int and end >= 0))
+
+
+def positions(model: transformers.PreTrainedModel) -> int | None:
+    """Return how many tokens a model has positions for; None where they have no end, or it was trained with none.
+
+    Those of RoBERTa and its kin begin after the padding's.
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is None or most < 1:  # XLNet's have no end
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            return most - module.padding_idx - 1
+    return most
 
 
 def _names_fit(folder: Path, model_type: str, names: dict[str, Any]) -> None:
@@ -156,14 +188,15 @@ def _misfit(folder: Path, words: str) -> LoadError:
     return LoadError(f"the configuration of {folder.name} does not fit its weights: {words}; {remedy}")
 
 
-def compute_once(model: transformers.PreTrainedModel, precision: str) -> None:
-    """Compute the logits of one token; raise PrecisionError if this device has no kernel for the model at the precision.
+def compute_once(model: transformers.PreTrainedModel, precision: str, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Compute the logits of a prompt; raise PrecisionError if this device has no kernel for the model at the precision.
 
-    And if they are no numbers: weights beyond the range of float16, or damaged ones, would silently give empty texts.
+    And if they are no numbers: weights beyond the range of float16, or damaged ones, would silently give empty texts. inputs: as
+    generate.prepare makes them.
     """
     try:
         with torch.inference_mode():
-            logits = model(torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
+            logits = model(**inputs).logits
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
@@ -173,10 +206,7 @@ def compute_once(model: transformers.PreTrainedModel, precision: str) -> None:
             f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
         ) from error
     if not torch.isfinite(logits).all():
-        raise PrecisionError(
-            f"{precision} gives logits of this model that are not finite numbers; choose another precision; "
-            f"if none gives numbers, copy the weights again"
-        )
+        raise PrecisionError(f"{precision} gives logits of this model that are not finite numbers; {generate.NO_NUMBERS}")
 
 
 @contextmanager
@@ -283,10 +313,11 @@ def by_role(rows: Sequence[Stored]) -> list[dict[str, Any]]:
     return list(sums.values())
 
 
-def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:
+def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what serves a loaded model: its class, attention implementation, dtype of activations, library of its products.
 
-    chat_template: "none" where the model is given a prompt as it stands.
+    chat_template: "none" where the model is given a prompt as it stands. ends: {token: id} that a text ends at. thinking_switch:
+    whether the chat template turns thinking on and off.
     """
     quantized = getattr(model, "is_quantized", False)
     return {
@@ -295,7 +326,9 @@ def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTr
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "kernels": "bitsandbytes" if quantized else "torch",
         "placed": _placed(model),
-        "chat_template": "the tokenizer's" if tokenizer.chat_template else "none",
+        "chat_template": "the tokenizer's" if chat.template_of(tokenizer) else "none",
+        "thinking_switch": chat.has_switch(tokenizer),
+        "ends": {str(tokenizer.convert_ids_to_tokens(end)): end for end in model.generation_config.eos_token_id or ()},
     }
 
 

@@ -27,6 +27,8 @@ from affq.models.configuration import LOCAL
 
 PART = re.compile(r"(?P<model>.+)-\d{5}-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)  # as llama.cpp names the files of one model
 
+CONVERSION = 2  # of GGUF files: it goes up when other files come of it, and what an earlier affq converted is left alone
+
 
 @functools.cache
 def catalog() -> dict[str, dict[str, Any]]:
@@ -93,7 +95,7 @@ def fetch_gguf(gguf: Path, say: Callable[[str], None] = print) -> Path:
 
 def cached_gguf(gguf: Path) -> Path:
     """Return the folder in the user's cache where what is converted from a GGUF file belongs, present or not."""
-    return cache() / f"gguf-{remembered_sha256(gguf)[:12]}"
+    return cache() / f"gguf-{CONVERSION}-{remembered_sha256(gguf)[:12]}"
 
 
 @contextlib.contextmanager
@@ -174,11 +176,28 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     if missing := keys["missing_keys"]:  # made up, and saved as if they had been there
         raise InputError(f"the GGUF file {{place}} lacks {len(missing)} weights, as {min(missing)}", place=gguf)
     del loaded.config.quantization_config
+    loaded.config.eos_token_id = _gguf_ends(gguf, loaded.generation_config.eos_token_id)
     fresh = transformers.AutoModelForCausalLM.from_config(loaded.config)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
+    fresh.generation_config.eos_token_id = loaded.config.eos_token_id
     fresh.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _gguf_ends(gguf: Path, read: int | list[int] | None) -> int | list[int] | None:
+    """Return the ids of the tokens that end a text by a GGUF file: of the text, of a turn, of a message; None for none.
+
+    read: what transformers takes from the file. It reads the first kind alone, adds what it knows of an architecture, and makes
+    up a token where the file names none.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    own = {kind: fields[key].contents() for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in fields}
+    known = [] if read is None or "eos" not in own else read if isinstance(read, list) else [read]
+    ends = list(dict.fromkeys([*known, *own.values()]))
+    return ends[0] if len(ends) == 1 else ends or None
 
 
 class Tensors(NamedTuple):

@@ -25,7 +25,7 @@ from affq.inference import KEY
 from affq.results.provenance import changes_since, conditions, scoring, software
 from affq.results.state import Failure, FailureKind, Stage, State, Status
 
-FORMAT = 3  # of the records; it goes up when their fields change
+FORMAT = 4  # of the records; it goes up when their fields change
 TEXTS = ("generations.jsonl", "batches.jsonl")
 RECORDS = ("run.json", *TEXTS, "measurements.json")
 ENDS = ("done.json", "failed.json", "measurements.json", "scores")
@@ -39,10 +39,20 @@ FIELDS = {
     ),
     "failed.json": ("kind", "words", "remedy", "again", "software versions", "software code_digest"),
     "measurements.json": (
-        *("model compute_dtype", "model chat_template", "census", "memory kind", "memory phases", "memory cache_bytes"),
+        *(
+            "model compute_dtype",
+            "model chat_template",
+            "model ends",
+            "census",
+            "memory kind",
+            "memory phases",
+            "memory cache_bytes",
+        ),
         *("passes", "alone", "throughput points", "kernels", "seconds"),
     ),
-    "generations.jsonl": ("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "ended"),
+    "generations.jsonl": (
+        *("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "thought_tokens", "ended", "opens_turn"),
+    ),
 }
 REMEDY = "affq run does it again"
 SCORE_REMEDY = "affq score makes it again"

@@ -13,6 +13,7 @@ from affq.study import Run
 # Of affq's own errors; only an error's class and words come out of a notebook.
 KINDS = {
     "PrecisionError": FailureKind.UNSUPPORTED,
+    "LogitsError": FailureKind.UNSUPPORTED,
     "LoadError": FailureKind.LOAD_FAILED,
     "InputError": FailureKind.LOAD_FAILED,
 }

@@ -46,6 +46,7 @@ class Generation(Settings):
     decoding: Literal["greedy", "sampled"] = "greedy"
     max_new_tokens: Count = 64
     temperature: Annotated[float, Field(gt=0, lt=HOTTEST)] | None = Field(default=None, validate_default=True)
+    thinking: bool = Field(default=False, exclude_if=lambda thinking: not thinking)  # so that ids stay what they were
 
     @field_validator("temperature")
     @classmethod

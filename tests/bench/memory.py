@@ -47,8 +47,8 @@ def measure(name, folder, precision):
     models.import_for(folder, precision)
     probe = probes.RssProbe()
     network, tokenizer = models.load(folder, precision, "cpu")
-    models.compute_once(network, precision)
     inputs = generate.prepare(network, tokenizer, [{"request": PROMPT}])
+    models.compute_once(network, precision, inputs)
     probe.start()
     generate.exactly(network, tokenizer, inputs, NEW_TOKENS)
     peak_bytes = probe.read()["peak_bytes"]

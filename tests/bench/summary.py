@@ -31,6 +31,7 @@ FRAMES = {"join": "texts", "arrays": "compared", "intervals": "intervals", "summ
 FRAMES |= {"differences, and 1,000 resamples": "differences"}
 CENSUS = [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 1, "bytes": 1000}]
 QUIET = {"seconds": 1.0, "other_processors": 0.0, "stolen_processors": 0.0, "throttled_s": 0.0, "hot": False, "swapped_bytes": 0}
+AS_MADE = {"thought_tokens": 0, "opens_turn": False}
 PEAK = {"peak_bytes": 5000, "held_bytes": 1000}
 
 
@@ -55,7 +56,7 @@ def write(study, results):
         texts = [" ".join(row) for row in rng.choice(words, (len(requests), 30))]
         rows = [
             {key: request[key] for key in ("prompt_id", "kind", "emotion", "sample")}
-            | {"prompt": request["request"], "text": text, "new_tokens": 30, "ended": True}
+            | {"prompt": request["request"], "text": text, "new_tokens": 30, "ended": True, **AS_MADE}
             for request, text in zip(requests, texts, strict=True)
         ]
         record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
@@ -68,6 +69,7 @@ def write(study, results):
         one = {"warmup_s": [1.0], "steady": True, "rounds": 1, "width": None, "stopped": "cap", "load": load, "texts": timed}
         record.keep_pass(1, one | {"tokens": []})
         about = {"class": "M", "attention": "sdpa", "compute_dtype": "float32", "kernels": "torch", "chat_template": "x"}
+        about |= {"ends": {}}
         memory = {
             "kind": "rss",
             "base_bytes": 7,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pandas as pd
+from pandas.api.typing import DataFrameGroupBy
 
 from affq.report.words.text import as_data, run_name, span
 from affq.scoring import Judge
@@ -53,6 +54,7 @@ def _of_judged(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect:
     tokens = study.generation.max_new_tokens
     yield f"Texts cut at {tokens} tokens are judged as they stand: {span(by_run['cut'].mean())} of a run's texts."
     yield f"Empty or degenerate texts count as wrong: {span(by_run['none'].mean())} of a run's texts."
+    yield from _beside_the_answer(by_run, tokens)
     yield (
         f"Each F1 rests on {summary['texts'].max()} texts of {asked['prompt_id'].nunique()} prompts. Its 95 % interval, *low* to "
         f"*high* in the table above, says what other prompts like these would give. Runs share their prompts: the differences "
@@ -63,6 +65,20 @@ def _of_judged(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect:
         f"the emotion asked for. With emotion words masked, F1 is {span(summary['emotion_f1_masked'], '.2f')}."
     )
     yield from batch(effect)
+
+
+def _beside_the_answer(by_run: DataFrameGroupBy, tokens: int) -> Iterator[str]:
+    """Say what models wrote besides their answers, where any did. tokens: that a text may have at most."""
+    if (thoughts := by_run["thought_tokens"].mean()).any():
+        yield (
+            f"Models thought before they answered. Their thoughts are left out of the texts, and count among the {tokens} tokens "
+            f"that a text may have: {span(thoughts, '.0f')} of these on a run's average."
+        )
+    if (turns := by_run["opens_turn"].mean()).any():
+        yield (
+            f"Some texts go on into a turn of the user, which the model makes up, and are judged as they stand: "
+            f"{span(turns)} of a run's texts."
+        )
 
 
 def _errs(judge: Judge) -> str:
