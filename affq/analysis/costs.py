@@ -273,8 +273,8 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
     pair = [run.measurements() for run in (record, other)]
     own_bytes, other_bytes = (_weights_bytes(run) if figure == "weights" else _peak_bytes(run) for run in pair)
-    known = own_bytes is not None and other_bytes  # of a tiny model a peak can be 0: it fitted into what was held before
-    estimate = own_bytes / other_bytes if known else np.nan
+    # The peak of a tiny model can be 0: it fitted into what was held before.
+    estimate = own_bytes / other_bytes if own_bytes is not None and other_bytes else np.nan
     counted = figure == "weights" or all(run["memory"]["kind"] == "vram_allocated" for run in pair)
     end = estimate if counted else np.nan
     interval = compare.Interval(estimate, end, end, 0.0 if counted else np.nan, np.inf)
