@@ -5,13 +5,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
 from affq import __version__, files
 from affq.errors import InputError, command, printable
+
+if TYPE_CHECKING:
+    from affq.study import Study
 
 
 def _studies(incomplete: str) -> list[str]:
@@ -57,6 +60,16 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=
 
 def _say(line: str, file: IO[str] | None = None) -> None:
     print(printable(line), file=file, flush=True)
+
+
+def _load(study: str, results: Path) -> "Study":
+    """Return a study for whoever reads what is done of it, and say which models are not here."""
+    from affq.study import load_study
+
+    loaded = load_study(study, results)
+    for note in loaded.notes:
+        _say(note, sys.stderr)
+    return loaded
 
 
 def _listed(words: str | None) -> tuple[str, ...]:
@@ -123,9 +136,9 @@ def plan(
     """Show a study's runs: the status of each, why, the memory it takes, and what affq run with the same options would do."""
     _need_no_precisions(precisions, "plan", study)
     from affq.runner import planning
-    from affq.study import draft, load_study, names_a_model, read_claims
+    from affq.study import draft, names_a_model, read_claims
 
-    loaded = draft(study).study if names_a_model(study) else load_study(study)
+    loaded = draft(study).study if names_a_model(study) else _load(study, results)
     every = planning.plan(loaded, results, planning.Choice(_listed(only), redo_stale, redo_failed, force))
     from affq.analysis import Results, planned_runs
     from affq.models import memory
@@ -138,7 +151,7 @@ def plan(
     from affq.report import words
 
     change = words.planned_power(*Results(loaded, results).smallest_change) if loaded.judged else []
-    for line in [*words.planned(rows, machine, read_claims(loaded.claims)), *change]:
+    for line in [*words.planned(rows, machine, read_claims(loaded.claims)), *change, *planning.damaged_weights(loaded)]:
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
@@ -215,9 +228,7 @@ def study(
 @app.command()
 def score(study: STUDY, results: RESULTS = Path("reports")) -> None:
     """Score the texts of a study's runs that are not scored: emotion and ROUGE."""
-    from affq.study import load_study
-
-    loaded = load_study(study)
+    loaded = _load(study, results)
     from affq.runner import score_study
 
     if not loaded.judged:
@@ -229,20 +240,21 @@ def score(study: STUDY, results: RESULTS = Path("reports")) -> None:
 @app.command()
 def report(study: STUDY, results: RESULTS = Path("reports")) -> None:
     """Score what is unscored, summarize a study, and publish its report."""
-    from affq.study import load_study
-
-    loaded = load_study(study)
+    loaded = _load(study, results)
     from affq.report import index, publish
-    from affq.results import study_folder
+    from affq.results import reported_before, study_folder
     from affq.runner import score_study, summarize_study
+    from affq.study import packaged
 
     if loaded.judged:
         _say(f"Scoring the texts of {loaded.name} …")
         score_study(loaded, results)
     _say("Summarizing …")
     notebook = summarize_study(loaded, results)
+    if study not in packaged() and (other := reported_before(results, loaded, Path(study))):
+        _say(f"It takes the place of the report of {other.resolve()}, a study of the same name.")
     page = publish.report(notebook, study_folder(results, loaded), f"affq: study {loaded.name}")
-    _say(f"Published {page}, listed in {index.write(results)}")
+    _say(f"Published {page}, listed in {index.write(results, _say)}")
 
 
 @app.command()
@@ -254,7 +266,7 @@ def explore(
     """Look through a study's texts, figures and notes in JupyterLab, in a notebook of your own beside its results."""
     from affq.runner import notebooks
 
-    notebook, options = notebooks.copy_explorer(study, results), jupyter or []
+    notebook, options = notebooks.copy_explorer(study, results, _say), jupyter or []
     _say(f"Opening {notebook}. Run all its cells; Ctrl-C here ends JupyterLab.")
     if getattr(os, "geteuid", lambda: None)() == 0 and not options:
         again = f"{command('explore', study, results)} -- --allow-root"
@@ -308,9 +320,7 @@ def annotate(
     results: RESULTS = Path("reports"),
 ) -> None:
     """Write a sample of a study's texts for people to label, target and judge hidden; read back what they labelled."""
-    from affq.study import load_study
-
-    loaded = load_study(study)
+    loaded = _load(study, results)
     if (out is None) == (not labels):
         raise InputError("give either --out sample.csv, to write a sample, or --labels anna.csv, to read one back")
     import numpy as np

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -103,16 +105,30 @@ def other_separator(columns: Iterable[str]) -> str | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file whole: whoever reads it meanwhile finds the former text or this one."""
+    """Write a text file whole: whoever reads it meanwhile finds the former text or this one.
+
+    A link at its place is replaced: what it leads to stays as it is. An OSError names the file.
+    """
     fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
     try:
-        with open(fresh, "w", encoding="utf-8", newline="\n") as file:
+        with named(path), open(fresh, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
     except BaseException:
         fresh.unlink(missing_ok=True)  # a full disk has no room for half a file either
+        raise
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError name the file: that of a full disk says nothing of what was written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 
@@ -165,10 +181,15 @@ class Journal:
         _append(self.seals, lines([sealed(data, {"texts": len(rows), "end_byte": end, **reading})]).encode())
 
     def batches(self, key: Callable[[dict], Hashable]) -> list[dict]:
-        """Return the seals of the whole batches, up to the first that is torn, was changed, or repeats the key of a row."""
+        """Return the seals of the whole batches, up to the first that is torn, was changed, or repeats the key of a row.
+
+        key: raises ValueError for a row that is none. Links are not followed: what they lead to is not to be appended to.
+        """
         try:
+            if self.rows.is_symlink() or self.seals.is_symlink():
+                return []
             data, seals = self.rows.read_bytes(), self.seals.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return []
         whole: list[dict] = []
         seen: set[Hashable] = set()
@@ -181,7 +202,7 @@ class Journal:
                 keys = {key(json.loads(row)) for row in batch.split(b"\n") if row}
             except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
                 break
-            if sealed(batch, about) != seal or seen & keys:
+            if sealed(batch, about) != seal or about.get("texts") != len(keys) or seen & keys:
                 break
             whole.append(seal)
             seen, start = seen | keys, about["end_byte"]
@@ -195,49 +216,67 @@ class Journal:
 
 def _append(path: Path, data: bytes) -> int:
     """Append bytes, flush them to the disk, and return the size of the file."""
-    with open(path, "ab") as file:
+    with named(path), open(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
 
 
-def read_json(path: Path, remedy: str) -> dict:
-    """Return the object of a JSON file of affq's own; raise InputError, with the remedy, for a file that holds none."""
+def read_json(path: Path, remedy: str, check: Callable[[Any], object] = dict) -> dict:
+    """Return the object of a JSON file of affq's own; raise InputError, with the remedy, for a file that holds none.
+
+    check: raises ValueError, as pydantic does, for a value of another shape than is read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, FileNotFoundError) as error:
         raise damaged(path, error, remedy) from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise damaged(path, "it is no file", remedy) from None
     if not isinstance(value, dict):
         raise damaged(path, "no JSON object", remedy)
-    return value
+    return checked(value, check, path, remedy)
 
 
-def read_jsonl(path: Path, remedy: str, fields: Collection[str] = ()) -> list[dict]:
-    """Return the rows of JSON lines; raise InputError, with line and remedy, for one that is none, or lacks one of the fields."""
-    rows, wanted = [], set(fields)
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+def read_jsonl(path: Path, remedy: str, check: Callable[[Any], object] = dict) -> list[dict]:
+    """Return the rows of JSON lines; raise InputError, with line and remedy, for one that is none. check: as for read_json."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise damaged(path, "it is no file", remedy) from None
+    rows = []
+    for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
             continue
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise damaged(f"{path}, line {number}", error.msg, remedy) from None
-        if not (isinstance(row, dict) and wanted <= row.keys()):  # need() of each line would take as long as reading it
-            need(row, fields, f"{path}, line {number}", remedy)
-        rows.append(row)
+        if not isinstance(row, dict):
+            raise damaged(f"{path}, line {number}", "no JSON object", remedy)
+        rows.append(checked(row, check, f"{path}, line {number}", remedy))
     return rows
 
 
-def need(row: dict, fields: Iterable[str], place: Path | str, remedy: str) -> dict:
-    """Return `row` if it has the fields, each written as nested keys with spaces between; else raise InputError."""
-    for field in fields:
-        value = row
-        for key in field.split():
-            if not isinstance(value, dict) or key not in value:
-                raise damaged(place, f"it has no {field.replace(' ', ' → ')}", remedy)
-            value = value[key]
-    return row
+def checked(value: dict, check: Callable[[Any], object], place: Path | str, remedy: str) -> dict:
+    """Return `value` if it passes; else raise InputError that says by its first fault where it does not."""
+    try:
+        check(value)
+    except ValueError as error:
+        raise damaged(place, _first_fault(error), remedy) from None
+    return value
+
+
+def _first_fault(error: ValueError) -> str:
+    """Return what pydantic found first, in words: what lacks, or what a value should be."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors(include_url=False)[0]
+    place = " → ".join(map(str, fault["loc"]))
+    return f"it has no {place}" if fault["type"] == "missing" else f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def damaged(place: Path | str, why: str | Exception, remedy: str) -> InputError:

@@ -227,7 +227,7 @@ def test_judge_reads_what_a_windows_editor_saves(tmp_path):
 
 
 def test_stopped_command_says_so(monkeypatch, capsys):
-    def stop(_):
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("affq.study.load_study", stop)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import nbformat
 import pytest
-from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of
+from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of, timed
 
 from affq.errors import InputError
 from affq.results import locks
@@ -246,7 +246,7 @@ def three_processes(write_study, tmp_path, tiny_llama, monkeypatch):
         record.start(ENVIRONMENT, key[1])
         if key in fails:
             raise RuntimeError("no more")
-        record.keep_pass(key[1], {})
+        record.keep_pass(key[1], timed(study))
         if key[1] == 1:
             record.append(generations(study), {})
             record.finish(MEASURED)

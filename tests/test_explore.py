@@ -34,8 +34,18 @@ def study(write_study):
 def results(study, tmp_path):
     """Results of which fp32 and bf16 are complete, int8 failed and nf4 is missing."""
     fp32, bf16, int8, _ = records.records(tmp_path / "reports", load_study(study))
-    write_run(fp32, ["joy", "sadness", "joy", "joy", "joy", "none"], (9e9, 4e9, 5e9, 4e9), [3.0, 1.0, 2.0])
-    write_run(bf16, ["joy", "sadness", "joy", "sadness", "joy", "joy"], (9e9, 2e9, 2e9, 2e9), [1.0, 1.0, 4.0])
+    write_run(
+        fp32,
+        ["joy", "sadness", "joy", "joy", "joy", "none"],
+        [9_000_000_000, 4_000_000_000, 5_000_000_000, 4_000_000_000],
+        [3.0, 1.0, 2.0],
+    )
+    write_run(
+        bf16,
+        ["joy", "sadness", "joy", "sadness", "joy", "joy"],
+        [9_000_000_000, 2_000_000_000, 2_000_000_000, 2_000_000_000],
+        [1.0, 1.0, 4.0],
+    )
     int8.fail(Failure(FailureKind("out_of_memory"), "no room", "try nf4"))
     return tmp_path / "reports"
 
@@ -279,9 +289,10 @@ def test_a_notebook_of_ones_own_knows_study_and_results_from_where_it_is(study, 
     monkeypatch.chdir(path.parent)
     explorer = Explorer(names["study"], names["results"])
     assert explorer.asked.options
-    (results / "toy" / "4_explore.ipynb").write_text("changed")
+    changed = (results / "toy" / "4_explore.ipynb").read_text().replace("# Explore", "# Changed")
+    (results / "toy" / "4_explore.ipynb").write_text(changed)
     monkeypatch.chdir(study.parent)
-    assert notebooks.copy_explorer("toy.yaml", "reports").read_text() == "changed"
+    assert notebooks.copy_explorer("toy.yaml", "reports").read_text() == changed
 
 
 def test_nothing_to_explore_is_one_sentence(study, tmp_path):

@@ -47,8 +47,9 @@ def test_catalog_name_is_a_repository_whose_shape_is_known_before_it_is_here(cac
     found = sources.find("tiny", tmp_path)
     assert (found.name, found.stored_dtype, found.parameters, found.stored_bytes) == ("tiny", "bfloat16", 5, 10)
     assert found.config == {"model_type": "llama"}
+    assert found.revision is None
     with pytest.raises(InputError, match="someone/tiny at main is not in the hub's cache; affq run fetches it"):
-        found.revision  # noqa: B018
+        found.folder  # noqa: B018
     snapshot = put_into_hub_cache(cache, "someone/tiny", tiny_llama)
     assert sources.find("tiny", tmp_path).folder == snapshot
     assert sources.find("tiny", tmp_path).revision == f"someone/tiny@{COMMIT}"

@@ -70,3 +70,15 @@ def test_index_has_one_h1_and_a_text_for_every_picture(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("h1") == 1 and tags.count("h2") == tags.count("article") == 2
     assert all(attrs["alt"] for tag, attrs in page.elements if tag == "img")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"answer": 3}', "<<<<<<< ours\n"])
+def test_another_studys_damaged_list_is_left_out_and_said(tmp_path, content):
+    for name in ("mine", "other"):
+        publish(tmp_path / name)
+    (tmp_path / "other" / "published.json").write_text(content)
+    said = []
+    page = Page(index.write(tmp_path, said.append).read_text(encoding="utf-8"))
+    assert "1 study" in page.text and ("a", {"href": "mine/index.html"}) in page.elements
+    (line,) = said
+    assert line.startswith("other is not listed in ") and "published.json is damaged" in line

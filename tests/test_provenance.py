@@ -6,7 +6,7 @@ import shutil
 
 import nbformat
 import pytest
-from conftest import complete, said_of
+from conftest import complete, judgements, said_of
 
 from affq.results import provenance
 from affq.results.record import records
@@ -107,7 +107,7 @@ def test_each_cell_that_is_dropped_moves_the_notebooks_digest_and_parameters_tex
 def record(house, write_study):
     record = complete(records(house / "results", load_study(write_study()))[0])
     for scorer in ("judge", "judge-masked"):
-        record.score(scorer, {}, lambda generations: [{"score": 1} for _ in generations])
+        record.score(scorer, {}, lambda _, record=record: judgements(record))
     return record
 
 
@@ -119,8 +119,8 @@ def test_scores_are_stale_once_labels_are_added_up_otherwise(house, record):
     path.write_text(code.replace(".sum(", ".max("), encoding="utf-8")
     forget()
     assert record.scores_are_stale("judge") and said_of(record) == ("ok", "")  # the texts are what they were
-    record.score("judge", {}, lambda generations: [{"score": 2}])
-    assert record.scores("judge") == [{"score": 2}] and not record.scores_are_stale("judge")
+    record.score("judge", {}, lambda _: judgements(record, "sadness"))
+    assert record.scores("judge") == judgements(record, "sadness") and not record.scores_are_stale("judge")
 
 
 def test_scores_that_2_score_makes_no_more_are_stale(house, record):

@@ -11,11 +11,9 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from conftest import seal
 from test_tables import PEAKS, write_run
 
-from affq import files
-from affq.errors import InputError
-from affq.files import sha256_of
 from affq.report import index, output, publish
 from affq.report.reading import Column, for_reading, html_table, latex_table
 from affq.results import Failure, FailureKind
@@ -57,7 +55,8 @@ def publish_hostile(folder, model, canary):
         shutil.copytree(model, folder / name)
     values = {"models": [str(folder / name) for name in MODELS], "precisions": ["fp32", "bf16"], "emotions": ["joy", "sadness"]}
     values |= {"prompts": "two.csv", "measurement": {"throughput": 1, "profile": True}}
-    rows = (f"{name},event,Tell of {name} with {{emotion}}.,Tell of {name}.\n" for name in ("note", "day"))
+    ids = {PROMPT: "note", "day": "day"}
+    rows = (f"{prompt_id},event,Tell of {name} with {{emotion}}.,Tell of {name}.\n" for prompt_id, name in ids.items())
     (folder / "two.csv").write_text("id,kind,text,text_without_emotion\n" + "".join(rows))
     (folder / "hostile.yaml").write_text(yaml.safe_dump(values))
     study = load_study(str(folder / "hostile.yaml"))
@@ -75,16 +74,6 @@ def publish_hostile(folder, model, canary):
     failed.fail(Failure(FailureKind("error"), NOTE))
     notebook = execute.summarize_study(study, folder / "results")
     return publish.report(notebook, records.study_folder(folder / "results", study), f"affq: study {study.name}")
-
-
-def seal(record):
-    """Write hashes anew over records that were changed by hand."""
-    for manifest in record._scores_folder.glob("*.manifest.json"):
-        about = json.loads(manifest.read_text())
-        scores = sha256_of(manifest.with_name(manifest.name.replace(".manifest.json", ".jsonl")))
-        manifest.write_text(json.dumps({**about, "sha256": scores}))
-    hashes = {name: sha256_of(record.folder / name) for name in records.RECORDS}
-    (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", hashes)))
 
 
 # What a page holds itself, or what is published beside it.
@@ -230,39 +219,82 @@ def test_chart_is_written_in_three_formats_and_shown_with_its_alternative_text(t
     assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.pdf", "empty.png", "empty.svg"}
 
 
-def test_tables_and_charts_of_an_earlier_report_are_dropped_and_a_users_own_stay(tmp_path, shown):
-    import matplotlib.pyplot as plt
+def written_report(folder, *names, page="a page"):
+    """Write a report of these tables as its notebook does, and give what is to be published: a notebook that shows a page."""
+    from nbformat.v4 import new_markdown_cell, new_notebook
 
-    def names():
-        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-
-    output.write_to(tmp_path)
-    output.show(pd.DataFrame({"n": [1]}), "people", "People")
-    output.chart(plt.subplots()[1], "judge", "a judge")
+    output.write_to(output.draft(folder))
+    for name in names:
+        output.csv(pd.DataFrame({"n": [1]}), name)
     output.finish("an answer", "a processor")
+    nbformat.write(new_notebook(cells=[new_markdown_cell(f"## {page}")]), folder.parent / "executed.ipynb")
+    return folder.parent / "executed.ipynb"
+
+
+@pytest.fixture
+def reported(tmp_path, shown):
+    """The folder of a published report of two tables, to which its owner has added files."""
+    folder = tmp_path / "mine"
+    publish.report(written_report(folder, "summary", "people", page="former"), folder, "mine")
+    (folder / "charts").mkdir()
     for name in ("tables/my own.csv", "charts/mine.svg", "notes.jsonl"):
-        (tmp_path / name).write_text("mine")
-    output.write_to(tmp_path)
-    output.chart(plt.subplots()[1], "line", "a line")
-    output.csv(pd.DataFrame({"n": [1]}), "summary")
-    assert "tables/people.csv" in names()  # a report that fails takes nothing away
-    output.finish("another answer", "a processor")
-    of_report = {
-        "published.json",
-        "references.bib",
-        "tables/summary.csv",
-        *(f"charts/line.{kind}" for kind in ("svg", "pdf", "png")),
-    }
-    assert names() == of_report | {"tables/my own.csv", "charts/mine.svg", "notes.jsonl"}
+        (folder / name).write_text("mine")
+    return folder
+
+
+def names_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+
+OWN = {"tables/my own.csv", "charts/mine.svg", "notes.jsonl"}
+OF_REPORT = {"published.json", "references.bib", "index.html", "summary.ipynb"}
+
+
+def test_tables_of_an_earlier_report_are_dropped_and_a_users_own_stay(reported, shown):
+    notebook = written_report(reported, "summary", "line")
+    assert "tables/people.csv" in names_in(reported)  # until the new report is whole
+    publish.report(notebook, reported, "mine")
+    assert names_in(reported) == OF_REPORT | OWN | {"tables/summary.csv", "tables/line.csv"}
     links = shown[-1][0].data
-    assert "tables/summary.csv" in links and "my own" not in links and "charts/line.pdf" in links
+    assert "tables/summary.csv" in links and "my own" not in links
 
 
-def test_what_is_no_list_of_what_was_published_is_named(tmp_path):
-    (tmp_path / "published.json").write_text("[]")
-    output.write_to(tmp_path)
-    with pytest.raises(InputError, match=r"published.json is damaged \(no JSON object\); delete it, and publish again"):
-        output.finish("an answer", "")
+@pytest.mark.parametrize("fails", ["in its summary", "at its page"])
+def test_report_that_fails_leaves_the_former_one_whole(reported, fails, monkeypatch):
+    former = {name: (reported / name).read_bytes() for name in names_in(reported)}
+    with pytest.raises(OSError, match="No space left"):
+        notebook = written_report(reported, "other")
+        if fails == "at its page":
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(publish.files, "write", full)
+            publish.report(notebook, reported, "mine")
+        raise OSError(28, "No space left on device")
+    assert former.items() <= {name: (reported / name).read_bytes() for name in names_in(reported)}.items()
+    monkeypatch.undo()
+    publish.report(written_report(reported, "summary"), reported, "mine")
+    assert names_in(reported) == OF_REPORT | OWN | {"tables/summary.csv"}  # nothing of the one that failed
+
+
+def test_without_a_list_of_what_was_published_nothing_is_taken_for_affqs_own(reported):
+    (reported / "published.json").write_text("[]")
+    publish.report(written_report(reported, "line"), reported, "mine")
+    assert names_in(reported) == OF_REPORT | OWN | {"tables/people.csv", "tables/summary.csv", "tables/line.csv"}
+
+
+def test_links_in_a_reports_folder_are_replaced_and_what_they_lead_to_stays(reported, tmp_path):
+    kept = tmp_path / "elsewhere"
+    kept.mkdir()
+    (kept / "page.html").write_text("as it was")
+    shutil.rmtree(reported / "tables")
+    (reported / "tables").symlink_to(kept)
+    (reported / "index.html").unlink()
+    (reported / "index.html").symlink_to(kept / "page.html")
+    publish.report(written_report(reported, "summary"), reported, "mine")
+    assert (kept / "page.html").read_text() == "as it was" and [path.name for path in kept.iterdir()] == ["page.html"]
+    assert not (reported / "index.html").is_symlink() and (reported / "tables" / "summary.csv").is_file()
 
 
 def test_same_chart_gives_the_same_files(tmp_path, shown):

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from conftest import ENVIRONMENT, MEASURED, complete, generations, said_of
+from conftest import ENVIRONMENT, MEASURED, complete, generations, judgements, said_of, seal, timed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +29,7 @@ def test_status_follows_a_run_from_missing_to_ok(record):
     record.append(texts[:2], {})
     assert said_of(record) == ("partial", "2 of 6 texts kept")
     record.append(texts[2:], {})
+    record.keep_pass(1, timed(record.run.study))
     record.finish(MEASURED)
     assert said_of(record) == ("ok", "")
 
@@ -74,6 +75,7 @@ def test_texts_that_are_not_each_there_once_are_no_complete_run_and_the_next_att
     assert not record.complete
     for batch in batches[record.start(ENVIRONMENT) :]:
         record.append(batch, {})
+    record.keep_pass(1, timed(record.run.study))
     record.finish(MEASURED)
     assert said_of(record) == ("ok", "") and record.generations() == generations(record.run.study)
 
@@ -85,7 +87,7 @@ def test_complete_run_takes_no_more_texts(record):
 
 
 def test_starting_again_sets_a_complete_run_aside_whole(record):
-    complete(record).score("judge", {}, lambda generations: [{"n": len(generations)}])
+    complete(record).score("judge", {}, lambda _: judgements(record))
     before = {path.name: path.read_bytes() for path in record.folder.iterdir() if path.is_file()}
     assert record.start(ENVIRONMENT) == 0
     assert record.batches() == [] and record.scores("judge") == []
@@ -214,34 +216,54 @@ def test_run_on_another_device_than_the_one_asked_for_is_stale(write_study, tmp_
     record = records.records(tmp_path, load_study(write_study(device="cpu")))[0]
     record.start({**ENVIRONMENT, "hardware": {"device": "cuda"}})
     record.append(generations(record.run.study), {})
+    record.keep_pass(1, timed(record.run.study))
     record.finish(MEASURED)
     assert said_of(record) == ("stale", "device cuda → cpu")
 
 
-def test_scores_are_made_once_and_again_when_text_scorer_or_code_changed(record, monkeypatch):
+def test_scores_are_made_once_and_again_when_scorer_or_code_changed(record, monkeypatch):
     complete(record)
     made = []
 
     def make(generations):
         made.append(len(generations))
-        return [{"score": len(made)}]
+        return judgements(record, f"number {len(made)}")
+
+    def judged():
+        return {row["judged_emotion"] for row in record.scores("judge")}
 
     record.score("judge", {"v": 1}, make)
     record.score("judge", {"v": 1}, make)
-    assert made == [6] and record.scores("judge") == [{"score": 1}]
+    assert made == [6] and judged() == {"number 1"}
     record.score("judge", {"v": 2}, make)
-    assert record.scores("judge") == [{"score": 2}]
+    assert judged() == {"number 2"}
     with open(record.folder / "generations.jsonl", "a") as file:
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
-    assert made == [6, 6, 6] and len(record.scores("judge")) == 1
+    assert made == [6, 6, 6] and len(record.scores("judge")) == 6
     monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 
 
+def not_here(generations):
+    raise InputError("the judge is not here")
+
+
+def test_scores_stay_where_what_would_make_them_again_is_not_here(record, monkeypatch):
+    complete(record).score("judge", {"revision": "a"}, lambda _: judgements(record))
+    record.score("judge", {"revision": None}, not_here)  # they are there: nobody is asked
+    monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    record.score("judge", {"revision": None}, not_here)
+    assert record.scores_are_stale("judge") and len(record.scores("judge")) == 6
+    with pytest.raises(InputError, match="the judge is not here"):
+        record.score("judge", {"revision": "b"}, not_here)  # those that are there are another's
+    with pytest.raises(InputError, match="the judge is not here"):
+        record.score("another", {"revision": None}, not_here)
+
+
 def test_scores_without_their_manifest_are_no_scores(record):
-    complete(record).score("judge", {}, lambda _: [{"score": 1}])
+    complete(record).score("judge", {}, lambda _: judgements(record))
     (record._scores_folder / "judge.manifest.json").unlink()
     assert record.scores("judge") == []
 
@@ -254,9 +276,7 @@ def damage(path, change):
 
 def test_run_of_another_version_is_a_row_that_is_kept(record):
     damage(complete(record).folder / "run.json", lambda found: found.update(format=99))
-    digest = hashlib.sha256((record.folder / "run.json").read_bytes()).hexdigest()
-    hashes = {**json.loads((record.folder / "done.json").read_text()), "run.json": digest}
-    (record.folder / "done.json").write_text(json.dumps(files.sealed(b"", {name: hashes[name] for name in records.RECORDS})))
+    seal(record)
     status, note = said_of(record)
     assert status == "failed" and not record.complete and not record.failure().again
     assert note.startswith("other_version: its records are of another version of affq; the version that wrote them reads them")
@@ -267,7 +287,7 @@ def test_run_of_another_version_is_a_row_that_is_kept(record):
     [
         (lambda found: found.pop("settings"), "run.json is damaged .it has no settings."),
         (lambda found: found["software"].pop("versions"), "run.json is damaged .it has no software → versions"),
-        (lambda found: found.update(software="no object"), "run.json is damaged .it has no software → versions"),
+        (lambda found: found.update(software="no object"), "run.json is damaged .software: input should be a valid dict"),
     ],
 )
 def test_record_without_a_field_is_refused_with_its_name(record, change, said):
@@ -290,7 +310,7 @@ def test_damaged_generation_is_named_with_its_line(record):
     complete(record)
     with open(record.folder / "generations.jsonl", "a") as file:
         file.write('{"prompt_id": "note"}\n')
-    with pytest.raises(InputError, match="generations.jsonl, line 7 is damaged .it has no kind."):
+    with pytest.raises(InputError, match="generations.jsonl, line 7 is damaged .it has no emotion."):
         record.generations()
 
 
@@ -306,11 +326,11 @@ def test_line_that_is_no_json_is_named_with_its_number_whatever_it_is(record, li
 @pytest.mark.parametrize("content", ["", "{", '{"score": 2}\n'])
 @pytest.mark.parametrize("name", ["judge.jsonl", "judge.manifest.json"])
 def test_scores_that_are_not_as_they_were_written_are_made_again(record, name, content):
-    complete(record).score("judge", {}, lambda _: [{"score": 1}])
+    complete(record).score("judge", {}, lambda _: judgements(record))
     (record._scores_folder / name).write_text(content)
     assert record.scores("judge") == []
-    record.score("judge", {}, lambda _: [{"score": 3}])
-    assert record.scores("judge") == [{"score": 3}]
+    record.score("judge", {}, lambda _: judgements(record, "sadness"))
+    assert {row["judged_emotion"] for row in record.scores("judge")} == {"sadness"}
 
 
 def test_last_words_name_no_folder_of_the_user(record):
@@ -340,20 +360,20 @@ def test_progress_follows_the_files_of_this_attempt_alone(record):
 
 def test_passes_of_all_processes_are_kept_until_the_run_is_complete(record):
     record.start(ENVIRONMENT, process=2)
-    record.keep_pass(2, {"texts": ["second"]})
+    record.keep_pass(2, timed(record.run.study, rounds=2))
     record.start(ENVIRONMENT)
-    record.keep_pass(1, {"texts": ["first"]})
+    record.keep_pass(1, timed(record.run.study))
     record.append(generations(record.run.study), {})
     record.finish(MEASURED)
-    assert record.measurements()["passes"] == [{"process": 1, "texts": ["first"]}, {"process": 2, "texts": ["second"]}]
+    assert [(one["process"], one["rounds"]) for one in record.measurements()["passes"]] == [(1, 1), (2, 2)]
     assert not (record.folder / "passes").exists()
 
 
 def test_pass_made_under_other_conditions_is_left_out(record):
     record.start({**ENVIRONMENT, "weights_sha256": "other"}, process=2)
-    record.keep_pass(2, {"texts": []})
+    record.keep_pass(2, timed(record.run.study))
     record.start(ENVIRONMENT)
-    record.keep_pass(1, {"texts": []})
+    record.keep_pass(1, timed(record.run.study))
     record.append(generations(record.run.study), {})
     record.finish(MEASURED)
     assert [one["process"] for one in record.measurements()["passes"]] == [1]
@@ -362,7 +382,7 @@ def test_pass_made_under_other_conditions_is_left_out(record):
 def test_process_that_begins_again_drops_its_earlier_pass_and_no_others(record):
     for process in (3, 2):
         record.start(ENVIRONMENT, process)
-        record.keep_pass(process, {"texts": []})
+        record.keep_pass(process, timed(record.run.study))
     record.start(ENVIRONMENT, process=2)
     assert record.has_pass(3) and not record.has_pass(2)
 
@@ -372,17 +392,19 @@ def test_timed_texts_without_a_counterpart_are_not_read(record):
     record.append(generations(record.run.study), {})
     key = {"prompt_id": "note", "sample": 0}
     rows = [{**key, "emotion": "joy", "text": "whole"}, {**key, "emotion": "sadness", "text": None}]
+    record.keep_pass(1, timed(record.run.study))
     record.finish({**MEASURED, "alone": rows})
     assert record.alone() == rows[:1]
 
 
 @pytest.fixture
 def snapshot(record):
-    complete(record).score("judge", {}, lambda _: [{"score": 1}])
+    complete(record).score("judge", {}, lambda _: judgements(record))
     return records.snapshots(record.folder.parents[2], record.run.study)[0]
 
 
 def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_it(snapshot, monkeypatch):
+    monkeypatch.setattr(records, "_FAULTS", {})  # what was checked in this process before
     asked = Counter()
 
     def counted(holder, name):
@@ -402,11 +424,11 @@ def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_i
         assert snapshot.stored_dtype() == snapshot.run.model.stored_dtype and snapshot.alone() == []
         assert len(snapshot.generations_sha256()) == 64 and not snapshot.scores_are_stale("judge")
     # These are large, and not remembered: a study of a thousand runs would take twice the memory.
-    assert len(snapshot.generations()) == 6 and snapshot.scores("judge") == [{"score": 1}]
+    assert len(snapshot.generations()) == 6 and len(snapshot.scores("judge")) == 6
     assert asked == Counter(
         [
             *(f"read_json {name}" for name in ("run.json", "done.json", "measurements.json", "judge.manifest.json")),
-            *(f"read_jsonl {name}" for name in ("generations.jsonl", "judge.jsonl")),
+            *(f"read_jsonl {name}" for name in ("generations.jsonl", "generations.jsonl", "judge.jsonl")),  # checked, and read
             *(f"sha256_of {name}" for name in (*records.RECORDS, "judge.jsonl")),
         ]
     )

@@ -47,7 +47,13 @@ def test_each_record_is_hashed_once_and_read_once(study, folder):
         for name in FRAMES:
             getattr(results, name)
     records = {"run.json", "generations.jsonl", "measurements.json", "done.json", "minilm-lora.jsonl"}
-    assert records <= {Path(path).name for path in reads} and set(reads.values()) == {0, 1}  # batches.jsonl is hashed alone
+    assert records <= {Path(path).name for path in reads}
+    twice = (
+        "generations.jsonl",
+        "run.json",
+    )  # checked before they are believed; and looked through for what is like a missing run
+    assert max(count for path, count in reads.items() if Path(path).name in twice) <= 2
+    assert {count for path, count in reads.items() if Path(path).name not in twice} == {0, 1}  # batches.jsonl is hashed alone
     assert {Path(path).name for path in hashes} > records - {"done.json"} and set(hashes.values()) == {1}
 
 

@@ -79,7 +79,10 @@ def test_schema_describes_every_key_and_names_the_choices():
     assert [(section, key) for section, key, about in keys if not about.get("description")] == []
     by_key = {key: about for _, key, about in keys}
     assert by_key["precisions"]["items"]["enum"][0] == "fp32" and by_key["device"]["enum"] == ["auto", "cpu", "cuda"]
-    assert by_key["prompts"]["examples"] == ["default", "forty"] and "smollm2-135m" in by_key["models"]["items"]["examples"]
+    assert (
+        by_key["prompts"]["examples"] == ["default", "forty"]
+        and "smollm2-135m" in by_key["models"]["items"]["anyOf"][0]["examples"]
+    )
     assert by_key["batch"]["description"] == "prompts generated together: part of the study, because it changes the texts"
 
 
@@ -165,7 +168,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             "models: [smollm2-135m, 7]\nprecisions: [bf16]\n",
-            "models in …/toy.yaml, line 1 must be a list of names, with one at least; found ['smollm2-135m', 7]",
+            "a model in …/toy.yaml, line 1 must be a name, or {model: its name, name: another}; found 7",
         ),
         (MINIMAL + "emotions: []\n", "emotions in …/toy.yaml, line 3 must be a list of names, with one at least; found []"),
         (MINIMAL + "prompts: 5\n", "prompts in …/toy.yaml, line 3 must be a text; found 5"),

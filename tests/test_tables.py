@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import AS_MADE, summary_of
+from conftest import AS_MADE, LOAD, summary_of
 
 from affq import files
 from affq.analysis import comparison, costs, quality
@@ -34,10 +34,6 @@ def judged(generation, emotion):
     """Give the score of a generation that is judged to carry an emotion."""
     key = {name: generation[name] for name in ("prompt_id", "emotion", "sample")}
     return {**key, "judged_emotion": emotion, "probabilities": {"joy": 0.75, "sadness": 0.25}}
-
-
-LOAD = {"seconds": 1.0, "other_processors": 0.01, "stolen_processors": 0.0, "throttled_s": "unknown", "hot": "unknown"}
-LOAD |= {"swapped_bytes": 0, "gpus": []}
 
 
 def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, processes=1, **measured):

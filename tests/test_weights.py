@@ -2,24 +2,27 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import transformers
 from conftest import save_gguf
 
 from affq.errors import InputError
-from affq.models import checkpoints, weights
+from affq.models import checkpoints, sources, weights
+from affq.runner import planning
 
 
 def test_fetch_unpacks_the_model_alone_and_once(shelf, tiny_llama):
     said = []
     folder = weights.fetch("tiny", said.append)
-    assert {f.name for f in folder.iterdir()} == {f.name for f in tiny_llama.iterdir()}
+    assert {f.name for f in folder.iterdir()} == {f.name for f in tiny_llama.iterdir()} | {"affq.sha256"}
     assert weights.folder("tiny") == folder == weights.fetch("tiny", said.append)
     assert len(said) == 1
-    assert list(folder.parent.iterdir()) == [folder]  # nothing of the download is left
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "hashes"}  # nothing of the download is left
 
 
 def test_wrong_hash_is_refused_and_leaves_nothing(shelf, monkeypatch):
@@ -72,6 +75,63 @@ def test_gguf_is_converted_once_into_the_cache(shelf, tiny_gguf):
     folder = weights.fetch_gguf(tiny_gguf, said.append)
     assert folder == weights.fetch_gguf(tiny_gguf, said.append) == weights.cached_gguf(tiny_gguf)
     assert said == ["Converting tiny.gguf to safetensors, once …"]
+
+
+def damage(folder):
+    """Change a byte of the weights, as a disk may."""
+    file = folder / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-1] ^= 1
+    file.write_bytes(whole)
+
+
+def test_converted_weights_that_were_damaged_are_refused_and_converted_again(shelf, tiny_gguf):
+    source = sources.Gguf(tiny_gguf)
+    source.fetch(print)
+    whole = weights.fingerprint(source.folder)
+    damage(source.folder)
+    with pytest.raises(
+        weights.DamagedWeightsError, match="the weights in .*/gguf-.* were changed since affq put them there; affq run"
+    ):
+        source.folder  # noqa: B018
+    (line,) = planning.damaged_weights(SimpleNamespace(models=[source]))
+    assert line.startswith("tiny: the weights in ") and line.endswith("make them again; or delete that folder")
+    said = []
+    source.fetch(said.append)
+    assert said[0].endswith("were changed since affq put them there: they are made again")
+    assert planning.damaged_weights(SimpleNamespace(models=[source])) == []
+    assert weights.fingerprint(source.folder) == whole
+
+
+def test_fetched_weights_that_were_damaged_are_refused_and_fetched_again(shelf):
+    damage(weights.fetch("tiny", print))
+    with pytest.raises(weights.DamagedWeightsError, match="were changed since affq put them there"):
+        weights.folder("tiny")
+    weights.fetch("tiny", print)
+    assert weights.folder("tiny")
+
+
+def test_weights_of_an_affq_that_kept_no_hash_count_as_they_are_from_now_on(shelf):
+    folder = weights.fetch("tiny", print)
+    (folder / "affq.sha256").unlink()
+    damage(folder)
+    assert weights.fetch("tiny", print) == weights.folder("tiny") == folder
+    damage(folder)
+    with pytest.raises(weights.DamagedWeightsError):
+        weights.folder("tiny")
+
+
+def test_what_a_killed_process_left_in_the_cache_is_deleted_at_the_next_filling(shelf):
+    cache, host = weights.cached("tiny").parent, socket.gethostname()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = {
+        name: cache / f"filling-{name}" for name in (f"{host}-{gone.pid}-x", f"{host}-{os.getpid()}-x", f"elsewhere-{gone.pid}-x")
+    }
+    for folder in left.values():
+        folder.mkdir(parents=True)
+    weights.fetch("tiny", print)
+    assert [folder.exists() for folder in left.values()] == [False, True, True]
 
 
 def test_hash_of_a_large_file_is_remembered_until_the_file_changes(shelf, tmp_path, monkeypatch):

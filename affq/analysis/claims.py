@@ -182,13 +182,14 @@ def study_verdicts(compared: Compared, records: Sequence[Reading], summary: pd.D
         estimate, low, high = (float(end) for end in (ratio.estimate, ratio.low, ratio.high))
         return (estimate, low, high, estimand) if statistic == "latency_ratio" else (1 - estimate, 1 - high, 1 - low, estimand)
 
-    runs = summary.assign(parameters=[_parameters(record) for record in records])
+    parameters = {record.run.model.name: count for record in records if not np.isnan(count := _parameters(record))}
+    runs = summary.assign(parameters=[parameters.get(record.run.model.name, np.nan) for record in records])
     return verdicts(read_claims(compared.study.claims), runs, estimate_of)
 
 
 def _parameters(record: Reading) -> float:
-    """Return the number of a model's parameters; nan where its weights are not here to be counted."""
+    """Return the number of a model's parameters, as loading counted them where its weights are not here; nan where it did not."""
     try:
         return record.run.model.parameters
     except InputError:
-        return np.nan
+        return sum(row["elements"] for row in record.measurements()["census"]) if record.complete else np.nan

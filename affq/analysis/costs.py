@@ -99,7 +99,7 @@ def memory(records: Iterable[Reading]) -> pd.DataFrame:
         for phase, phase_bytes in readings["phases"].items():
             row |= {f"{phase}_{name}": _known(value) for name, value in phase_bytes.items()}
         row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
-        row |= {name: value for name, value in readings.items() if name.startswith("base")}
+        row |= {name: _known(value) for name, value in readings.items() if name.startswith("base")}
         rows.append(row | {"kind": readings["kind"]})
     return _whole_bytes(pd.DataFrame(rows))
 
@@ -127,9 +127,9 @@ def _parts(measurements: dict) -> Iterator[dict]:
     if UNKNOWN not in (peak_bytes, held_bytes):
         rest_bytes = max(0, held_bytes - weights_bytes)
         row["activations_bytes"] = max(0, peak_bytes - weights_bytes - cache_bytes - rest_bytes)
-        if "device_used_bytes" in decode:
-            used_bytes = decode["device_used_bytes"] - memory["base_device_used_bytes"]
-            rest_bytes += max(0, used_bytes - peak_bytes)
+        used_bytes, base_bytes = decode.get("device_used_bytes", UNKNOWN), memory.get("base_device_used_bytes", UNKNOWN)
+        if UNKNOWN not in (used_bytes, base_bytes):
+            rest_bytes += max(0, used_bytes - base_bytes - peak_bytes)
         row["rest_bytes"] = rest_bytes
     yield row | {"peak_bytes": _known(peak_bytes)}
 

@@ -18,6 +18,6 @@ def planned_runs(runs: Iterable[planning.Planned], machine: memory.Machine | Non
     return [
         {column: getattr(run, column) for column in COLUMNS}
         | memory.planned(run.run, machine)
-        | {"measured_peak_bytes": measured(run.record)["peak_bytes"] if run.record and run.status.has_figures else None}
+        | {"measured_peak_bytes": measured(run.record)["peak_bytes"] if run.status.has_figures else None}
         for run in runs
     ]

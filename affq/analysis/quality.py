@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts
+from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts, in_line
 from affq.inference import KEY
 from affq.results import Reading
 from affq.scoring import distinct_n
@@ -34,11 +34,12 @@ def with_statistics(texts: pd.DataFrame, records: Sequence[Reading]) -> pd.DataF
 
 def _of_record(record: Reading, texts: pd.DataFrame) -> pd.DataFrame:
     frame = texts[[*RUN, *KEY, *AS_MADE]].assign(cut=~texts["ended"])
+    keys = texts[KEY].astype(object).where(texts[KEY].notna(), None)  # a frame's missing emotion is no None
     for scorer, columns in (("text-quality", STATISTICS), ("perplexity", LIKELIHOOD)):
-        # A line a generation, in their order.
-        frame[columns] = pd.DataFrame(record.scores(scorer), columns=columns, index=frame.index)
+        rows = in_line(record.scores(scorer), list(keys.itertuples(index=False, name=None)))
+        frame[columns] = pd.DataFrame(rows, columns=columns, index=frame.index)
     manifest = record.manifest("perplexity")
-    return frame.assign(scored_itself=manifest["by"]["revision"] == record.run.model.revision if manifest else None)
+    return frame.assign(scored_itself=manifest["by"].get("revision") == record.run.model.revision if manifest else None)
 
 
 def text_quality(texts: pd.DataFrame, interval: Callable[[np.ndarray], tuple[float, float]]) -> pd.DataFrame:

@@ -23,13 +23,13 @@ class Results:
     """
 
     def __init__(self, study: Study | Path | str, folder: Path | str = "reports") -> None:
-        self.study = study if isinstance(study, Study) else load_study(study)
+        self.study = study if isinstance(study, Study) else load_study(study, folder)
         self.folder = study_folder(folder, self.study)
         self._results = folder
 
     @cached_property
     def records(self) -> list[Snapshot[Run]]:
-        """Each run's records. Raises InputError for a model that is not here yet, whose runs have no ids."""
+        """Each run's records."""
         return snapshots(self._results, self.study)
 
     @cached_property
@@ -83,7 +83,7 @@ class Results:
         """`detectable`, or what is foreseen where there are no judged texts, and whose variance it is reckoned from."""
         try:
             own = self.detectable
-        except InputError:  # no run is complete, or its weights are not here
+        except InputError:  # no run is complete
             own = pd.DataFrame()
         return comparison.foreseen(self.study) if own.empty else (own, "its own texts")
 

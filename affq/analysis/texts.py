@@ -30,16 +30,16 @@ def join(records: Sequence[Reading]) -> pd.DataFrame:
         frame = pd.DataFrame(generations)
         for place, value in enumerate((run.id, run.model.name, run.precision)):
             frame.insert(place, RUN[place], value)
-        judged = _in_line(record.scores(judge), keys)
+        judged = in_line(record.scores(judge), keys)
         frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
-        frame["masked_emotion"] = [row.get("judged_emotion") for row in _in_line(record.scores(f"{judge}-masked"), keys)]
+        frame["masked_emotion"] = [row.get("judged_emotion") for row in in_line(record.scores(f"{judge}-masked"), keys)]
         frame["names_target"] = [bool(g["emotion"]) and names_emotion(g["text"], g["emotion"]) for g in generations]
         of_target = [row.get("probabilities", {}).get(g["emotion"]) for row, g in zip(judged, generations, strict=True)]
         frame["target_probability"] = np.array(of_target, dtype=float)
-        to_references = _in_line(record.scores("rouge-references"), keys)
+        to_references = in_line(record.scores("rouge-references"), keys)
         for name in ("rouge1", "rouge2", "rougeL"):
             frame[name] = np.array([row.get(name) for row in to_references], dtype=float)
-        to_baseline = _in_line(_paired(record, records), keys)
+        to_baseline = in_line(_paired(record, records), keys)
         frame["rougeL_to_baseline"] = np.array([row.get("rougeL") for row in to_baseline], dtype=float)
         for name in ("prompt_id", "kind", "emotion", "prompt", "judged_emotion", "masked_emotion"):
             frame[name] = [shared.setdefault(value, value) for value in frame[name]]  # one string, whatever the number of runs
@@ -63,12 +63,12 @@ def baseline_of(record: Reading, records: Iterable[Reading]) -> Reading:
 def _paired(record: Reading, records: Sequence[Reading]) -> list[dict]:
     """Return the scores against the baseline; none if it is not complete, or is not the one that they were made against."""
     baseline, manifest = baseline_of(record, records), record.manifest("rouge-baseline")
-    if not (manifest and baseline.complete and manifest["by"]["generations_sha256"] == baseline.generations_sha256()):
+    if not (manifest and baseline.complete and manifest["by"].get("generations_sha256") == baseline.generations_sha256()):
         return []
     return record.scores("rouge-baseline")
 
 
-def _in_line(scores: list[dict], keys: list[tuple]) -> list[dict]:
+def in_line(scores: list[dict], keys: list[tuple]) -> list[dict]:
     """Return scores in the order of the generations' keys, {} where there is none."""
     by_key = dict(zip(map(itemgetter(*KEY), scores), scores, strict=True))
     return [by_key.get(key, {}) for key in keys]

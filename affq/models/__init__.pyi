@@ -16,4 +16,5 @@ from .loading import resolve_device as resolve_device
 from .precisions import PRECISIONS as PRECISIONS
 from .precisions import PrecisionError as PrecisionError
 from .sources import Source as Source
+from .weights import DamagedWeightsError as DamagedWeightsError
 from .weights import fingerprint as fingerprint

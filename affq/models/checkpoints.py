@@ -22,6 +22,13 @@ DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # or, by the same name, tiktoken's
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+# What transformers reads of a folder besides the weights: an evaluation's results, or a trainer's state, is none of it.
+CONFIGURATIONS = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+    *("vocab.json", "entity_vocab.json", "emoji.json", "byte_maps.json", "vocab.txt", "merges.txt", "dict.txt"),
+)
+TOKENIZER_PATTERNS = ("*.model", "*.jinja", "tokenizer.*.json", "additional_chat_templates/*.jinja")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 # What a model is to do: write texts, or judge them.
@@ -188,6 +195,19 @@ def weight_files(folder: Path) -> list[Path]:
         remedy = f"name the file itself: {folder / ggufs[0]}"
         raise InputError("{place} has a GGUF file and no safetensors weights", place=folder, remedy=remedy)
     raise InputError("no weights", place=folder, remedy=A_MODEL)
+
+
+def read_by_loading(folder: Path) -> list[Path]:
+    """Return the files of a folder that loading reads, by name: weights, where it has some, configuration, tokenizer."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        weights = weight_files(folder)
+    except InputError:
+        weights = []  # the shape alone, whose weights are random
+    named = [folder / name for name in (*CONFIGURATIONS, *TOKENIZER_FILES)]
+    matching = [path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern)]
+    sharded = [index] if weights and weights[0].name != "model.safetensors" else []
+    return sorted(path for path in {*weights, *sharded, *named, *matching} if path.is_file())
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +27,8 @@ class Source(Protocol):
         """The model's name, as tables show it."""
 
     @property
-    def revision(self) -> str:
-        """What tells these weights from others."""
+    def revision(self) -> str | None:
+        """What tells these weights from others; None where they are not here, and nothing says which they are."""
 
     @property
     def stored_dtype(self) -> str | None:
@@ -187,7 +189,7 @@ class Gguf:
     def folder(self) -> Path:
         if not (folder := weights.cached_gguf(self.path)).is_dir():
             raise InputError("{place} was not converted yet", place=self.path, remedy="affq run converts it")
-        return folder
+        return weights.whole(folder)
 
     def fetch(self, say: Callable[[str], None]) -> None:
         weights.fetch_gguf(self.path, say)
@@ -206,8 +208,15 @@ class Repository(_Examined):
         return self.name
 
     @cached_property
-    def revision(self) -> str:
-        return f"{self.repository}@{self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name}"
+    def _commit(self) -> str:
+        return self.asked if hub.COMMIT.fullmatch(self.asked) else self.folder.name
+
+    @property
+    def revision(self) -> str | None:
+        try:
+            return f"{self.repository}@{self._commit}"
+        except InputError:  # a branch that was not fetched is no commit yet
+            return None
 
     @property
     def folder(self) -> Path:
@@ -280,6 +289,74 @@ class Architecture:
         architectures.make(self.config)
 
 
+@dataclass(frozen=True)
+class Absent:
+    """Weights that are not here, or cannot be loaded: `why` says so to whoever asks for more than their name."""
+
+    name: str
+    why: InputError
+
+    revision = stored_dtype = None
+
+    @property
+    def parameters(self) -> int:
+        raise self.why
+
+    @property
+    def stored_bytes(self) -> int:
+        raise self.why
+
+    @property
+    def config(self) -> dict[str, Any]:
+        raise self.why
+
+    @property
+    def folder(self) -> Path:
+        raise self.why
+
+    def fetch(self, say: Callable[[str], None]) -> None:
+        raise self.why
+
+
+@dataclass(frozen=True)
+class Called:
+    """A source as a study calls it: by a name of the study's own, or with the revision that its runs recorded.
+
+    recorded: what counts where the weights are not here.
+    """
+
+    source: Source
+    name: str
+    recorded: str | None = None
+
+    @property
+    def revision(self) -> str | None:
+        return self.source.revision or self.recorded
+
+    @property
+    def stored_dtype(self) -> str | None:
+        return self.source.stored_dtype
+
+    @property
+    def parameters(self) -> int:
+        return self.source.parameters
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.source.stored_bytes
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.source.config
+
+    @property
+    def folder(self) -> Path:
+        return self.source.folder
+
+    def fetch(self, say: Callable[[str], None]) -> None:
+        self.source.fetch(say)
+
+
 def find(value: str, beside: Path) -> Source | None:
     """Return the source of what a study's entry under `models` names; None where nothing is known by it.
 
@@ -312,6 +389,34 @@ def find_architecture(value: str, beside: Path) -> Architecture | None:
     else:
         return None
     return Architecture(name, json.dumps(config, sort_keys=True))
+
+
+def absent(value: str, why: InputError) -> Absent:
+    """Return what stands for weights that are not here, by the name that they would have."""
+    path = Path(value)
+    return Absent(path.stem if path.suffix.lower() == ".gguf" else path.name, why)
+
+
+def told_apart(values: Sequence[str | None], models: Sequence[Source], beside: Path) -> list[Source]:
+    """Return the models, those of one name called by more of their paths: checkpoint-500 is runA-checkpoint-500.
+
+    A link's own name comes first. values: what each is found by; None for one that has a name of the study's own. Those that no
+    path tells apart keep their name.
+    """
+    found_by = {place: value for place, value in enumerate(values) if value is not None}
+    names, apart = Counter(models[place].name for place in found_by), list(models)
+    for name in (name for name, count in names.items() if count > 1):
+        places = [place for place in found_by if models[place].name == name]
+        # Not resolved: a link is called what its owner called it.
+        paths = [Path(os.path.abspath(beside / os.path.expanduser(found_by[place]))) for place in places]
+        stems = [path.with_suffix("") if path.suffix.lower() == ".gguf" else path for path in paths]
+        for depth in range(1, max(len(stem.parts) for stem in stems)):
+            called = ["-".join(stem.parts[1:][-depth:]) for stem in stems]
+            if len(set(called)) == len(called):
+                for place, new in zip(places, called, strict=True):
+                    apart[place] = models[place] if new == name else Called(models[place], new)
+                break
+    return apart
 
 
 def _path(value: str, beside: Path) -> Path | None:

@@ -8,8 +8,10 @@ import functools
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,14 +21,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import platformdirs
+import psutil
 import yaml
 
 from affq.errors import InputError
 from affq.files import sha256_of
+from affq.models import checkpoints
 from affq.models.configuration import LOCAL
 
+MADE = "affq.sha256"  # in a folder of the cache: its fingerprint when affq made it
+FILLING = "filling-"  # begins the name of a folder that is being made
 PART = re.compile(r"(?P<model>.+)-\d{5}-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)  # as llama.cpp names the files of one model
-
 CONVERSION = 2  # of GGUF files: it goes up when other files come of it, and what an earlier affq converted is left alone
 
 
@@ -52,11 +57,40 @@ def cached(name: str) -> Path:
 
 
 def folder(name: str) -> Path:
-    """Return the cached folder of the catalog's weights `name`; raise InputError if they were never fetched."""
+    """Return the cached folder of the catalog's weights `name`; raise InputError if they were never fetched, or are damaged."""
     if not (path := cached(name)).is_dir():
         problem = f"the weights of {name!r} are not in the cache ({{place}})"
         raise InputError(problem, value=name, place=path, remedy="affq run and affq score fetch what they need")
+    return whole(path)
+
+
+class DamagedWeightsError(InputError):
+    """Weights in the cache are not what they were when affq put them there."""
+
+
+def whole(path: Path) -> Path:
+    """Return a folder of the cache; raise DamagedWeightsError if it was changed since affq made it."""
+    made = path / MADE
+    if made.is_file() and made.read_text(encoding="utf-8") != fingerprint(path):
+        remedy = "affq run and affq score make them again; or delete that folder"
+        raise DamagedWeightsError("the weights in {place} were changed since affq put them there", place=path, remedy=remedy)
     return path
+
+
+def _there(path: Path, say: Callable[[str], None]) -> bool:
+    """Return whether the cache has a folder, whole; one that was damaged is deleted."""
+    if not path.is_dir():
+        return False
+    try:
+        whole(path)
+    except DamagedWeightsError as error:
+        say(f"{error.problem.format(place=path)}: they are made again")
+        shutil.rmtree(path)
+        return False
+    if not (path / MADE).is_file():  # of an affq that kept no hash: what is there now counts
+        with contextlib.suppress(OSError):
+            (path / MADE).write_text(fingerprint(path), encoding="utf-8")
+    return True
 
 
 def fetch(name: str, say: Callable[[str], None] = print) -> Path:
@@ -64,7 +98,7 @@ def fetch(name: str, say: Callable[[str], None] = print) -> Path:
 
     Raises InputError if the file cannot be had or its SHA-256 is not the pinned one; the cache then holds nothing of it.
     """
-    if (target := cached(name)).is_dir():
+    if _there(target := cached(name), say):
         return target
     entry = catalog()[name]
     # The download, the file in it, and what is made of that lie there at once.
@@ -86,7 +120,7 @@ def fetch(name: str, say: Callable[[str], None] = print) -> Path:
 def fetch_gguf(gguf: Path, say: Callable[[str], None] = print) -> Path:
     """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
     target = cached_gguf(gguf)
-    if not target.is_dir():
+    if not _there(target, say):
         with filling(target, 4 * sum(tensors.elements for tensors in gguf_types(gguf).values())) as (_, fresh):
             say(f"Converting {gguf.name} to safetensors, once …")
             convert_gguf(gguf, fresh)
@@ -107,15 +141,25 @@ def filling(target: Path, needed_bytes: int) -> Iterator[tuple[Path, Path]]:
     except OSError as error:
         remedy = "let XDG_CACHE_HOME name a folder that you can write to"
         raise InputError(f"the cache {{place}} cannot be written: {error.strerror}", place=target.parent, remedy=remedy) from None
+    _clear(target.parent)
     need_disk(target.parent, needed_bytes)
     # In the cache itself, so that the last step is a rename: a folder that is there is whole.
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{FILLING}{socket.gethostname()}-{os.getpid()}-") as scratch:
         yield Path(scratch), Path(scratch, "fresh")
+        Path(scratch, "fresh", MADE).write_text(fingerprint(Path(scratch, "fresh")), encoding="utf-8")
         try:
             Path(scratch, "fresh").rename(target)
         except OSError:
             if not target.is_dir():  # else another process was faster: its copy is as good
                 raise
+
+
+def _clear(cache: Path) -> None:
+    """Delete what a process of this machine that is gone was filling the cache with."""
+    for left in cache.glob(f"{FILLING}{socket.gethostname()}-*-*"):
+        number = left.name.rsplit("-", 2)[1]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def need_disk(folder: Path, needed_bytes: int) -> None:
@@ -264,9 +308,8 @@ def remembered_sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 (hex) of all that decides what a model folder generates: weights, configuration, tokenizer."""
-    files = sorted(f for f in Path(path).iterdir() if f.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"})
+    """Return the SHA-256 (hex) of all that decides what a model folder generates: what loading reads of it, and nothing else."""
     whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.name} {remembered_sha256(file)}\n".encode())
+    for file in checkpoints.read_by_loading(Path(path)):
+        whole.update(f"{file.relative_to(path).as_posix()} {remembered_sha256(file)}\n".encode())
     return whole.hexdigest()

@@ -6,6 +6,7 @@ from .exports import main_tables as main_tables
 from .output import chart as chart
 from .output import csv as csv
 from .output import csv_text as csv_text
+from .output import draft as draft
 from .output import finish as finish
 from .output import markdown as markdown
 from .output import show as show

@@ -1,6 +1,7 @@
 """What a report shows, and what it writes beside its page: tables as CSV and LaTeX, charts, references, what was published.
 
-`write_to` says once where that is. Before it, frames and charts are shown, and nothing is written.
+`write_to` says once where that is. Before it, frames and charts are shown, and nothing is written. A new report is written to a
+folder of its own, `draft`, until `publish.report` puts it in the place of the former one.
 """
 
 import html
@@ -10,14 +11,15 @@ import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
+from pydantic import BaseModel
 
 from affq import __version__, files
-from affq.errors import printable
+from affq.errors import InputError, printable
 from affq.report.reading import Column, escaped, for_reading, html_table, latex_table
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ FORMATS = {"tex": "LaTeX", "svg": "SVG", "pdf": "PDF"}
 REMEDY = "delete it, and publish again"
 
 
-class Published(TypedDict):
+class Published(BaseModel):
     """What published.json says of a report: the page's answer in Markdown, its hardware, and the tables and charts beside it."""
 
-    affq: str  # version
-    published: str  # day, in UTC
-    answer: str
-    hardware: str
-    files: list[str]
+    affq: str = ""  # version
+    published: str = ""  # day, in UTC
+    answer: str = ""
+    hardware: str = ""
+    files: list[str] = []
 
 
 class _Beside:
@@ -57,6 +59,17 @@ class _Beside:
 
 
 _beside = _Beside(None)
+
+
+def draft(folder: Path | str, empty: bool = True) -> Path:
+    """Return the folder where the next report of a study's folder is written, and make it; empty: without what is there."""
+    path = Path(folder) / "draft"
+    if path.is_symlink():
+        path.unlink()
+    if empty:
+        shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def write_to(folder: Path | str) -> None:
@@ -171,29 +184,49 @@ def markdown(text: str) -> None:
 def finish(answer: str, hardware: str) -> None:
     """End a report: show links to all that lies beside the page, and write references.bib and published.json there.
 
-    answer: the report's first sentences, in Markdown; hardware: what the runs were executed on: for the index of reports. The
-    tables and charts that an earlier report wrote and this one did not are deleted here, once all is written: a report that
-    fails takes nothing away. Raises InputError for a published.json that is none.
+    answer: the report's first sentences, in Markdown; hardware: what the runs were executed on: for the index of reports.
     """
     if (folder := _beside.folder) is None:
         return
-    former = about["files"] if (about := published(folder)) else []
-    for path in [path for inside in ("tables", "charts") for path in (folder / inside).glob("*")]:
-        if (name := path.relative_to(folder).as_posix()) in former and name not in _beside.names:
-            path.unlink()
     today, names = datetime.now(UTC).date().isoformat(), sorted(_beside.names)
-    fresh = Published(affq=__version__, published=today, answer=answer, hardware=hardware, files=names)
-    files.write_json(folder / PUBLISHED, fresh)
+    about = Published(affq=__version__, published=today, answer=answer, hardware=hardware, files=names)
+    files.write_json(folder / PUBLISHED, about.model_dump())
     shutil.copyfile(Path(__file__).with_name("references.bib"), folder / "references.bib")
     _show_html(f"<ul>{_links(_beside.names)}</ul>")
 
 
 def published(folder: Path) -> Published | None:
-    """Return what `finish` wrote of the report in a folder; None where there is none, or one of affq before 0.2."""
+    """Return what `finish` wrote of the report in a folder; None where there is none, or one of affq before 0.2.
+
+    Raises InputError for a published.json that is none.
+    """
     path = folder / PUBLISHED
     if not path.exists():
         return None
-    return cast(Published, files.need(files.read_json(path, REMEDY), Published.__annotations__, path, REMEDY))
+    return Published(**files.read_json(path, REMEDY, Published.model_validate))
+
+
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Move a whole report into a study's folder, its page last, and delete the tables and charts of the former one that it lacks.
+
+    What affq did not write stays. A link where the report has a file or a folder is replaced, and what it leads to left alone.
+    """
+    try:
+        former = published(folder)
+    except InputError:
+        former = None  # which of the files were affq's is not known any more
+    for inside in ("tables", "charts"):
+        if (folder / inside).is_symlink():
+            (folder / inside).unlink()
+    written = sorted((path for path in fresh.rglob("*") if path.is_file()), key=lambda path: path.name == "index.html")
+    names = [path.relative_to(fresh).as_posix() for path in written]
+    for path, name in zip(written, names, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / name)
+    for path in [path for inside in ("tables", "charts") for path in (folder / inside).glob("*")]:
+        if former and (name := path.relative_to(folder).as_posix()) in former.files and name not in names:
+            path.unlink()
+    shutil.rmtree(fresh)
 
 
 def _links(names: set[str]) -> str:

@@ -10,8 +10,9 @@ from jupyter_core.paths import ENV_JUPYTER_PATH, SYSTEM_JUPYTER_PATH, jupyter_pa
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from affq import __version__
+from affq import __version__, files
 from affq.files import without_places
+from affq.report.output import draft, put_in_place
 
 TEMPLATE = Path(__file__).with_name("template")
 
@@ -28,7 +29,8 @@ def report(notebook: Path, folder: Path, title: str) -> Path:
     """Publish an executed notebook as folder/summary.ipynb and as folder/index.html; return the latter's path.
 
     The page has no code cells and no scripts, and loads nothing from elsewhere. Neither names a place of this machine, nor says
-    what libraries warn of: that stays in the executed notebook.
+    what libraries warn of: that stays in the executed notebook. They take the place of the former report together with the
+    tables and charts of output.draft, once all is written.
     """
     node = nbformat.read(notebook, as_version=4)
     given = node.metadata.get("papermill", {}).get("parameters")
@@ -46,7 +48,8 @@ def report(notebook: Path, folder: Path, title: str) -> Path:
         metadata.pop("papermill", None)  # paths and times of this machine
     node.metadata.pop("widgets", None)
     node.metadata["affq"] = {"version": __version__, "published": datetime.now(UTC).date().isoformat()}
-    nbformat.write(node, Path(folder) / "summary.ipynb")
+    fresh = draft(folder, empty=False)
+    nbformat.write(node, fresh / "summary.ipynb")
     exporter = Exporter(
         template_name=TEMPLATE.name,
         extra_template_basedirs=[str(TEMPLATE.parent)],
@@ -58,9 +61,9 @@ def report(notebook: Path, folder: Path, title: str) -> Path:
     chapters = [cell.source.splitlines()[0].removeprefix("## ") for cell in opening]
     resources = {"metadata": {"name": title}, "chapters": chapters, "first_chapter": opening[0].id if opening else None}
     text, _ = exporter.from_notebook_node(node, resources=resources)
-    index = Path(folder) / "index.html"
-    index.write_text(text, encoding="utf-8")
-    return index
+    files.write(fresh / "index.html", text)
+    put_in_place(fresh, Path(folder))
+    return Path(folder) / "index.html"
 
 
 def markdown_html(source: str) -> str:

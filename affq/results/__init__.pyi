@@ -10,10 +10,14 @@ from .provenance import NOTEBOOKS as NOTEBOOKS
 from .provenance import Software as Software
 from .provenance import changes_since as changes_since
 from .provenance import software as software
+from .record import METRICS as METRICS
+from .record import OF_OTHER_TEXTS as OF_OTHER_TEXTS
 from .record import Reading as Reading
 from .record import Record as Record
 from .record import Snapshot as Snapshot
+from .record import kept_runs as kept_runs
 from .record import records as records
+from .record import reported_before as reported_before
 from .record import snapshots as snapshots
 from .record import study_folder as study_folder
 from .state import Failure as Failure

@@ -9,6 +9,7 @@ import pandas as pd
 
 from affq import files
 from affq.errors import InputError
+from affq.results import schemas
 from affq.results.record import AskedStudy, study_folder
 
 
@@ -27,9 +28,6 @@ class Note(NotedText):
 
     time: str
     note: str
-
-
-FIELDS = ("time", "id", "run_id", "prompt_id", "emotion", "sample", "note")
 
 
 def named_people(paths: Iterable[Path]) -> dict[str, Path]:
@@ -96,6 +94,8 @@ def keep_note(results: Path | str, study: AskedStudy, text: NotedText, note: str
     )
     line, path = files.lines([row]).encode(), _notes(results, study)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # what it leads to is somebody else's: its notes are copied, and not added to
+        files.write(path, files.read_text(path))
     with open(path, "ab") as file:  # one write, so that two notebooks do not mix their lines
         file.write(line)
     return row
@@ -104,7 +104,7 @@ def keep_note(results: Path | str, study: AskedStudy, text: NotedText, note: str
 def kept_notes(results: Path | str, study: AskedStudy) -> list[Note]:
     """Return the notes on a study's texts, the oldest first. Raises InputError, with the line, for one that cannot be read."""
     path = _notes(results, study)
-    notes = files.read_jsonl(path, "mend or delete that line", FIELDS) if path.exists() else []
+    notes = files.read_jsonl(path, "mend or delete that line", schemas.Note.model_validate) if path.exists() else []
     return cast("list[Note]", notes)  # their fields were looked for
 
 

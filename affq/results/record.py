@@ -8,12 +8,15 @@ reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, meas
 
 import hashlib
 import json
+import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import wraps
+from functools import lru_cache, wraps
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
@@ -21,7 +24,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 from affq import files
 from affq.errors import InputError
 from affq.files import sha256_of, without_places
-from affq.inference import KEY
+from affq.inference import KEY, Request
+from affq.results import schemas
 from affq.results.provenance import changes_since, conditions, scoring, software
 from affq.results.state import Failure, FailureKind, Stage, State, Status
 
@@ -30,34 +34,22 @@ TEXTS = ("generations.jsonl", "batches.jsonl")
 RECORDS = ("run.json", *TEXTS, "measurements.json")
 ENDS = ("done.json", "failed.json", "measurements.json", "scores")
 PASSES = "passes"
-FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
-# What must be in each record, as nested keys; what is read back is never trusted to be whole.
-FIELDS = {
-    "run.json": (
-        *("settings", "software versions torch", "software code_digest", "hardware device"),
-        *("stored_dtype", "weights_sha256", "texts_kept", "process"),
-    ),
-    "failed.json": ("kind", "words", "remedy", "again", "software versions", "software code_digest"),
-    "measurements.json": (
-        *(
-            "model compute_dtype",
-            "model chat_template",
-            "model ends",
-            "census",
-            "memory kind",
-            "memory phases",
-            "memory cache_bytes",
-        ),
-        *("passes", "alone", "throughput points", "kernels", "seconds"),
-    ),
-    "generations.jsonl": (
-        *("prompt_id", "kind", "emotion", "sample", "prompt", "text", "new_tokens", "thought_tokens", "ended", "opens_turn"),
-    ),
+SCHEMAS: dict[str, type[schemas.Part]] = {
+    "run.json": schemas.Run,
+    "failed.json": schemas.Failed,
+    "measurements.json": schemas.Measurements,
 }
+FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
+# A judge's scores of other texts than the study's have ids that end so: emotion words masked, and the timed texts alone.
+OF_OTHER_TEXTS = ("-masked", ALONE := "-alone")
+METRICS = tuple(schemas.METRICS)
+# How a run's settings are called where a sentence speaks of them.
+IN_WORDS = {"prompts_sha256": "prompts", "revision": "weights", "weights": "kind of weights"}
+_FAULTS: dict[tuple[str, ...], str] = {}  # what is wrong with records that were checked, by run and hashes
 REMEDY = "affq run does it again"
 SCORE_REMEDY = "affq score makes it again"
 KEEPS_OLD = "the version that wrote them reads them; affq run --force does the run again, and moves them to attempts/"
-MANIFEST = ("of", "by", "software versions", "software code_digest", "seconds", "sha256")
+KEY_OF = itemgetter(*KEY)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -68,9 +60,11 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str | None: ...
     @property
     def stored_dtype(self) -> str | None: ...
+    @property
+    def folder(self) -> Path: ...
 
 
 class AskedStudy(Protocol):
@@ -82,6 +76,8 @@ class AskedStudy(Protocol):
     def device(self) -> str: ...
     @property
     def texts_wanted(self) -> int: ...
+    @property
+    def requests(self) -> Sequence[Request]: ...
 
 
 class AskedRun(Protocol):
@@ -107,6 +103,39 @@ class StudyOfRuns(AskedStudy, Protocol[RunT_co]):
     """A study that lists its runs."""
 
     def runs(self) -> Sequence[RunT_co]: ...
+
+
+def kept_runs(results: Path | str, name: str) -> list[dict]:
+    """Return the run.json of each run in the folder of the study of this name, the earliest first, whatever its settings are.
+
+    What cannot be read, or is of another version of affq, is left out.
+    """
+    folder = Path(results) / name / "runs"
+    try:
+        return list(_kept_runs(folder, folder.stat().st_mtime_ns))
+    except OSError:  # there is none
+        return []
+
+
+@lru_cache(maxsize=1)  # asked for each run that is missing
+def _kept_runs(folder: Path, _changed_ns: int) -> list[dict]:
+    kept = []
+    for path in folder.glob("*--*--*/run.json"):
+        with suppress(InputError, OSError):
+            about = files.read_json(path, REMEDY, schemas.Run.model_validate)
+            kept += [about] if about.get("format") == FORMAT else []
+    return sorted(kept, key=itemgetter("began"))
+
+
+def reported_before(results: Path | str, study: AskedStudy, file: Path) -> Path | None:
+    """Keep which study file the results' report is of; return the one that it was of, if that is another, and still there."""
+    folder = study_folder(results, study)
+    path = folder / "runs" / "reported.json"
+    former = None
+    with suppress(InputError):
+        former = folder / str(files.read_json(path, REMEDY).get("study"))
+    files.write_json(path, {"study": Path(os.path.relpath(file, folder)).as_posix()})  # as seen from there: both may be moved
+    return former if former and former.is_file() and not former.samefile(file) else None
 
 
 def study_folder(results: Path | str, study: AskedStudy) -> Path:
@@ -148,6 +177,8 @@ class Reading(Generic[RunT]):
                 return Failure(FailureKind.DAMAGED, altered, again=True)
             if self.of_another_version():
                 return Failure(FailureKind.OTHER_VERSION, "its records are of another version of affq", KEEPS_OLD)
+            if fault := self._fault():
+                return Failure(FailureKind.DAMAGED, fault, again=True)
         elif self._has("failed.json"):
             try:
                 read = self._read("failed.json")
@@ -168,17 +199,21 @@ class Reading(Generic[RunT]):
     def state(self) -> State:
         """Return how far the run is: its status, and why."""
         wanted = self.run.study.texts_wanted
+        if self.run.model.revision is None:
+            return State(Status.MISSING, wanted, lacks=self._lacks())
         if failure := self.failure():
             return State(Status.FAILED, wanted, failure)
         if self.complete:
             changes = self.changes()
             return State(Status.STALE if changes else Status.OK, wanted, changes=changes)
         if not self._has("run.json"):
-            return State(Status.MISSING, wanted)
+            return State(Status.MISSING, wanted, otherwise=self._unlike_an_earlier_run())
         try:
             changes = self.changes()
         except InputError:
             changes = ("its run.json cannot be used",)
+        if not changes and not self._is_of_this_run():
+            changes = ("its run.json is that of another run",)
         texts_kept = 0 if changes else sum(batch["texts"] for batch in self.batches())
         return State(Status.PARTIAL, wanted, changes=changes, texts_kept=texts_kept)
 
@@ -197,11 +232,61 @@ class Reading(Generic[RunT]):
         if done != files.sealed(b"", hashes):
             return "done.json was changed after the run had ended"
         for name, sha256 in hashes.items():
-            if not self._has(name):
+            if not (self.folder / name).is_file():
                 return f"{name} is gone, which was there when the run ended"
             if self._sha256(name) != sha256:
                 return f"{name} was changed after the run had ended"
         return ""
+
+    def _lacks(self) -> str:
+        """Return what keeps the run's records from being known: its weights are not here, and no record has their revision."""
+        try:
+            return f"{self.run.model.folder} has no revision"
+        except InputError as error:
+            return str(error)
+
+    def _unlike_an_earlier_run(self) -> tuple[str, ...]:
+        """Return what of the settings differs from the kept run of this model and precision that is most like this one."""
+        now = json.loads(json.dumps(self.run.settings))
+        every = [about["settings"] for about in kept_runs(self.folder.parents[2], self.run.study.name)]
+        like = [then for then in every if (then.get("model"), then.get("precision")) == (now["model"], now["precision"])]
+        differences = [[IN_WORDS.get(name, name) for name in now if then.get(name) != now[name]] for then in reversed(like)]
+        nearest: list[str] = min((names for names in differences if names), key=len, default=[])
+        return tuple(nearest)
+
+    def _fault(self) -> str:
+        """Return what is wrong with records that are as they were written; "" if they can be used, and are this run's.
+
+        What was looked through once in this process is not looked through again.
+        """
+        key = (str(self.folder), *map(self._sha256, RECORDS))
+        if not self._is_of_this_run():
+            return f"run.json is that of another run, {self._json('run.json').get('run_id')!r}"
+        if key not in _FAULTS:
+            _FAULTS[key] = self._fault_of_values()
+        return _FAULTS[key]
+
+    def _fault_of_values(self) -> str:
+        try:
+            self.about()
+            texts, measurements = Counter(map(KEY_OF, self.generations())), self.measurements()
+        except InputError as error:
+            return str(error.at(Path(str(error.place)).name)).removesuffix(f"; {REMEDY}")
+        wanted = Counter(map(KEY_OF, self.run.study.requests))
+        if texts != wanted:
+            lacking, further = (wanted - texts).total(), (texts - wanted).total()
+            return f"generations.jsonl lacks {lacking} of the texts that the study asks for, and has {further} others"
+        timed = [*measurements["alone"], *(row for process in measurements["passes"] for row in process["texts"])]
+        others = [row for row in map(KEY_OF, timed) if row not in texts]
+        return f"measurements.json has timed a text that the study does not ask for: {others[0]}" if others else ""
+
+    def _is_of_this_run(self) -> bool:
+        """Return whether run.json is this run's: a folder may have been copied, or given another's name."""
+        try:
+            about = self._json("run.json")
+        except InputError:
+            return True  # it is nobody's: another error says so
+        return (about.get("run_id"), about.get("settings")) == (self.run.id, json.loads(json.dumps(self.run.settings)))
 
     def changes(self) -> tuple[str, ...]:
         """Return what changed since the attempt: versions, generating code, device; nothing if nothing did."""
@@ -226,11 +311,11 @@ class Reading(Generic[RunT]):
     @once
     def batches(self) -> list[dict]:
         """Return what stands beside the texts of each whole batch: {texts, end_byte, …}."""
-        return self._texts.batches(itemgetter(*KEY))
+        return self._texts.batches(lambda row: KEY_OF(files.checked(row, schemas.Text.model_validate, "", "")))
 
     def generations(self) -> list[dict]:
         """Return the generations, in the order in which they were made."""
-        return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, FIELDS["generations.jsonl"])
+        return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, schemas.Text.model_validate)
 
     def measurements(self) -> dict:
         """Return the raw readings."""
@@ -250,11 +335,11 @@ class Reading(Generic[RunT]):
 
         It has {of: the hash of the generations, by: what identifies the scorer, software: `provenance.scoring`, seconds, sha256}.
         """
-        scores = self._scores_folder / f"{scorer}.jsonl"
+        scores, path = (self._scores_folder / f"{scorer}{end}" for end in (".jsonl", ".manifest.json"))
         try:
-            manifest = files.read_json(self._scores_folder / f"{scorer}.manifest.json", SCORE_REMEDY)
-            return manifest if files.need(manifest, MANIFEST, scorer, SCORE_REMEDY)["sha256"] == sha256_of(scores) else None
-        except (InputError, FileNotFoundError):
+            manifest = files.read_json(path, SCORE_REMEDY, schemas.Manifest.model_validate)
+            return manifest if manifest["sha256"] == sha256_of(scores) else None
+        except (InputError, FileNotFoundError, IsADirectoryError):
             return None
 
     def scores_are_stale(self, scorer: str) -> bool:
@@ -263,11 +348,22 @@ class Reading(Generic[RunT]):
         return manifest is not None and (manifest["of"], manifest["software"]) != (self.generations_sha256(), scoring())
 
     def scores(self, scorer: str) -> list[dict]:
-        """Return the scores of `scorer`; an empty list where there are none."""
-        return files.read_jsonl(self._scores_folder / f"{scorer}.jsonl", SCORE_REMEDY) if self.manifest(scorer) else []
+        """Return the scores of `scorer`; an empty list where there are none, or none that fit the texts."""
+        if not self.manifest(scorer):
+            return []
+        try:
+            check = schemas.of_scores(scorer).model_validate
+            scores = files.read_jsonl(self._scores_folder / f"{scorer}.jsonl", SCORE_REMEDY, check)
+        except InputError:
+            return []
+        keys, wanted = Counter(map(KEY_OF, scores)), Counter(map(KEY_OF, self.run.study.requests))
+        if scorer == "rouge-references":
+            wanted = Counter(key for key in wanted if key[1] is not None)  # the control has no references
+        return scores if keys == wanted or (scorer.endswith(ALONE) and keys <= wanted) else []
 
+    @once
     def _read(self, name: str) -> dict:
-        return files.need(self._json(name), FIELDS[name], self.folder / name, REMEDY)
+        return files.checked(self._json(name), SCHEMAS[name].model_validate, self.folder / name, REMEDY)
 
     @once
     def _has(self, name: str) -> bool:
@@ -302,12 +398,12 @@ class Record(Reading[RunT]):
         self._aside(ENDS + FOR_PEOPLE + (TEXTS if texts else ()))
 
     def _aside(self, names: Iterable[str]) -> None:
-        if not (there := [name for name in names if (self.folder / name).exists()]):
+        if not (there := [name for name in names if os.path.lexists(self.folder / name)]):
             return
         numbers = [int(path.name) for path in self.folder.glob("attempts/*") if path.name.isdigit()]
         folder = self.folder / "attempts" / str(max(numbers, default=0) + 1)
         folder.mkdir(parents=True)
-        if (self.folder / "run.json").exists():
+        if (self.folder / "run.json").is_file():
             shutil.copy2(self.folder / "run.json", folder)
         for name in there:  # done.json first: no run is complete with a part of its records
             (self.folder / name).replace(folder / name)
@@ -329,6 +425,8 @@ class Record(Reading[RunT]):
             **environment,
         }
         self._aside(ENDS + TEXTS if self.complete else ENDS)  # by hand, nothing else has done it
+        if (self.folder / "run.json").is_dir():
+            self._aside(["run.json"])
         batches = self.batches() if self._under(about) else []
         if not batches:
             self._aside(TEXTS)
@@ -370,8 +468,9 @@ class Record(Reading[RunT]):
 
     def _passes(self) -> list[dict]:
         """Return the resource passes that were made under this attempt's conditions, in the order of their processes."""
-        paths = sorted((self.folder / PASSES).glob("*.json"), key=lambda path: int(path.stem))
-        passes, now = [files.read_json(path, REMEDY) for path in paths], conditions(self.about())
+        paths = (path for path in (self.folder / PASSES).glob("*.json") if path.stem.isdigit())
+        check, now = schemas.KeptPass.model_validate, conditions(self.about())
+        passes = [files.read_json(path, REMEDY, check) for path in sorted(paths, key=lambda path: int(path.stem))]
         return [kept["readings"] for kept in passes if kept["conditions"] == now]
 
     def finish(self, measurements: dict) -> None:
@@ -423,15 +522,26 @@ class Record(Reading[RunT]):
     def score(self, scorer: str, by: dict, make: Callable[[list[dict]], list[dict]], texts: list[dict] | None = None) -> None:
         """Write the scores that make(generations) gives, or make(texts), one line a text, unless they are there.
 
-        scorer: the id of a judge or metric. by: what identifies it exactly. Scores of other generations, by anything else, or of
-        other scoring code or versions are made again. The manifest comes last: without it there are no scores.
+        scorer: the id of a judge or metric. by: what identifies it exactly; None for a part that is not known here, where its
+        weights are not. Scores of other generations, by anything else, or of other scoring code or versions are made again,
+        unless what would make them is not here: those that differ in code or versions alone then stay. The manifest comes last:
+        without it there are no scores.
         """
-        manifest = self.manifest(scorer)
-        if manifest and manifest["by"] == by and not self.scores_are_stale(scorer):
+        manifest = self.manifest(scorer) if self.scores(scorer) else None
+        made_by = manifest["by"] if manifest else {}
+        same_scorer = made_by.keys() == by.keys() and all(by[name] in (None, made_by[name]) for name in by)
+        mine = manifest is not None and same_scorer and manifest["of"] == self.generations_sha256()
+        if mine and not self.scores_are_stale(scorer):
             return
-        self._scores_folder.mkdir(exist_ok=True)
         start = time.perf_counter()
-        scores = files.lines(make(self.generations() if texts is None else texts))
+        try:
+            rows = make(self.generations() if texts is None else texts)
+        except InputError:
+            if mine:
+                return
+            raise
+        self._scores_folder.mkdir(exist_ok=True)
+        scores = files.lines(rows)
         files.write(self._scores_folder / f"{scorer}.jsonl", scores)
         digest = hashlib.sha256(scores.encode()).hexdigest()
         made_of = {"of": self.generations_sha256(), "by": by, "software": scoring()}

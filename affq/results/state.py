@@ -63,7 +63,9 @@ class Failure:
 class State:
     """How far a run is.
 
-    changes: what changed since a complete or partial run was made; empty where nothing did. texts_kept: of a partial run.
+    changes: what changed since a complete or partial run was made; empty where nothing did. texts_kept: of a partial run. Of a
+    missing one, otherwise: what of its settings differs from those of an earlier run that is kept; lacks: what is not here, so
+    that its records cannot be told, "" where they can.
     """
 
     status: Status
@@ -71,6 +73,8 @@ class State:
     failure: Failure | None = None
     changes: tuple[str, ...] = ()
     texts_kept: int = 0
+    otherwise: tuple[str, ...] = ()
+    lacks: str = ""
 
     @property
     def note(self) -> str:
@@ -81,4 +85,7 @@ class State:
             return f"{self.failure.kind}: {self.failure.words}{remedy}"
         if self.status == Status.PARTIAL:
             return f"{self.texts_kept} of {self.texts_wanted} texts kept" + (f": {changes}" if changes else "")
-        return "not run yet" if self.status == Status.MISSING else changes
+        if self.status == Status.MISSING:
+            earlier = f"; an earlier run of other {' and '.join(self.otherwise)} is kept" if self.otherwise else ""
+            return self.lacks or f"not run yet{earlier}"
+        return changes

@@ -16,6 +16,7 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from affq import files
 from affq.errors import InputError, command
 from affq.inference import probes
 from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
@@ -48,7 +49,7 @@ def run_study(study: Study, results: Path | str, tell: Tell, choice: Choice, fai
 
 def _run_all(study: Study, chosen: Sequence[Planned], results: Path | str, tell: Tell, fail_fast: bool) -> list[str]:
     began_s, every = time.monotonic(), len(study.runs())
-    to_run = [planned.record for planned in chosen if planned.to_run and planned.record]
+    to_run = [planned.record for planned in chosen if planned.to_run]
     guesses = _guess_s(study, to_run)
     later_s = _sum(guesses.values())
     tell(StudyBegins(study.name, len(chosen), every, len(to_run), later_s))
@@ -58,7 +59,6 @@ def _run_all(study: Study, chosen: Sequence[Planned], results: Path | str, tell:
         _time_again(study, chosen, results, tell)
     for number, planned in enumerate(chosen, 1):
         record, state, note, start_s = planned.record, planned.state, planned.reason, time.monotonic()
-        assert record is not None  # every model is here by now
         about = OfRun(number, len(chosen), record.run.id, planned.model, planned.precision)
         if planned.to_run:
             guess_s = guesses[record.run.id]
@@ -107,7 +107,7 @@ def _time_again(study: Study, chosen: Sequence[Planned], results: Path | str, te
     for process in range(most, 1, -1):
         for number, planned in enumerate(chosen, 1):
             record = planned.record
-            if record and planned.to_run and (process == most or record.failure() is None):
+            if planned.to_run and (process == most or record.failure() is None):
                 about = OfRun(number, len(chosen), planned.run_id, planned.model, planned.precision)
                 with watched(record, None, _telling(tell, about, None)):
                     execute_run(record, results, planned.keeps_texts, process)
@@ -210,7 +210,16 @@ def execute(
     target = str(output).replace("{", "{{").replace("}", "}}")  # papermill formats its paths: a brace would be a field
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
-    with open(output.with_suffix(".log"), "w", encoding="utf-8") as log, kernel.environment(mark) as config, _stderr_to(log):
+    log_file = output.with_suffix(".log")
+    for path in (output, log_file):
+        if path.is_symlink():  # it would be followed, and what it leads to written over
+            path.unlink()
+    with (
+        files.named(output),
+        open(log_file, "w", encoding="utf-8") as log,
+        kernel.environment(mark) as config,
+        _stderr_to(log),
+    ):
         papermill.execute_notebook(
             template,
             target,
@@ -246,12 +255,31 @@ def score_study(study: Study, results: Path | str) -> None:
     Raises InputError if no run is complete.
     """
     _need_complete(study, results)
+    complete = [record for record in records(results, study) if record.complete]
     for judge in study.judges:
-        judge.fetch(print)
-        judge.need(study.emotions)
+        _fetch_scorer(judge.name, (judge.name, f"{judge.name}-masked"), judge.fetch, complete)
+        if judge.here:
+            judge.need(study.emotions)
     if study.perplexity:
-        study.perplexity.fetch(print)
+        _fetch_scorer(study.perplexity.name, ("perplexity",), study.perplexity.fetch, complete)
     _execute_over(study, results, "2_score")
+
+
+def _fetch_scorer(
+    name: str, scorers: Sequence[str], fetch: Callable[[Callable[[str], None]], None], complete: Sequence[Record[Run]]
+) -> None:
+    """Fetch what makes these scores, unless they are there; where it cannot be had, stale scores stay, which is printed.
+
+    Raises InputError where it cannot be had and a run has none of them.
+    """
+    if all(record.scores(scorer) and not record.scores_are_stale(scorer) for record in complete for scorer in scorers):
+        return
+    try:
+        fetch(print)
+    except InputError as error:
+        if not all(record.scores(scorer) for record in complete for scorer in scorers):
+            raise
+        print(f"{name} is not here, and its scores stay as they are: {error}")
 
 
 def summarize_study(study: Study, results: Path | str) -> Path:

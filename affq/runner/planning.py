@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from affq.errors import InputError
+from affq.models import DamagedWeightsError
 from affq.results import Record, State, Status, changes_since, software, study_folder
 from affq.study import Run, Study
 
@@ -28,21 +29,20 @@ class Choice:
 class Planned:
     """One chosen run of a study: how far it is, and whether it is to be executed.
 
-    record: None for a model that was not fetched yet, whose runs have no id; `lacks` says what is not here then. changes: what
-    changed since the run failed, where that alone is why it is tried again.
+    changes: what changed since the run failed, where that alone is why it is tried again.
     """
 
     run: Run
-    record: Record[Run] | None
+    record: Record[Run]
     state: State
     to_run: bool
     forced: bool = False
     changes: tuple[str, ...] = ()
-    lacks: str = ""
 
     @property
     def run_id(self) -> str | None:
-        return self.run.id if self.record else None
+        """The run's id; None where its weights are not here, and no record says which they are."""
+        return None if self.state.lacks else self.run.id
 
     @property
     def model(self) -> str:
@@ -60,7 +60,7 @@ class Planned:
     def keeps_texts(self) -> bool:
         """Whether whole batches that are there are kept when the run goes on, rather than set aside."""
         kept = self.status in (Status.MISSING, Status.PARTIAL, Status.FAILED) and not self.forced
-        return kept and not (self.record and self.record.of_another_version())
+        return kept and not self.record.of_another_version()
 
     @property
     def reason(self) -> str:
@@ -72,7 +72,7 @@ class Planned:
             does = "not tried again unless affq run --redo-failed"
         elif self.status == Status.FAILED:
             does = "affq run tries it again" + (f", since {', '.join(self.changes)}" if self.changes else "")
-        return "; ".join(filter(None, (self.lacks or self.state.note, does)))
+        return "; ".join(filter(None, (self.state.note, does)))
 
 
 def plan(study: Study, results: Path | str, choice: Choice) -> list[Planned]:
@@ -91,10 +91,7 @@ def _chosen(planned: Planned, patterns: Iterable[str]) -> bool:
 
 
 def _planned(run: Run, results: Path | str, choice: Choice) -> Planned:
-    try:
-        record = Record(results, run)
-    except InputError as error:  # a model that is not here yet has no revision
-        return Planned(run, None, State(Status.MISSING, run.study.texts_wanted), to_run=True, lacks=str(error))
+    record = Record(results, run)
     state = record.state()
     failure = state.failure
     changes: tuple[str, ...] = ()
@@ -106,14 +103,22 @@ def _planned(run: Run, results: Path | str, choice: Choice) -> Planned:
     return Planned(run, record, state, again or bool(changes), choice.force, changes)
 
 
+def damaged_weights(study: Study) -> list[str]:
+    """Return for each model whose cached weights were changed what is wrong with them, and what to do."""
+    damaged = []
+    for model in study.models:
+        try:
+            _ = model.folder
+        except DamagedWeightsError as error:
+            damaged.append(f"{model.name}: {error}")
+        except InputError:  # they are not here: what a run then lacks is in its row
+            pass
+    return damaged
+
+
 def left_over(study: Study, results: Path | str) -> list[str]:
     """Return the run ids in a study's folder that are none of its runs any more: other settings, prompts or weights."""
     runs = study_folder(results, study) / "runs"
     there = sorted(path.name for path in runs.glob("*--*--*") if path.is_dir())
-    known = set()
-    for run in study.runs():
-        try:
-            known.add(run.id)
-        except InputError:
-            return []  # which are this study's is not known before its weights are here
+    known = {run.id for run in study.runs()}
     return [name for name in there if name not in known]

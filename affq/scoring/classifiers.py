@@ -28,7 +28,7 @@ class SequenceClassifier:
     wrong. It has no card: how often it errs is not known here.
     """
 
-    source: sources.Folder | sources.Repository
+    source: sources.Folder | sources.Repository | sources.Absent
     labels: tuple[tuple[str, str], ...]
 
     card = about = None
@@ -69,7 +69,7 @@ class SequenceClassifier:
 
     @property
     def here(self) -> bool:
-        return not isinstance(self.source, sources.Repository) or self.source.here
+        return self.source.here if isinstance(self.source, sources.Repository) else isinstance(self.source, sources.Folder)
 
     def need(self, emotions: Iterable[str]) -> None:
         if lacking := [emotion for emotion in emotions if emotion not in self.answers]:
@@ -152,11 +152,14 @@ def _embeds(model: "PreTrainedModel", token_id: int | None) -> bool:
     return token_id is not None and token_id < getattr(model.config, "vocab_size", float("inf"))
 
 
-def find(value: str, labels: Mapping[str, str], beside: Path, emotions: Sequence[str]) -> Judge | None:
+def find(
+    value: str, labels: Mapping[str, str], beside: Path, emotions: Sequence[str], may_be_absent: bool = False
+) -> Judge | None:
     """Return the judge that `value` names: packaged, a folder (relative to `beside`), or owner/name of the hub; None for nothing.
 
-    labels: {its label: one of `emotions`} where a classifier's labels differ. Raises InputError for a folder that cannot be
-    loaded, and for labels that do not map.
+    labels: {its label: one of `emotions`} where a classifier's labels differ. may_be_absent: for whoever reads scores, a judge
+    that is not here has its name all the same. Raises InputError for a folder that cannot be loaded, and for labels that do not
+    map.
     """
     if unknown := [emotion for emotion in labels.values() if emotion not in emotions]:
         problem = f"unknown emotion {unknown[0]!r} in the labels of judge {value}"
@@ -165,5 +168,14 @@ def find(value: str, labels: Mapping[str, str], beside: Path, emotions: Sequence
         if labels:
             raise InputError(f"judge {value} is packaged, and answers with emotions: leave its labels out", value=value)
         return PackagedJudge(value)
-    source = sources.find_classifier(value, beside)
+    source: sources.Folder | sources.Repository | sources.Absent | None
+    try:
+        source = sources.find_classifier(value, beside)
+        error = InputError(f"judge {value} is not here", value=value)
+    except InputError as refused:
+        source, error = None, refused
+        if not may_be_absent:
+            raise
+    if source is None and may_be_absent:
+        source = sources.absent(value, error)
     return SequenceClassifier(source, tuple(labels.items())) if source else None

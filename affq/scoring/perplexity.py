@@ -33,8 +33,8 @@ class Scorer:
     source: Source
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What scores, exactly."""
+    def identity(self) -> dict[str, str | None]:
+        """What scores, exactly; None for a revision that is not known here."""
         return {"model": self.source.name, "revision": self.source.revision, "precision": PRECISION}
 
     @cached_property

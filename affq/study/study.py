@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from affq.errors import InputError, command
 from affq.files import ascii_name, slug
 from affq.inference import Request, Sampling
 from affq.models import PRECISIONS, Source, sources, weights
+from affq.results import METRICS, OF_OTHER_TEXTS, kept_runs
 from affq.scoring import Judge, classifiers
 from affq.scoring import packaged as packaged_judges
 from affq.study.claims import read_claims
@@ -29,6 +30,7 @@ from affq.study.study_file import (
     Limits,
     Measurement,
     NamedJudge,
+    NamedModel,
     StudyFile,
 )
 
@@ -71,15 +73,16 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """Return `<model>--<precision>--<digest>`, the digest being that of the settings."""
-        return f"{ascii_name(self.model.name)}--{self.precision}--{_sha256(self.settings)[:10]}"
+        """Return `<model>--<precision>--<digest>`, the digest being that of the settings; without it for weights not known."""
+        name = f"{ascii_name(self.model.name)}--{self.precision}"
+        return name if self.settings["revision"] is None else f"{name}--{_sha256(self.settings)[:10]}"
 
 
 @dataclass(frozen=True)
 class Study:
     """What is compared. Paths are resolved; `source` is what `load_study` was given: notebooks run in the same folder.
 
-    perplexity: the model that says how likely texts are; None for none.
+    perplexity: the model that says how likely texts are; None for none. notes: what to know of models that are not here.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Study:
     perplexity: Source | None
     claims: Path
     budget: Budget
+    notes: tuple[str, ...] = ()
 
     def runs(self) -> list[Run]:
         """Return the runs: model by model, each from its highest precision down."""
@@ -166,11 +170,13 @@ def packaged() -> dict[str, Path]:
     return {path.stem: path for path in sorted((HERE / "studies").glob("*.yaml"), key=lambda path: path.stem)}
 
 
-def load_study(source: str | Path) -> Study:
+def load_study(source: str | Path, results: Path | str | None = None) -> Study:
     """Read the packaged study or the YAML file that `source` names.
 
-    What a study leaves out is as in study `default`; `models` and `precisions` must be there. Raises InputError with the
-    value, the place (file and line) and the choices.
+    What a study leaves out is as in study `default`; `models` and `precisions` must be there. results: the folder of all studies'
+    results, for whoever reads what is done: where there are runs of the study, models and judges need not be here, and a
+    model's runs are those that recorded the study's settings. Raises InputError with the value, the place (file and line) and
+    the choices.
     """
     source, known = str(source), packaged()
     if source in known:
@@ -182,7 +188,7 @@ def load_study(source: str | Path) -> Study:
         also = f"; or did you mean {command('run', source)}?" if names_a_model(source) else ""
         remedy = f"or give the path of a .yaml file{also}"
         raise InputError(f"unknown study {source!r}", value=source, choices=known, remedy=remedy)
-    return resolve(read_yaml(path, "study", "models and precisions"), path, source)
+    return resolve(read_yaml(path, "study", "models and precisions"), path, source, results)
 
 
 def names_a_model(source: str) -> bool:
@@ -207,22 +213,53 @@ def need_name(path: Path, source: str) -> None:
         raise InputError(problem, value=source, remedy="rename the file")
 
 
-def resolve(document: Document, path: Path, source: str) -> Study:
+def resolve(document: Document, path: Path, source: str, results: Path | str | None = None) -> Study:
     """Return the study that a document describes, with what its names stand for. Raises InputError.
 
-    path: of the study's file, whether or not it is written yet. source: what it is called by.
+    path: of the study's file, whether or not it is written yet. source: what it is called by. results: as load_study takes it.
     """
-    names = _Names(document, document.read_as(StudyFile), path.parent)
-    return names.study(path.stem, source)
+    kept = kept_runs(results, path.stem) if results is not None else []
+    names = _Names(document, document.read_as(StudyFile), path.parent, bool(kept))
+    return _recorded(names.study(path.stem, source), kept)
+
+
+def _recorded(study: Study, kept: list[dict]) -> Study:
+    """Return a study with the revisions that its runs recorded, where the weights are not here, and a note on each such model.
+
+    kept: results.kept_runs. Of several revisions of one model the one that was begun last counts.
+    """
+    models, notes = list(study.models), []
+    for place, model in enumerate(study.models):
+        if not kept or model.revision is not None:
+            continue
+        wanted = [Run(study, model, precision).settings for precision in study.precisions]
+        # A folder models/mine that is gone looks like a repository of the hub; its runs are called mine.
+        for name in dict.fromkeys((model.name, model.name.rpartition("/")[2])):
+            revisions = _revisions(kept, [settings | {"model": name} for settings in wanted])
+            if revisions:
+                models[place] = sources.Called(model, name, revisions[-1])
+                several = len(set(revisions))
+                which = f"; of {several} revisions that were run, the one that was begun last counts" if several > 1 else ""
+                notes.append(f"{name}: its weights are not here, its runs are read as they were recorded{which}")
+                break
+    return replace(study, models=tuple(models), notes=tuple(notes))
+
+
+def _revisions(kept: list[dict], wanted: list[dict]) -> list[str]:
+    """Return the revisions of the kept runs that have one of the settings but for that, in the order in which they began."""
+    but_for_revision = [json.loads(json.dumps(settings)) | {"revision": None} for settings in wanted]
+    like = [about["settings"] for about in kept if about["settings"] | {"revision": None} in but_for_revision]
+    return [settings["revision"] for settings in like if isinstance(settings.get("revision"), str)]
 
 
 @dataclass(frozen=True)
 class _Names:
-    """Finds what the names in a study file stand for; folder: where the file is."""
+    """Finds what the names in a study file stand for; folder: where the file is. kept: whether what is not here may be absent."""
 
     document: Document
     file: StudyFile
     folder: Path
+    kept: bool
 
     def study(self, name: str, source: str) -> Study:
         file = self.file
@@ -233,16 +270,19 @@ class _Names:
                 value=file.samples,
                 place=self.document.where("samples"),
             )
-        for key, noun in (("models", "model"), ("precisions", "precision"), ("emotions", "emotion")):
-            self.need_once(key, noun, getattr(file, key))
-        models = tuple(self.model(index, value) for index, value in enumerate(file.models))
+        named = [model.model for model in file.models]
+        for key, noun, values in (("models", "model", named), ("precisions", "precision", file.precisions)):
+            self.need_once(key, noun, values)
+        self.need_once("emotions", "emotion", file.emotions)
+        by_themselves = [None if model.name else model.model for model in file.models]
+        models = sources.told_apart(by_themselves, [self.model(*entry) for entry in enumerate(file.models)], self.folder)
         if len({model.name for model in models}) < len(models):
             problem, place = "two models in {place} have the same name", self.document.where("models")
-            raise InputError(problem, place=place, remedy="rename one of the folders or files")
+            raise InputError(problem, place=place, remedy="call one of them otherwise: {model: ./its-folder, name: another}")
         study = Study(
             name=name,
             source=source,
-            models=models,
+            models=tuple(models),
             precisions=tuple(file.precisions),
             weights=file.weights,
             device=file.device,
@@ -281,36 +321,58 @@ class _Names:
                 place = self.document.where(key, index)
                 raise InputError(f"{noun} {SHORT.repr(value)} in {{place}} is named twice", value=value, place=place)
 
-    def model(self, index: int, value: str) -> Source:
+    def model(self, index: int, named: NamedModel) -> Source:
         random = self.file.weights == "random"
-        model = (sources.find_architecture if random else sources.find)(value, self.folder)
-        if not model:
-            known = weights.generating()
-            near = get_close_matches(value.lower(), known, n=4, cutoff=0.3) or known[:1]
-            others = f"and {len(known) - len(near)} more in affq's catalog.yaml"
-            also = ["or a folder or .gguf file (beside the study)", "or owner/name of the hub (with @revision)"]
-            also = ["or a folder with its config.json (beside the study)"] if random else also
-            raise self.unknown("model", value, ("models", index), [*near, others, *also])
-        return model
+        value, find = named.model, sources.find_architecture if random else sources.find
+        known = weights.generating()
+        near = get_close_matches(value.lower(), known, n=4, cutoff=0.3) or known[:1]
+        also = ["or a folder or .gguf file (beside the study)", "or owner/name of the hub (with @revision)"]
+        also = ["or a folder with its config.json (beside the study)"] if random else also
+        others = f"and {len(known) - len(near)} more in affq's catalog.yaml"
+        model = self.here("model", value, find, ("models", index), [*near, others, *also])
+        return sources.Called(model, named.name) if named.name else model
+
+    def here(
+        self,
+        noun: str,
+        value: str,
+        find: Callable[[str, Path], Source | None],
+        keys: tuple[str | int, ...],
+        choices: Iterable[str],
+    ) -> Source:
+        """Return the source that a name stands for; where runs are kept, what stands for one that is not here."""
+        try:
+            if source := find(value, self.folder):
+                return source
+            error = self.unknown(noun, value, keys, choices)
+        except InputError as refused:
+            error = refused
+        if not self.kept:
+            raise error
+        return sources.absent(value, error)
 
     def scoring_model(self) -> Source | None:
         value = self.file.perplexity
-        model = None if value is None else sources.find(value, self.folder)
-        if value is not None and model is None:
-            raise self.unknown("model", value, ("perplexity",), [*weights.generating()[:1], "as under models", "or null"])
-        return model
+        choices = [*weights.generating()[:1], "as under models", "or null"]
+        return None if value is None else self.here("model", value, sources.find, ("perplexity",), choices)
 
     def judges(self) -> tuple[Judge, ...]:
         judges = tuple(self.judge(index, named) for index, named in enumerate(self.file.judges))
         if len({judge.name for judge in judges}) < len(judges):
             problem, place = "two judges in {place} have the same name", self.document.where("judges")
             raise InputError(problem, place=place, remedy="leave one out, or rename its folder")
+        kept = {*METRICS, *(f"{judge.name}{texts}" for judge in judges for texts in OF_OTHER_TEXTS)}
+        for index, judge in enumerate(judges):
+            if judge.name in kept:  # scores are kept under their scorer's name: one would replace the other's
+                problem = f"judge {judge.name} in {{place}} is called as other scores are"
+                where, remedy = self.document.where("judges", index), "rename its folder, or leave it out"
+                raise InputError(problem, value=judge.name, place=where, remedy=remedy)
         return judges
 
     def judge(self, index: int, named: NamedJudge) -> Judge:
         place = self.document.where("judges", index)
         try:
-            judge = classifiers.find(named.judge, named.labels, self.folder, EMOTIONS)
+            judge = classifiers.find(named.judge, named.labels, self.folder, EMOTIONS, self.kept)
             if judge and judge.here:
                 judge.need(self.file.emotions)
         except InputError as error:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 from pydantic.json_schema import GenerateJsonSchema
@@ -38,6 +38,7 @@ Amount = Annotated[float, Field(gt=0, lt=MOST)]
 Emotion = Annotated[str, OneOf(EMOTIONS), Field(title="emotion")]
 Model = Annotated[str, _suggest(weights.generating)]
 JudgeName = Annotated[str, _suggest(packaged_judges)]
+Name = Annotated[str, Field(pattern=r"^[\w][\w.@ -]{0,59}$")]
 
 
 class Generation(Settings):
@@ -100,6 +101,13 @@ class Budget(Settings):
     price_per_hour: Amount | None = None
 
 
+class NamedModel(Settings):
+    """A model by what it is found by, and the name that tables give it."""
+
+    model: Model
+    name: Name | None = None
+
+
 class NamedJudge(Settings):
     """A judge by its name, and the emotions that its labels stand for."""
 
@@ -107,24 +115,26 @@ class NamedJudge(Settings):
     labels: dict[str, str] = {}
 
 
-def _named_judge(value: Any, handler: ValidatorFunctionWrapHandler) -> NamedJudge:
-    """Return a judge that may be given by its name alone."""
-    if isinstance(value, dict) and (unknown := [key for key in value if key not in NamedJudge.model_fields]):
-        raise InputError(f"unknown key {SHORT.repr(unknown[0])}", value=unknown[0], choices=NamedJudge.model_fields)
-    try:
-        return handler({"judge": value} if isinstance(value, str) else value)
-    except ValidationError:
-        raise InputError(
-            "a judge in {place} must be a name, or {judge: its name, labels: {its label: emotion}}; "
-            f"found {SHORT.repr(value)}",
-            value=value,
-        ) from None
+def _or_its_name(kind: type[Settings], form: str) -> WrapValidator:
+    """Return the validator of what may be given by its name alone, the first of its fields; form: all of them, for messages."""
+    first = next(iter(kind.model_fields))
+
+    def read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, dict) and (unknown := [key for key in value if key not in kind.model_fields]):
+            raise InputError(f"unknown key {SHORT.repr(unknown[0])}", value=unknown[0], choices=kind.model_fields)
+        try:
+            return handler({first: value} if isinstance(value, str) else value)
+        except ValidationError:
+            problem = f"a {first} in {{place}} must be a name, or {form}; found {SHORT.repr(value)}"
+            raise InputError(problem, value=value) from None
+
+    return WrapValidator(read, json_schema_input_type=get_type_hints(kind, include_extras=True)[first] | kind)
 
 
 class StudyFile(Settings):
     """A study file: names, not yet what they stand for. Study `default` explains each key."""
 
-    models: list[Model] = Field(min_length=1)
+    models: list[Annotated[NamedModel, _or_its_name(NamedModel, "{model: its name, name: another}")]] = Field(min_length=1)
     precisions: list[Precision] = Field(min_length=1)
     weights: Literal["trained", "random"] = Field(default="trained", title="kind of weights")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -137,7 +147,7 @@ class StudyFile(Settings):
     generation: Generation = Generation()
     measurement: Measurement = Measurement()
     limits: Limits = Limits()
-    judges: list[Annotated[NamedJudge, WrapValidator(_named_judge, json_schema_input_type=JudgeName | NamedJudge)]] = Field(
+    judges: list[Annotated[NamedJudge, _or_its_name(NamedJudge, "{judge: its name, labels: {its label: emotion}}")]] = Field(
         default=[NamedJudge(judge="minilm-lora"), NamedJudge(judge="minilm-goemotions")], min_length=1
     )
     references: Annotated[str, _suggest(lambda: REFERENCE_SETS)] = "synthetic"

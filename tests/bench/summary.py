@@ -30,7 +30,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 FRAMES = {"join": "texts", "arrays": "compared", "intervals": "intervals", "summary": "summary"}
 FRAMES |= {"differences, and 1,000 resamples": "differences"}
 CENSUS = [{"role": "weight", "dtype": "x", "parameters": 1, "elements": 1, "bytes": 1000}]
-QUIET = {"seconds": 1.0, "other_processors": 0.0, "stolen_processors": 0.0, "throttled_s": 0.0, "hot": False, "swapped_bytes": 0}
+QUIET = {"seconds": 1.0, "other_processors": 0.0, "stolen_processors": 0.0, "throttled_s": 0.0, "hot": 0, "swapped_bytes": 0}
 AS_MADE = {"thought_tokens": 0, "opens_turn": False}
 PEAK = {"peak_bytes": 5000, "held_bytes": 1000}
 
@@ -81,7 +81,8 @@ def write(study, results):
         record.finish({"model": about, "census": CENSUS, "memory": memory, **rest})
         keys = [{key: row[key] for key in KEY} for row in rows]
         judged = [
-            key | {"judged_emotion": key["emotion"] if right else "joy", "probabilities": dict.fromkeys(study.emotions, 0.142857)}
+            key
+            | {"judged_emotion": (right and key["emotion"]) or "joy", "probabilities": dict.fromkeys(study.emotions, 0.142857)}
             for key, right in zip(keys, rng.random(len(keys)) < 0.5, strict=True)
         ]
         for scorer in ("minilm-lora", "minilm-lora-masked"):

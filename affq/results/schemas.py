@@ -1,0 +1,341 @@
+"""What is read of each record, as types with their ranges: a record is held against them before anything reckons with it.
+
+A seal shows that a file is as somebody wrote it, not that it makes sense. What no reader looks at may be there unseen.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+MOST = 2**62  # of a whole number: more does not fit a frame
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Number = Annotated[int, Field(ge=1, le=MOST)]
+Unknown = Literal["unknown"]  # inference.UNKNOWN
+Bytes = Annotated[int, Field(ge=-MOST, le=MOST)] | Unknown  # above a base: what was freed since makes it negative
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Took = Annotated[float, Field(gt=0, le=1e12)]  # seconds that ratios are made of
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A record, or a part of one."""
+
+    model_config = STRICT
+
+
+class Row(BaseModel):
+    """A part of which each field becomes a column: it has no others."""
+
+    model_config = ConfigDict(**STRICT, extra="forbid")
+
+
+class TextKey(Part):
+    """inference.Key"""
+
+    prompt_id: str
+    emotion: str | None
+    sample: Count
+
+
+class Scoring(Part):
+    """provenance.ScoringSoftware"""
+
+    versions: dict[str, str]
+    code_digest: str
+
+
+class Software(Scoring):
+    """provenance.Software"""
+
+    affq: str
+    python: str
+    commit: str | None
+
+
+class Hardware(BaseModel):
+    """probes.hardware: words and numbers."""
+
+    model_config = ConfigDict(**STRICT, extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | None]
+
+    device: str
+
+
+class Predicted(Row):
+    """memory.Predicted"""
+
+    weights_bytes: Count
+    kv_bytes: Count
+    activation_bytes: Count
+    peak_bytes: Count
+
+
+class Run(Part):
+    """run.json. Its settings are held against the run's own, value by value."""
+
+    run_id: str
+    began: str
+    settings: dict[str, Any]
+    stored_dtype: str | None
+    software: Software
+    hardware: Hardware
+    weights_sha256: str
+    predicted: Predicted | None = None
+    texts_kept: Count
+    process: Number
+
+
+class Failed(Part):
+    """failed.json"""
+
+    kind: str
+    words: str
+    remedy: str | None
+    again: bool
+    software: Software | None
+
+
+class Text(TextKey):
+    """A line of generations.jsonl: inference.Generation"""
+
+    kind: str
+    prompt: str
+    text: str
+    new_tokens: Count
+    thought_tokens: Count
+    ended: bool
+    opens_turn: bool
+
+
+class Model(Part):
+    """What loading.described says of a model."""
+
+    compute_dtype: str
+    chat_template: str
+    ends: dict[str, Count]
+    placed: str = ""
+
+
+class Stored(Row):
+    """A line of loading.by_role."""
+
+    role: str
+    dtype: str
+    parameters: Count
+    elements: Count
+    bytes: Count
+
+
+class Phase(BaseModel):
+    """What a probe reads in a phase."""
+
+    model_config = ConfigDict(**STRICT, extra="allow")
+    __pydantic_extra__: dict[str, Bytes]
+
+    peak_bytes: Bytes
+    held_bytes: Bytes
+
+
+class Phases(BaseModel):
+    """The phases that generate, and others."""
+
+    model_config = ConfigDict(**STRICT, extra="allow")
+    __pydantic_extra__: dict[str, Phase]
+
+    prefill: Phase
+    decode: Phase
+    resource: Phase
+
+
+class Memory(Row):
+    """Readings of memory by phase."""
+
+    kind: str
+    cache_bytes: Count
+    phases: Phases
+    base_bytes: Bytes = 0
+    base_device_used_bytes: Bytes = 0
+
+
+class Gpu(Row):
+    """A GPU's load, as interference.LoadProbe reads it."""
+
+    gpu: Count
+    busy_percent: int | Unknown
+    reasons: int | Unknown
+    processes: Count
+
+
+class Load(Row):
+    """interference.between"""
+
+    seconds: Seconds
+    other_processors: float
+    stolen_processors: float
+    throttled_s: float | Unknown
+    hot: int | Unknown
+    swapped_bytes: int
+    gpus: list[Gpu] | Unknown
+
+
+class Loads(Row):
+    """interference.watched"""
+
+    before: Load
+    during: Load
+
+
+class TimedText(Row):
+    """measure.TextReading"""
+
+    prompt_id: str
+    emotion: str | None
+    sample: Count
+    round: Count
+    ttft_s: Took
+    latency_s: Took
+    new_tokens: Annotated[int, Field(ge=2, le=MOST)]  # one, and one further
+    token_ids: list[int] = []
+
+
+class TimedTokens(TextKey):
+    """measure.TokenReading"""
+
+    ttft_s: Seconds
+    token_s: list[Seconds]
+
+
+class Pass(Part):
+    """A resource pass: measure.Latency, and the machine's load."""
+
+    process: Number
+    steady: bool
+    rounds: Number
+    stopped: str
+    texts: list[TimedText] = Field(min_length=1)
+    tokens: list[TimedTokens]
+    load: Loads
+
+
+class Alone(TextKey):
+    """A timed text, as the model wrote it in a batch of one; None for one without a counterpart."""
+
+    text: str | None
+
+
+class Point(Part):
+    """A batch size whose throughput was measured."""
+
+    batch: Number
+    seconds: list[Took] = Field(min_length=1)
+    new_tokens: Number
+    peak_bytes: Bytes
+
+
+class Throughput(Part):
+    """measure.Throughput"""
+
+    stopped: str
+    points: list[Point]
+
+
+class Kernel(Row):
+    """kernels.KernelTime"""
+
+    phase: str
+    group: str
+    kernel: str
+    calls: Count
+    seconds: Seconds
+
+
+class Measurements(Part):
+    """measurements.json"""
+
+    model: Model
+    census: list[Stored]
+    memory: Memory
+    passes: list[Pass] = Field(min_length=1)
+    alone: list[Alone]
+    throughput: Throughput
+    kernels: list[Kernel]
+    seconds: dict[Annotated[str, Field(pattern=r"^\w+_s$")], Seconds]
+
+
+class KeptPass(Part):
+    """passes/<n>.json"""
+
+    conditions: dict[str, Any]
+    readings: Pass
+
+
+class Manifest(Part):
+    """scores/<id>.manifest.json"""
+
+    of: str
+    by: dict[str, Any]
+    software: Scoring
+    seconds: Seconds
+    sha256: str
+
+
+class Judged(TextKey):
+    """A text under a judge."""
+
+    judged_emotion: str
+    probabilities: dict[str, Share] = {}
+
+
+class Rouge(TextKey):
+    """A text against others."""
+
+    rouge1: Share | None = None
+    rouge2: Share | None = None
+    rougeL: Share | None = None  # noqa: N815 - as its column is called
+
+
+class Quality(TextKey):
+    """A text by itself: scores.text_statistics"""
+
+    words: Count
+    distinct_1: Share | None
+    distinct_2: Share | None
+    seq_rep_4: Share | None
+    self_bleu: Share | None
+    refusal: bool
+    degenerate: bool
+    collapsed: bool
+
+
+class Likelihood(TextKey):
+    """perplexity.Likelihood"""
+
+    nll_nats: Annotated[float, Field(ge=0, le=1e12)] | None
+    tokens: Count
+
+
+class Note(Part):
+    """A line of notes.jsonl: people.Note"""
+
+    time: str
+    id: str
+    run_id: str
+    prompt_id: str
+    emotion: str
+    sample: Count
+    note: str
+
+
+METRICS: dict[str, type[TextKey]] = {
+    "rouge-references": Rouge,
+    "rouge-baseline": Rouge,
+    "text-quality": Quality,
+    "perplexity": Likelihood,
+}
+
+
+def of_scores(scorer: str) -> type[TextKey]:
+    """Return what a line of a scorer's scores holds: a metric's, or else a judge's."""
+    return METRICS.get(scorer, Judged)
