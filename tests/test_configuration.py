@@ -15,7 +15,7 @@ from transformers.integrations import hub_kernels
 
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
-from affq.models import checkpoints, configuration, memory, weights
+from affq.models import checkpoints, configuration, experts, memory, weights
 from affq.models import loading as models
 from affq.models.sources import find, find_architecture
 from affq.scoring import classifiers
@@ -134,6 +134,10 @@ def test_transformers_is_told_to_fetch_no_kernels():
     assert os.environ["USE_HUB_KERNELS"] == "NO" and not hub_kernels._kernels_enabled
 
 
+def test_every_kind_whose_experts_are_kept_apart_has_its_bound():
+    assert set(configuration.MOST_EXPERTS_APART) == set(experts.UNFUSED)
+
+
 def test_every_model_of_the_catalog_is_data_and_of_a_known_size(tmp_path):
     for name in weights.generating():
         configuration.check_values(weights.catalog()[name]["config"], tmp_path)
@@ -175,6 +179,7 @@ def test_layers_that_the_weights_do_not_have_are_said_at_once(mine, key):
         ({"text_config": {"decoder_layers": 10**9}}, "decoder_layers"),
         ({"num_local_experts": 10**6}, "num_local_experts .* affq takes 10,000 at most"),
         ({"num_local_experts": 9_000, "num_hidden_layers": 900}, "9,000 experts in each of 900 layers; affq takes 50,000"),
+        ({"num_local_experts": 100, "num_hidden_layers": 60, "model_type": "mixtral"}, "affq takes 5,000 in all at most"),
         ({"num_labels": 10**9}, "num_labels"),
         ({"vocab_size": 10**30}, "vocab_size"),
         ({"depths": [2, 10**9]}, "depths"),

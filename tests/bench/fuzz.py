@@ -383,11 +383,13 @@ class Bench:
                 loading.import_for(where, run.precision, seed)
                 model, tokenizer = loading.load(where, run.precision, "cpu", seed)
                 loading.prove(loading.census(model), run.precision)
-                loading.compute_once(model, run.precision)
                 most = max(study.measurement.new_tokens, study.generation.max_new_tokens)
-                generate.need_context(model, tokenizer, study.requests[:2], most)
+                thinking = study.generation.thinking
+                generate.need_context(model, tokenizer, study.requests[:2], most, thinking)
+                inputs = generate.prepare(model, tokenizer, study.requests[:1], thinking)
+                loading.compute_once(model, run.precision, inputs)
                 batch = generate.in_batches(study.requests, study.batch)[0][:2]
-                generate.texts(model, tokenizer, batch, min(most, 4), sampling=study.sampling)
+                generate.texts(model, tokenizer, batch, min(most, 4), sampling=study.sampling, thinking=thinking)
                 prompts.to_time(study.requests, study.measurement.texts)
                 if seed is None:
                     has_the_weights_of_its_file(model, where, run.precision)
