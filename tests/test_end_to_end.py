@@ -15,14 +15,14 @@ AFFQ = Path(sys.executable).with_name("affq")
 
 def test_packaged_model_from_study_file_to_report(tmp_path):
     prompts = (PACKAGE / "study" / "prompt_sets" / "default.csv").read_text().splitlines()
-    (tmp_path / "three.csv").write_text("\n".join([*prompts[:3], prompts[6]]) + "\n")
+    (tmp_path / "two.csv").write_text("\n".join([*prompts[:2], prompts[6]]) + "\n")
     study = {
         "models": ["smollm2-135m"],
         "precisions": ["fp32", "bf16", "int8", "nf4"],
-        "prompts": "three.csv",
+        "prompts": "two.csv",
         "emotions": ["joy", "sadness"],
         "generation": {"max_new_tokens": 12},
-        "measurement": {"texts": 2, "new_tokens": 8, "warmup_tokens": 1},
+        "measurement": {"texts": 1, "new_tokens": 4, "warmup_tokens": 1, "token_texts": 1},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
     for words in (["run"], ["report"]):
@@ -36,7 +36,7 @@ def test_packaged_model_from_study_file_to_report(tmp_path):
     # 134,515,008 parameters, as its authors publish it, of 4 and of 2 bytes; int8 and nf4 keep embeddings at 2, and scales.
     stored = [int(row["weights_bytes"]) for row in rows]
     assert stored[:2] == [134_515_008 * 4, 134_515_008 * 2] and 160e6 < stored[2] < 170e6 and 110e6 < stored[3] < 120e6
-    assert [row["texts"] for row in rows] == ["6"] * 4
+    assert [row["texts"] for row in rows] == ["4"] * 4
 
     record = report / "runs" / rows[0]["run_id"]
     texts = [json.loads(line)["text"] for line in (record / "generations.jsonl").read_text().splitlines()]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,7 @@ SETTINGS = {
 
 
 def affq(folder, *words):
-    threads = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # as many as a user's
-    return subprocess.run([AFFQ, *words], cwd=folder, env=threads, capture_output=True, text=True)
+    return subprocess.run([AFFQ, *words], cwd=folder, capture_output=True, text=True)
 
 
 def rows(path):

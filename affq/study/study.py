@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -400,7 +401,8 @@ class _Names:
 
     def unknown(self, noun: str, value: str, keys: tuple[str | int, ...], choices: Iterable[str]) -> InputError:
         place = self.document.where(*keys)
-        if value.startswith((".", "/", "~")) or "\\" in value or value.endswith(".gguf"):
+        is_path = value.startswith((".", "/", "~")) or "\\" in value or value.endswith(".gguf")
+        if is_path and not os.path.exists(os.path.join(self.folder, os.path.expanduser(value))):
             remedy = "a path counts from the folder of the study"
             return InputError(f"there is no folder or file {SHORT.repr(value)}", value=value, place=place, remedy=remedy)
         return InputError(f"unknown {noun} {SHORT.repr(value)}", value=value, place=place, choices=choices)

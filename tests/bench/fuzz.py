@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # nothing is fetched, and two workers do not wait for each other
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of conftest
 
 import torch
@@ -581,11 +581,15 @@ def _try_some(chosen: list[tuple[str, int]]) -> list[Outcome]:
     return [try_case(_bench, *case) for case in chosen]
 
 
+WORKERS = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # nothing is fetched, and two workers do not wait for each other
+
+
 def try_all(chosen: list[tuple[str, int]], workers: int = 2) -> list[Outcome]:
     """Try cases in processes; those that a process died of count as hangs, with the others that it had before it."""
     parts = [chosen[start : start + 20] for start in range(0, len(chosen), 20)]
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
+    pools = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    with patch.dict(os.environ, WORKERS), pools as pool:
         waiting = {pool.submit(_try_some, part): part for part in parts}
         for done in as_completed(waiting):
             try:
