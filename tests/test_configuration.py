@@ -80,6 +80,7 @@ WRONG = {
     "end that is no token": ("generation_config.json", {"eos_token_id": [2, "é"]}, "eos_token_id .* is 'é', .*a whole number"),
     "end beyond any vocabulary": ("generation_config.json", {"eos_token_id": 10**30}, "a whole number"),
     "positions that are no number": ("config.json", {"max_position_embeddings": "many"}, "max_position_embeddings"),
+    "length that is a list": ("tokenizer_config.json", {"model_max_length": []}, "known: a number from 1"),
     "length that is no number": ("tokenizer_config.json", {"model_max_length": "a/b"}, "known: a number from 1"),
     "generating of its own": ("generation_config.json", {"custom_generate": OWN}, "custom_generate"),
 }

@@ -36,6 +36,7 @@ A_TOKENIZER = ("LlamaTokenizer", "PreTrainedTokenizerFast", "or another tokenize
 # What is reckoned with before and after a model is built, besides the numbers of tokens.
 NUMBERS = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers", "vocab_size")
 LARGEST = 2**31 - 1
+MAX_LENGTH = "model_max_length"  # of a tokenizer: a single number
 
 # How much of something a model has at most, by how its key ends: several times the most of any published one. Building more
 # would take hours, or the whole memory. What a text may be cut at is no size of the model.
@@ -62,7 +63,7 @@ def check_values(values: dict[str, Any], place: Path) -> None:
             raise _refusal(key, value, place, remedy=remedy)
         if value and plain == "quantization_config" and inner:
             raise _refusal(key, value, place, remedy="give the weights that it was quantized from")
-        if value is not None and not isinstance(value, (dict, list)):
+        if value is not None and (plain == MAX_LENGTH or not isinstance(value, (dict, list))):
             _check_code(plain, key, value, place)
 
 
@@ -136,7 +137,7 @@ def _check_code(plain: str, key: str, value: Any, place: Path) -> None:
     number = type(value) is int and abs(value) <= LARGEST
     if not number and (plain.endswith("_token_id") or plain in NUMBERS):
         raise _refusal(key, value, place, ("a whole number",))
-    if plain == "model_max_length" and not (type(value) in (int, float) and value >= 1):
+    if plain == MAX_LENGTH and not (type(value) in (int, float) and value >= 1):
         raise _refusal(key, value, place, ("a number from 1",))
     if plain == "architecture" and not re.fullmatch(r"[\w.]+", str(value)):  # of a part that another library builds
         raise _refusal(key, value, place, remedy="choose a model of text alone")
