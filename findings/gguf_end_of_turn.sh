@@ -16,7 +16,7 @@ cd "$place"
 "$place/venv/bin/python" - <<'P' | tee output
 import gguf, numpy as np, transformers
 transformers.utils.logging.set_verbosity_error()
-rng, width, words = np.random.default_rng(0), 64, ["<unk>", "<s>", "a", "</s>", "b", "<|eot|>", "<|eom|>", "c"]
+rng, width, words = np.random.default_rng(0), 64, ["<unk>", "<s>", "a", "</s>", "b", "<|eot|>", "<|eom|>", "ab"]
 file = gguf.GGUFWriter("tiny.gguf", "llama")
 for add, value in ((file.add_block_count, 1), (file.add_context_length, 64), (file.add_embedding_length, width),
                    (file.add_feed_forward_length, width), (file.add_head_count, 2), (file.add_head_count_kv, 2),
