@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     kept = records.records(folder / "reports", loaded)
     right = ["joy", "sadness"] * 2
     for record, judged in zip(kept, (right, right[:3] + ["joy"], ["joy"] * 4), strict=False):
-        peaks = [scale * PEAKS[record.run.precision] * 1_000_000 for scale in (0.5, 1, 1, 1)]
+        peaks = [scale * PEAKS[record.run.precision] * 500_000 for scale in (1, 2, 2, 2)]
         write_run(record, [*judged, "joy", "joy"], peaks, [1.0, 2.0, 3.0], more=f" {HOSTILE}" if judged != right else "")
     texts = join(kept)
     (folder / "sample.csv").write_text(csv_text(annotation.sample(texts, 12, np.random.default_rng(0))))
