@@ -103,7 +103,8 @@ def test_notebooks_run_by_hand_from_the_parameters_they_show(tmp_path):
         command = [Path(sys.executable).with_name("jupyter"), "execute", f"{name}.ipynb"]
         done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "reports" / "default" / "tables" / "summary.csv").is_file()
+    # By hand it is a draft: what affq report published before stays until the next one is whole.
+    assert (tmp_path / "reports" / "default" / "draft" / "tables" / "summary.csv").is_file()
 
 
 def test_every_block_of_the_readme_is_of_a_kind_that_is_tested():
