@@ -3,7 +3,7 @@
 # is not installed, transformers asks for tiktoken. Who installs that gets another error; sentencepiece (with protobuf) is what lacks.
 #
 # Versions: transformers 5.23.0, sentencepiece 0.2.2, protobuf 7.36.0, tiktoken 0.14.0.
-# Output seen (the message of each try, its first words):
+# Output seen (whether it loads, or which library the message of the error names):
 #   without either: tiktoken named True, sentencepiece named False
 #   with tiktoken: loads False
 #   with sentencepiece and protobuf: loads True
@@ -23,7 +23,8 @@ try:
     loaded, words = transformers.AutoTokenizer.from_pretrained("model").tokenize("so happy") != [], ""
 except Exception as error:
     loaded, words = False, str(error)
-print(f"{sys.argv[1]}:", f"loads {loaded}" if len(sys.argv) < 3 else " ".join([f"tiktoken named {'tiktoken' in words}, sentencepiece named {'sentencepiece' in words.lower()}"]))
+named = f"tiktoken named {'tiktoken' in words}, sentencepiece named {'sentencepiece' in words.lower()}"
+print(f"{sys.argv[1]}: {named if sys.argv[2:] == ['words'] else f'loads {loaded}'}")
 P
 PYTHONPATH=$place/sentencepiece "$place/venv/bin/python" - <<'P'
 import json, pathlib, sentencepiece

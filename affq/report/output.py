@@ -30,6 +30,8 @@ PUBLISHED = "published.json"
 LINKED = {"Tables, as CSV": ("tables", "csv", "tex"), "Charts, as PNG": ("charts", "png", "svg", "pdf")}
 FORMATS = {"tex": "LaTeX", "svg": "SVG", "pdf": "PDF"}
 REMEDY = "delete it, and publish again"
+# What csv_text puts in the place of what: a bare carriage return would not be quoted, and would break its row.
+GUARDS = (("\r\n?", "\n"), (r"\A(?=[=+\-@\t\n\0])", "'"))
 
 
 class Published(BaseModel):
@@ -132,10 +134,6 @@ def csv_text(frame: pd.DataFrame) -> str:
     for pattern, instead in GUARDS:
         whole = whole.replace(pattern, instead, regex=True)
     return whole.to_csv(index=False, lineterminator="\n")
-
-
-# A bare carriage return would not be quoted, and would break its row.
-GUARDS = (("\r\n?", "\n"), (r"\A(?=[=+\-@\t\n\0])", "'"))
 
 
 def _guarded(column: Hashable) -> Hashable:

@@ -271,7 +271,7 @@ class Reading(Generic[RunT]):
             self.about()
             texts, measurements = Counter(map(KEY_OF, self.generations())), self.measurements()
         except InputError as error:
-            return str(error.at(Path(str(error.place)).name)).removesuffix(f"; {REMEDY}")
+            return str(InputError(error.problem, place=Path(str(error.place)).name))  # the remedy is the failure's
         wanted = Counter(map(KEY_OF, self.run.study.requests))
         if texts != wanted:
             lacking, further = (wanted - texts).total(), (texts - wanted).total()
