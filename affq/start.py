@@ -1,6 +1,11 @@
 """The first step of the command affq: Ctrl-C ends it without a traceback even while its modules are imported."""
 
 import sys
+from typing import Any, cast
+
+# jsonschema would compile a grammar of internationalized addresses when it is imported with nbformat, for seconds, and then
+# never check one: it does without what cannot be imported.
+cast(dict[str, Any], sys.modules).setdefault("rfc3987_syntax", None)
 
 
 def entry() -> None:

@@ -271,6 +271,12 @@ def test_ctrl_c_while_the_command_is_imported_gives_no_traceback():
     assert project["scripts"]["affq"] == "affq.start:entry"
 
 
+def test_the_command_imports_papermill_without_the_grammar_of_addresses_and_the_sentences_without_torch():
+    code = "import sys; from affq import start; import papermill, nbconvert; from affq.report import charts, words; "
+    code += "sys.exit(bool({'lark', 'torch'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.fixture
 def lab(monkeypatch, tmp_path, write_study):
     """Call affq explore with options, in a folder beside that of the results; give the words that start JupyterLab."""

@@ -1,12 +1,17 @@
 """The lines of `affq plan`, in plain text: what will run, whether it fits, what int8 saves, what change of F1 can be seen."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from affq.analysis import WANTED
-from affq.models import memory
 from affq.study import Claim
+
+if TYPE_CHECKING:  # it imports torch, which the summary's sentences do without
+    from affq.models import memory
 
 SHORT = 40  # characters of a reason that is said again, where a longer one is "as above"
 
