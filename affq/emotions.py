@@ -1,6 +1,7 @@
 """The emotions that texts are asked for: their names, the words that name them, reference texts."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 EMOTIONS = ("anger", "disgust", "fear", "guilt", "joy", "sadness", "shame")
@@ -28,6 +29,11 @@ EMOTION_WORDS = {
 _ANY_EMOTION_WORD = re.compile(rf"\b(?:{'|'.join(EMOTION_WORDS.values())})\b", re.IGNORECASE)
 # Of lower-case text: several times faster than ignoring the case, and a study has a million texts.
 _WORD_OF = {emotion: re.compile(rf"\b(?:{words})\b") for emotion, words in EMOTION_WORDS.items()}
+
+
+def folded(label: str) -> str:
+    """Return a label as it is told from others: letter case, composed accents, and wide or hard spaces around it do not count."""
+    return unicodedata.normalize("NFKC", label).strip().casefold()
 
 
 def mask_emotion_words(text: str) -> str:

@@ -170,6 +170,8 @@ def test_sampled_once_is_not_estimable_for_these_prompts(write_study):
     these = found[(found["family"] == "overall") & (found["estimand"] == THESE_PROMPTS)]
     assert these["low_points"].isna().all()
     assert "not estimable: each text was drawn once" in words.differences(found, compared.greedy)
+    hardly = found.assign(estimate_points=-0.04, low_points=-3.0, high_points=2.0)
+    assert "+0.0 points of F1, 95 % interval -3.0 to +2.0" in words.differences(hardly, compared.greedy)
 
 
 def test_a_baseline_that_is_not_judged_leaves_no_difference(study):
@@ -191,13 +193,13 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
 
 
 def test_plan_says_once_what_all_models_have_in_common():
-    rows = [("a", "int8", 29.3, 274), ("a", "nf4", 29.3, 274), ("b", "int8", 29.3, 274), ("b", "nf4", 12.0, pd.NA)]
+    rows = [("a", "int8", 29.3, 274), ("a", "nf4", 29.3, 274), ("b", "int8", 29.3, 274), ("b", "nf4", 272.0, pd.NA)]
     columns = ["model", "precision", "detectable_points", "prompts_needed"]
     head, *lines = words.planned_power(pd.DataFrame(rows, columns=columns).assign(against="fp32"), "others")
     assert head.endswith("if prompts vary as in others:") and lines == [
         "each model: int8 against fp32: from 29 points; 5 points need 274 prompts",
         "a: nf4 against fp32: from 29 points; 5 points need 274 prompts",
-        "b: nf4 against fp32: from 12 points; 5 points need no number of prompts",
+        "b: nf4 against fp32: none, however large; 5 points need no number of prompts",
     ]
 
 

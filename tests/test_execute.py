@@ -49,8 +49,8 @@ def record(write_study, tmp_path, tiny_llama):
         ("import sys; sys.exit(0)", "error: the notebook ended without completing the run"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "kernel_died: the process of this run died without an error message; its log may say why; affq run --redo-failed "
-            "goes on from the texts that are there",
+            "kernel_died: the process of this run died without an error message; its log may say why; affq run with "
+            "--redo-failed goes on from the texts that are there",
         ),
         ("1 / 0", "error: ZeroDivisionError: division by zero"),
         ("from affq.models.loading import LoadError\nraise LoadError('no such weights')", "load_failed: no such weights"),

@@ -51,7 +51,7 @@ def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch)
     complete(record)
     now = software()
     monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
-    why = "the generating code changed; kept: affq run --redo-stale does it again"
+    why = "the generating code changed; kept: affq run with --redo-stale does it again"
     assert planned()["fp32"] == ("stale", why, False)
     assert planned(stale=True)["fp32"][2] and not planned(failed=True)["fp32"][2]
 
@@ -60,7 +60,7 @@ def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch)
 def test_failed_run_is_tried_again_where_it_may_end_otherwise(planned, record, again):
     record.start(ENVIRONMENT)
     record.fail(Failure(FailureKind("error"), "no", again=again))
-    why = "affq run tries it again" if again else "not tried again unless affq run --redo-failed"
+    why = "affq run tries it again" if again else "not tried again but by affq run with --redo-failed"
     assert planned()["fp32"] == ("failed", f"error: no; {why}", again)
     assert planned(failed=True)["fp32"][2]
 

@@ -6,7 +6,6 @@ emotion of the study, or `none`.
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import codes
-from affq.emotions import NONE
+from affq.emotions import NONE, folded
 from affq.errors import InputError
 from affq.inference import KEY
 from affq.stats import alpha, by_confusion, by_labels, kappa
@@ -69,7 +68,7 @@ def check(frame: pd.DataFrame, texts: pd.DataFrame, emotions: Sequence[str], pla
         raise InputError(f"{{place}} has no column {missing[0]}", place=place, remedy=remedy)
     known, choices = set(identified(texts)["id"]), (*emotions, NONE)
     seen = set()
-    given = as_letters(frame).assign(label=frame["label"].map(_folded))
+    given = as_letters(frame).assign(label=frame["label"].map(folded))
     for number, row in enumerate(given.to_dict("records"), 1):
         label, record = row["label"], f"{place}, record {number} (id {frame['id'].iloc[number - 1]!r})"
         if row["id"] not in known:
@@ -167,11 +166,6 @@ def bands(texts: pd.DataFrame, card: dict, rng: np.random.Generator) -> pd.DataF
         targets, judged = codes(asked["emotion"], emotions), codes(asked["judged_emotion"], emotions)
         rows.append((model, precision, len(asked), *by_confusion(targets, judged, counts, emotions, rng)))
     return pd.DataFrame(rows, columns=BAND)
-
-
-def _folded(label: str) -> str:
-    """Return a label without the space around it, also the wide or hard one of spreadsheets, in lower case."""
-    return unicodedata.normalize("NFKC", label).strip().casefold()
 
 
 def _column(person: str) -> str:

@@ -146,7 +146,7 @@ def differences(frame: pd.DataFrame) -> Axes:
         mark, colour = MARKS[row.precision], COLOURS[row.precision]
         place = ([row.estimate_points], [row.run])
         axes.errorbar(*place, xerr=spread, fmt=mark, color=colour, markersize=5, capsize=3, linewidth=1.2)
-        figures = f"{row.estimate_points:+.1f}; the other sign: {row.wrong_sign:.0%}"
+        figures = f"{row.estimate_points:+z.1f}; the other sign: {row.wrong_sign:.0%}"
         _note(axes, figures, (row.estimate_points, row.run), (0, 5))
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set(xlabel="points of emotion F1,\n95 % interval for prompts like these", ylabel="", ylim=(len(drawn) - 0.5, -0.7))

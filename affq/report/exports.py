@@ -34,7 +34,7 @@ def main_tables(summary: pd.DataFrame, differences: pd.DataFrame, claims: pd.Dat
     overall = differences[(differences["family"] == "overall") & differences["wrong_sign"].notna()]
     columns = [
         *_words(overall, "model", "precision", "against"),
-        _figures("difference of F1 (points)", "+.1f", overall, "estimate_points", "low_points", "high_points"),
+        _figures("difference of F1 (points)", "+z.1f", overall, "estimate_points", "low_points", "high_points"),
         _figures("p", ".3f", overall, "p"),
         _figures("p (Holm)", ".3f", overall, "p_holm"),
     ]

@@ -52,7 +52,7 @@ def of_dead_kernel(run: Run, free_bytes: int, killed_before: int | None, again: 
     if killed_before is not None and (oom_kills() or 0) > killed_before:
         words = "the system ended the process of this run for want of memory"
         return Failure(FailureKind.OUT_OF_MEMORY, words, _host_remedy(run, free_bytes))
-    remedy = f"its log may say why; {'the same command' if again else 'affq run --redo-failed'} {GOES_ON}"
+    remedy = f"its log may say why; {'the same command' if again else 'affq run with --redo-failed'} {GOES_ON}"
     return Failure(FailureKind.KERNEL_DIED, "the process of this run died without an error message", remedy, again=again)
 
 
@@ -61,7 +61,7 @@ def of_timeout(what: str, limit_s: float) -> Failure:
 
     what: run or cell.
     """
-    remedy = f"raise limits: {what}_s in the study; affq run --redo-failed {GOES_ON}"
+    remedy = f"raise limits: {what}_s in the study; affq run with --redo-failed {GOES_ON}"
     return Failure(FailureKind.TIMEOUT, f"a {what} took longer than the study's {limit_s:,} s, and was ended", remedy)
 
 

@@ -67,9 +67,9 @@ class Planned:
         """Why the run has its status, and what is done about it, in a few words."""
         does = ""
         if self.status == Status.STALE and not self.to_run:
-            does = "kept: affq run --redo-stale does it again"
+            does = "kept: affq run with --redo-stale does it again"
         elif self.status == Status.FAILED and not self.to_run:
-            does = "not tried again unless affq run --redo-failed"
+            does = "not tried again but by affq run with --redo-failed"
         elif self.status == Status.FAILED:
             does = "affq run tries it again" + (f", since {', '.join(self.changes)}" if self.changes else "")
         return "; ".join(filter(None, (self.state.note, does)))

@@ -1,13 +1,12 @@
 """Judges that others made: sequence classifiers of a folder or of the hub, whose labels stand for emotions."""
 
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from affq.emotions import NONE
+from affq.emotions import NONE, folded
 from affq.errors import InputError
 from affq.files import slug
 from affq.models import LOCAL, sources
@@ -42,15 +41,15 @@ class SequenceClassifier:
         """The emotion, or what else, that each of its labels stands for, in the order of its logits."""
         named = self.source.config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
         try:
-            own = [_folded(str(named[key])) for key in sorted(named, key=int)]
+            own = [folded(str(named[key])) for key in sorted(named, key=int)]
         except (AttributeError, TypeError, ValueError):
             problem = "{place} has an id2label that is no mapping of numbers"
             raise InputError(problem, place=self.source.folder / "config.json") from None
-        stands_for = {_folded(label): emotion for label, emotion in self.labels}
+        stands_for = {folded(label): emotion for label, emotion in self.labels}
         if len(stands_for) < len(self.labels):
             problem = f"two labels for judge {self.source.name} differ by letter case or accents alone"
             raise InputError(problem, value=[label for label, _ in self.labels], remedy="leave one out")
-        if unknown := [label for label, _ in self.labels if _folded(label) not in own]:
+        if unknown := [label for label, _ in self.labels if folded(label) not in own]:
             problem = f"judge {self.source.name} has no label {unknown[0]!r}; its labels: {', '.join(own)}"
             raise InputError(problem, value=unknown[0])
         answers = tuple(stands_for.get(label, label) for label in own)
@@ -141,11 +140,6 @@ class SequenceClassifier:
             of_labels[where] = (torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)).numpy()
         columns = [[i for i, answer in enumerate(self.answers) if answer == emotion] for emotion in self.emotions]
         return np.stack([of_labels[:, i].max(axis=1) if several else of_labels[:, i].sum(axis=1) for i in columns], axis=1)
-
-
-def _folded(label: str) -> str:
-    """Return a label as it is told from others: whatever its letter case, and composed or not, as files of some systems are."""
-    return unicodedata.normalize("NFC", label).casefold()
 
 
 def _embeds(model: "PreTrainedModel", token_id: int | None) -> bool:

@@ -36,7 +36,7 @@ STATISTICS = {
     "weights_saving": Statistic("saving of stored weights", "weights_bytes", 0, 1, 0, ".1f", " %"),
     "peak_saving": Statistic("saving of peak memory", "peak_bytes", 0, 1, 0, ".1f", " %"),
     "latency_ratio": Statistic("ratio of seconds a text", "latency_s", 0, math.inf, 1, ".2f", scale=1),
-    "emotion_f1_difference": Statistic("difference of emotion F1", "emotion_f1", -1, 1, 0, "+.1f", " points"),
+    "emotion_f1_difference": Statistic("difference of emotion F1", "emotion_f1", -1, 1, 0, "+z.1f", " points"),
 }
 
 

@@ -39,7 +39,7 @@ def _f1_change(high: pd.Series, low: pd.Series, differences: pd.DataFrame) -> st
     change = ""
     for row in differences[is_this].dropna(subset=["wrong_sign", "low_points"]).itertuples():
         chance = ", which chance could give" if row.low_points <= 0 <= row.high_points else ""
-        change = f", {row.estimate_points:+.0f} points (95 % interval {row.low_points:+.0f} to {row.high_points:+.0f}){chance}"
+        change = f", {row.estimate_points:+z.0f} points (95 % interval {row.low_points:+z.0f} to {row.high_points:+z.0f}){chance}"
     masked = [row["emotion_f1_masked"] for row in (low, high)]
     hidden = "" if pd.isna(masked[0]) else f"; with emotion words masked {masked[0]:.2f} and {masked[1]:.2f}"
     return (
@@ -57,13 +57,13 @@ def differences(frame: pd.DataFrame, greedy: bool) -> str:
     tests = f"{len(tested)} test{'s' * (len(tested) > 1)}"
     lines = []
     for row in tested.itertuples():
-        points = f"- **{run_name(row.model, row.precision)} against {row.against}**: {row.estimate_points:+.1f} points of F1"
+        points = f"- **{run_name(row.model, row.precision)} against {row.against}**: {row.estimate_points:+z.1f} points of F1"
         if np.isnan(row.low_points):
             lines.append(f"{points}; too few prompts, or all alike, so that there is no interval.")
             continue
         short = " The interval may hold the truth less often than it says." if row.falls_short else ""
         lines.append(
-            f"{points}, 95 % interval {row.low_points:+.1f} to {row.high_points:+.1f} for {PROMPTS_LIKE_THESE}; p {_p(row.p)} "
+            f"{points}, 95 % interval {row.low_points:+z.1f} to {row.high_points:+z.1f} for {PROMPTS_LIKE_THESE}; p {_p(row.p)} "
             f"(Holm-adjusted for {tests}: {_p(row.p_holm)}). The chance that the true difference has the other sign is "
             f"{row.wrong_sign:.0%} under a flat prior; effect size d_z = {row.effect_size:.2f}.{short}"
         )
@@ -87,7 +87,7 @@ def _of_these(overall: pd.DataFrame, greedy: bool) -> str:
     if these["low_points"].isna().all():
         return f"For *{THESE_PROMPTS}* the interval is not estimable: each text was drawn once (`samples: 1`)."
     lines = [
-        f"- {run_name(row.model, row.precision)} {row.estimate_points:+.1f} ({row.low_points:+.1f} to {row.high_points:+.1f})"
+        f"- {run_name(row.model, row.precision)} {row.estimate_points:+z.1f} ({row.low_points:+z.1f} to {row.high_points:+z.1f})"
         for row in these.itertuples()
     ]
     return "\n".join([f"For *{THESE_PROMPTS}* alone, with the interval over what sampling gives:", "", *lines])
@@ -122,12 +122,17 @@ def detectable(frame: pd.DataFrame) -> str:
         prompts = "no number of" if pd.isna(row.prompts_needed) else row.prompts_needed
         more = "" if pd.isna(row.samples_needed) else f", or {row.samples_needed} samples of each of these"
         lines.append(
-            f"- **{run_name(row.model, row.precision)} against {row.against}**: {row.detectable_points:.1f} points; a change of "
-            f"{100 * WANTED:.0f} points would need {prompts} prompts{more}."
+            f"- **{run_name(row.model, row.precision)} against {row.against}**: {least(row.detectable_points, '.1f')}; a change "
+            f"of {100 * WANTED:.0f} points would need {prompts} prompts{more}."
         )
     samples = f" and {first['samples']} samples of each" if first["samples"] > 1 else ""
-    head = f"With {first['prompts']} prompts{samples}, one paired test at 5 % detects, with 80 % power, a change of F1 of:"
+    head = f"With {first['prompts']} prompts{samples}, one paired test at 5 % detects, with 80 % power, a change of F1:"
     return "\n".join([head, "", *lines])
+
+
+def least(detectable_points: float, digits: str) -> str:
+    """Return from what change of F1 on a study sees it. F1 lies between 0 and 1: a change cannot exceed 100 points."""
+    return "none, however large" if detectable_points > 100 else f"from {detectable_points:{digits}} points"
 
 
 def by_prompts(frame: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from affq.analysis import WANTED
+from affq.report.words.comparisons import least
 from affq.study import Claim
 
 if TYPE_CHECKING:  # it imports torch, which the summary's sentences do without
@@ -84,7 +85,7 @@ def planned_power(detectable: pd.DataFrame, texts: str) -> list[str]:
     changes: dict[str, list[str]] = {}  # which models each is that of
     for row in detectable.dropna(subset="detectable_points").itertuples():
         needed = "no number of" if pd.isna(row.prompts_needed) else f"{row.prompts_needed:,}"
-        change = f"from {row.detectable_points:.0f} points; {100 * WANTED:.0f} points need {needed} prompts"
+        change = f"{least(row.detectable_points, '.0f')}; {100 * WANTED:.0f} points need {needed} prompts"
         changes.setdefault(f"{row.precision} against {row.against}: {change}", []).append(row.model)
     lines: list[str] = []
     for change, models in changes.items():
