@@ -6,7 +6,7 @@ import pytest
 from conftest import ENVIRONMENT, complete, generations
 
 from affq.errors import InputError
-from affq.results import Failure, FailureKind
+from affq.results import Failure, FailureKind, reading
 from affq.results import record as records
 from affq.results.provenance import software
 from affq.runner import planning
@@ -50,7 +50,7 @@ def test_what_is_done_stays_unless_it_is_forced(planned, record):
 def test_stale_run_says_why_and_stays_unless_asked(planned, record, monkeypatch):
     complete(record)
     now = software()
-    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
+    monkeypatch.setattr(reading, "software", lambda: {**now, "code_digest": "other"})
     why = "the generating code changed; kept: affq run with --redo-stale does it again"
     assert planned()["fp32"] == ("stale", why, False)
     assert planned(stale=True)["fp32"][2] and not planned(failed=True)["fp32"][2]
@@ -101,12 +101,13 @@ def test_partial_run_whose_texts_will_not_be_kept_says_so(planned, record, monke
     record.append(generations(record.run.study)[:2], {})
     assert planned()["fp32"] == ("partial", "2 of 6 texts kept", True)
     now = software()
-    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other"})
+    monkeypatch.setattr(reading, "software", lambda: {**now, "code_digest": "other"})
     assert planned()["fp32"] == ("partial", "0 of 6 texts kept: the generating code changed", True)
 
 
 def test_run_of_another_version_stays_unless_it_is_forced(planned, record, monkeypatch):
-    monkeypatch.setattr(records, "FORMAT", 99)
+    for part in (records, reading):
+        monkeypatch.setattr(part, "FORMAT", 99)
     complete(record)
     monkeypatch.undo()
     status, reason, to_run = planned()["fp32"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affq import files
 from affq.errors import InputError
-from affq.results import Failure, FailureKind
+from affq.results import Failure, FailureKind, reading
 from affq.results import record as records
 from affq.results.provenance import software
 from affq.study.study import load_study
@@ -200,7 +200,7 @@ def test_end_that_cannot_be_read_is_no_end(record):
 def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatch):
     complete(record)
     now = software()
-    monkeypatch.setattr(records, "software", lambda: {**now, "versions": {**now["versions"], "torch": "99.0"}})
+    monkeypatch.setattr(reading, "software", lambda: {**now, "versions": {**now["versions"], "torch": "99.0"}})
     status, note = said_of(record)
     assert status == "stale" and note == f"torch {now['versions']['torch']} → 99.0"
 
@@ -208,7 +208,7 @@ def test_run_of_other_versions_is_stale_and_says_what_changed(record, monkeypatc
 def test_run_of_other_generating_code_is_stale(record, monkeypatch):
     complete(record)
     now = software()
-    monkeypatch.setattr(records, "software", lambda: {**now, "code_digest": "other", "commit": "other"})
+    monkeypatch.setattr(reading, "software", lambda: {**now, "code_digest": "other", "commit": "other"})
     assert said_of(record) == ("stale", "the generating code changed")
 
 
@@ -241,7 +241,7 @@ def test_scores_are_made_once_and_again_when_scorer_or_code_changed(record, monk
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6] and len(record.scores("judge")) == 6
-    monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 
@@ -253,7 +253,7 @@ def not_here(generations):
 def test_scores_stay_where_what_would_make_them_again_is_not_here(record, monkeypatch):
     complete(record).score("judge", {"revision": "a"}, lambda _: judgements(record))
     record.score("judge", {"revision": None}, not_here)  # they are there: nobody is asked
-    monkeypatch.setattr(records, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"revision": None}, not_here)
     assert record.scores_are_stale("judge") and len(record.scores("judge")) == 6
     with pytest.raises(InputError, match="the judge is not here"):
@@ -400,11 +400,11 @@ def test_timed_texts_without_a_counterpart_are_not_read(record):
 @pytest.fixture
 def snapshot(record):
     complete(record).score("judge", {}, lambda _: judgements(record))
-    return records.snapshots(record.folder.parents[2], record.run.study)[0]
+    return reading.snapshots(record.folder.parents[2], record.run.study)[0]
 
 
 def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_it(snapshot, monkeypatch):
-    monkeypatch.setattr(records, "_FAULTS", {})  # what was checked in this process before
+    monkeypatch.setattr(reading, "_FAULTS", {})  # what was checked in this process before
     asked = Counter()
 
     def counted(holder, name):
@@ -416,7 +416,7 @@ def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_i
 
         monkeypatch.setattr(holder, name, count)
 
-    for holder, name in ((files, "read_json"), (files, "read_jsonl"), (records, "sha256_of")):
+    for holder, name in ((files, "read_json"), (files, "read_jsonl"), (reading, "sha256_of")):
         counted(holder, name)
     for _ in range(2):
         assert snapshot.complete and snapshot.failure() is None and snapshot.state().status == "ok"
@@ -443,7 +443,7 @@ def test_snapshot_stays_as_it_was_taken_and_a_record_does_not(snapshot, record):
 
 def test_snapshot_of_a_partial_run_reads_its_texts_once(record, monkeypatch):
     begun(record)
-    snapshot, reads = records.snapshots(record.folder.parents[2], record.run.study)[0], []
+    snapshot, reads = reading.snapshots(record.folder.parents[2], record.run.study)[0], []
     read = files.Journal.batches
     monkeypatch.setattr(files.Journal, "batches", lambda journal, key: reads.append(1) or read(journal, key))
     assert [said_of(snapshot) for _ in range(2)] == [("partial", "6 of 6 texts kept")] * 2

@@ -10,7 +10,7 @@ import pandas as pd
 from affq import files
 from affq.errors import InputError
 from affq.results import schemas
-from affq.results.record import AskedStudy, study_folder
+from affq.results.reading import AskedStudy, study_folder
 
 
 class NotedText(TypedDict):

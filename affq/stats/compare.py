@@ -7,6 +7,7 @@ emotions and samples are compared as one array, stacked along a last axis of two
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,12 +37,22 @@ def median_interval(readings: Sequence[float] | np.ndarray, level: float = LEVEL
 
     Between order statistics, so that no distribution is assumed (Conover 1999, Practical Nonparametric Statistics, 3.2).
     """
+    ranks = _median_ranks(len(readings), level)
+    if ranks is None:
+        return np.nan, np.nan
+    low, high = np.sort(np.asarray(readings, dtype=float))[list(ranks)]
+    return float(low), float(high)
+
+
+@lru_cache
+def _median_ranks(count: int, level: float) -> tuple[int, int] | None:
+    """Return which of so many ordered readings, the least being 0, are the interval's ends; None of too few."""
     from scipy.stats import quantile_test
 
-    if len(readings) < 2:
-        return np.nan, np.nan
-    interval = quantile_test(np.asarray(readings, dtype=float), p=0.5).confidence_interval(confidence_level=level)
-    return float(interval.low), float(interval.high)
+    if count < 2:
+        return None
+    interval = quantile_test(np.arange(count, dtype=float), p=0.5).confidence_interval(confidence_level=level)
+    return None if np.isnan([interval.low, interval.high]).any() else (int(interval.low), int(interval.high))
 
 
 def level_of(rounds: int) -> float:

@@ -17,7 +17,7 @@ import atexit, functools, json, os, sys, time
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 
-CLASSES = {"affq.results.record": ("Reading", "Record")}  # else the functions of the module itself
+CLASSES = {"affq.results.reading": ("Reading",), "affq.results.record": ("Record",)}  # else the functions of the module itself
 HASHES = {"affq.models.weights": ("fingerprint", "remembered_sha256")}
 WATCHED = {"affq.files", "affq.results.locks", *CLASSES, *HASHES}
 spent_s, depth = {}, 0
