@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 import transformers
-from conftest import SIZES, save_tiny
+from conftest import SIZES, affq, save_tiny
 
 from affq.results import locks
 
 AFFQ = Path(sys.executable).with_name("affq")
-
-
-def affq(folder, *words):
-    return subprocess.run([AFFQ, *map(str, words)], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +38,13 @@ def texts(results):
 
 
 def statuses(folder, *words):
-    return [planned["status"] for planned in json.loads(affq(folder, "plan", "toy.yaml", "--json", *words).stdout)]
+    return [planned["status"] for planned in json.loads(affq("plan", "toy.yaml", "--json", *words, cwd=folder).stdout)]
 
 
 @pytest.mark.parametrize("target", ["affq", pytest.param("its kernel", marks=pytest.mark.full)])
 def test_killed_while_generating_the_texts_are_those_of_an_undisturbed_run(study, target):
     folder = study.parent
-    assert affq(folder, "run", study.name, "--results", "undisturbed").returncode == 0
+    assert affq("run", study.name, "--results", "undisturbed", cwd=folder).returncode == 0
     run = subprocess.Popen([AFFQ, "run", study.name, "--json"], cwd=folder, stdout=subprocess.PIPE, text=True)
     for line in run.stdout:
         event = json.loads(line)
@@ -65,7 +61,7 @@ def test_killed_while_generating_the_texts_are_those_of_an_undisturbed_run(study
         kernels[0].kill()
         run.stdout.read()
         assert run.wait() == 0  # a dead kernel is begun again by itself
-    assert affq(folder, "run", study.name).returncode == 0
+    assert affq("run", study.name, cwd=folder).returncode == 0
     assert texts(folder / "reports") == texts(folder / "undisturbed")
     (about,) = (folder / "reports").glob("toy/runs/*/run.json")
     assert json.loads(about.read_text())["texts_kept"] >= kept
@@ -84,7 +80,7 @@ def test_asked_to_end_it_says_how_to_go_on_and_leaves_no_process(study, number):
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130 and "the same command goes on from there" in said
-    (planned,) = json.loads(affq(folder, "plan", "toy.yaml", "--json").stdout)
+    (planned,) = json.loads(affq("plan", "toy.yaml", "--json", cwd=folder).stdout)
     assert planned["status"] == "failed" and planned["reason"].startswith("interrupted") and planned["to_run"]
     assert locks.end_processes(str((folder / "reports" / "toy" / "runs").resolve())) == []
 
@@ -138,11 +134,11 @@ def test_kernel_that_the_system_ends_for_want_of_memory_is_out_of_memory(write_s
         command = [sys.executable, "-c", IN_GROUP, group, AFFQ, "run", study.name]
         done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    for planned in json.loads(affq(tmp_path, "plan", study.name, "--json").stdout):  # the other run had its turn
+    for planned in json.loads(affq("plan", study.name, "--json", cwd=tmp_path).stdout):  # the other run had its turn
         assert planned["status"] == "failed" and not planned["to_run"]
         assert planned["reason"].startswith("out_of_memory: the system ended the process of this run for want of memory; ")
         assert re.search(r"loading needs about 1\.\d GB, 0\.\d were free", planned["reason"])
-    assert affq(tmp_path, "run", study.name, "--redo-failed").returncode == 0
+    assert affq("run", study.name, "--redo-failed", cwd=tmp_path).returncode == 0
 
 
 @contextmanager
@@ -160,19 +156,19 @@ def disk(place, *options):
 @pytest.mark.full
 @pytest.mark.parametrize("free_kb", [4, 16, 30])
 def test_full_disk_ends_in_a_sentence_and_goes_on_when_there_is_room(study, tmp_path, free_kb):
-    assert affq(tmp_path, "run", study.name, "--results", "undisturbed").returncode == 0
+    assert affq("run", study.name, "--results", "undisturbed", cwd=tmp_path).returncode == 0
     with disk(tmp_path / "small", "-o", f"size={free_kb}k") as small:
-        done = affq(tmp_path, "run", study.name, "--results", small)
+        done = affq("run", study.name, "--results", small, cwd=tmp_path)
         assert done.returncode in (1, 2) and "No space left on device" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        assert affq(tmp_path, "run", study.name, "--results", small).returncode == 0
+        assert affq("run", study.name, "--results", small, cwd=tmp_path).returncode == 0
         assert texts(small) == texts(tmp_path / "undisturbed")
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(study, tmp_path):
     with disk(tmp_path / "fixed", "-o", "ro") as fixed:
-        done = affq(tmp_path, "run", study.name, "--results", fixed)
+        done = affq("run", study.name, "--results", fixed, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
         f"affq: cannot read or write {fixed}/toy: Read-only file system; mend that, and the same command goes on\n",
@@ -181,7 +177,7 @@ def test_folder_that_cannot_be_written_is_one_sentence(study, tmp_path):
 
 @pytest.mark.full
 def test_record_that_is_damaged_or_gone_is_named_and_made_again(study, tmp_path):
-    assert affq(tmp_path, "run", study.name).returncode == 0
+    assert affq("run", study.name, cwd=tmp_path).returncode == 0
     wanted, (folder,) = texts(tmp_path / "reports"), tmp_path.glob("reports/toy/runs/*--*")
     for name in ("run.json", "generations.jsonl", "batches.jsonl", "measurements.json", "done.json"):
         whole = bytearray((folder / name).read_bytes())
@@ -189,9 +185,9 @@ def test_record_that_is_damaged_or_gone_is_named_and_made_again(study, tmp_path)
         (folder / name).write_bytes(whole)
         if name == "batches.jsonl":
             (folder / name).unlink()
-        (planned,) = json.loads(affq(tmp_path, "plan", "toy.yaml", "--json").stdout)
+        (planned,) = json.loads(affq("plan", "toy.yaml", "--json", cwd=tmp_path).stdout)
         assert planned["to_run"] and planned["status"] == "failed" and f"damaged: {name} " in planned["reason"]
-        assert affq(tmp_path, "run", study.name).returncode == 0
+        assert affq("run", study.name, cwd=tmp_path).returncode == 0
         assert statuses(tmp_path) == ["ok"] and texts(tmp_path / "reports") == wanted
     assert len(list((folder / "attempts").iterdir())) >= 5
 
@@ -211,7 +207,7 @@ def test_clock_that_is_set_back_changes_nothing(study, tmp_path):
     (tmp_path / "site" / "sitecustomize.py").write_text(CLOCK + also_in_kernels)
     path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path, "SET_BACK": str(tmp_path / "set-back")}
-    assert affq(tmp_path, "run", study.name, "--results", "undisturbed").returncode == 0
+    assert affq("run", study.name, "--results", "undisturbed", cwd=tmp_path).returncode == 0
     run = subprocess.Popen([AFFQ, "run", study.name, "--json"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     events = []
     for line in run.stdout:

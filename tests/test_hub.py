@@ -124,15 +124,31 @@ def server(tiny_llama):
     served.shutdown()
 
 
-def affq(folder, server, *words, **environment):
+def python(folder, server, *words, **environment):
+    """Run this environment's Python with the server for a hub, and a cache in the folder."""
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(folder / "hf"), "NO_PROXY": "*"}
     inherited = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
-    return subprocess.run(
-        [AFFQ, *words], cwd=folder, env={**inherited, **settings, **environment}, capture_output=True, text=True
-    )
+    environment = {**inherited, **settings, **environment}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
+def affq(folder, server, *words, **environment):
+    return python(folder, server, AFFQ, *words, **environment)
+
+
+FETCH = "from affq.models import hub; hub.fetch('someone/tiny', 'main')"
+
+
+def test_model_is_fetched_with_the_users_token_and_without_other_formats(server, tmp_path):
+    assert python(tmp_path, server, "-c", FETCH, HF_TOKEN=TOKEN).returncode == 0
+    assert f"Bearer {TOKEN}" in {authorization for _, authorization in server.seen}
+    assert not any("original" in path for path, _ in server.seen if "/resolve/" in path)
+    fetched = {path.name for path in (tmp_path / "hf" / "hub").glob("models--someone--tiny/snapshots/*/*")}
+    assert fetched == {path.name for path in server.folder.iterdir()}
+
+
+@pytest.mark.full
+def test_study_of_the_hub_is_run_and_reported_and_its_token_is_seen_nowhere(server, tmp_path):
     """A whole run from the protocol's server to the report, with a token planted in the environment."""
     study = {
         "models": ["someone/tiny"],
@@ -147,8 +163,6 @@ def test_model_is_fetched_once_and_its_token_is_seen_nowhere(server, tmp_path):
     run = affq(tmp_path, server, "run", "small.yaml", HF_TOKEN=TOKEN)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Fetching someone/tiny at main from the hub, " in run.stdout
-    assert f"Bearer {TOKEN}" in {authorization for _, authorization in server.seen}
-    assert not any("original" in path for path, _ in server.seen if "/resolve/" in path)  # other formats are not fetched
     asked = len(server.seen)
     report = affq(tmp_path, server, "report", "small.yaml", HF_TOKEN=TOKEN)
     assert report.returncode == 0, report.stdout + report.stderr
@@ -188,9 +202,7 @@ def test_cache_that_lacks_a_small_file_is_made_whole(server, tmp_path, tiny_llam
     """Without its chat template a model would be asked other prompts under the same commit."""
     snapshot = put_into_hub_cache(tmp_path / "hf" / "hub", "someone/tiny", tiny_llama)
     (snapshot / "chat_template.jinja").unlink()
-    code = "from affq.models import hub; hub.fetch('someone/tiny', 'main')"
-    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, check=True, capture_output=True)
+    assert python(tmp_path, server, "-c", FETCH).returncode == 0
     assert (snapshot / "chat_template.jinja").is_file()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import affq
 
 from affq.errors import printable
 from affq.results import Stage, Status
@@ -120,7 +121,7 @@ def test_events_for_programs_tell_a_run_from_beginning_to_end(small):
     assert stages[0] == "starting" and {"loading", "generating", "timing", "ending"} & set(stages)
     assert events[-2]["status"] == "ok" and events[-1]["ok"] == events[-1]["runs"] == 1
     assert (small.parent / events[-2]["log"]).is_file()
-    again = subprocess.run([AFFQ, "run", small.name, "--quiet"], cwd=small.parent, capture_output=True, text=True)
+    again = affq("run", small.name, "--quiet", cwd=small.parent)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
@@ -142,7 +143,7 @@ def test_interruption_ends_cleanly_and_says_how_to_go_on(small):
     assert process.returncode == 130
     assert err == "affq: stopped. What is done is kept; the same command goes on from there.\n", out + err
     assert children and not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
-    plan = subprocess.run([AFFQ, "plan", small.name], cwd=small.parent, capture_output=True, text=True)
+    plan = affq("plan", small.name, cwd=small.parent)
     assert plan.stdout.splitlines()[1].startswith("failed") and "interrupted: stopped by the user" in plan.stdout
 
 
