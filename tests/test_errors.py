@@ -77,7 +77,7 @@ STUDIES = {
     "unknown device": MINIMAL + "device: tpu\n",
     "unknown weights": MINIMAL + "weights: heavy\n",
     "random weights of no known shape": "models: [owner/name]\nprecisions: [bf16]\nweights: random\n",
-    "engine, which is no key any more": MINIMAL + "engine: eager\n",
+    "unknown engine": MINIMAL + "engine: eager\n",
     "aim with one round": MINIMAL + "measurement: {aim: 0.03}\n",
     "rounds without an aim": MINIMAL + "measurement: {rounds: 3}\n",
     "neither true nor false": MINIMAL + "offload: maybe\n",

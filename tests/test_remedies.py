@@ -44,7 +44,7 @@ STUDIES = [
         MINIMAL + "measurement: {aim: 0.03, rounds: 2}\n",
     ),
     (MINIMAL + "measurement: {rounds: 3}\n", "aim: 0.03", MINIMAL + "measurement: {rounds: 3, aim: 0.03}\n"),
-    (MINIMAL + "engine: eager\n", "leave it out", MINIMAL),
+    (MINIMAL + "engine: eager\n", "known: transformers", MINIMAL + "engine: transformers\n"),
     (MINIMAL + "perplexity: gpt-7\n", "or null", MINIMAL + "perplexity: null\n"),
     (MINIMAL + "claims: mine.yaml\n", "known: paper", MINIMAL + "claims: paper\n"),
     ("models: [smollm2-135m]\n", "a study needs models and precisions", MINIMAL),

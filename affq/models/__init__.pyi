@@ -3,10 +3,12 @@ from . import sources as sources
 from . import weights as weights
 from .checkpoints import LoadError as LoadError
 from .configuration import LOCAL as LOCAL
+from .engines import COMPILED as COMPILED
+from .engines import ENGINES as ENGINES
+from .engines import make_ready as make_ready
 from .loading import Stored as Stored
 from .loading import by_role as by_role
 from .loading import census as census
-from .loading import compute_once as compute_once
 from .loading import described as described
 from .loading import import_for as import_for
 from .loading import load as load

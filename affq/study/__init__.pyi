@@ -6,7 +6,6 @@ from .claims import read_claims as read_claims
 from .new import Draft as Draft
 from .new import draft as draft
 from .prompts import read_references as read_references
-from .study import ENGINE as ENGINE
 from .study import Run as Run
 from .study import Study as Study
 from .study import load_study as load_study

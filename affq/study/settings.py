@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
@@ -28,13 +28,9 @@ SHORT.maxstring = SHORT.maxother = 80
 
 
 class Settings(BaseModel):
-    """Settings that do not change; a key that is not among them, and a value of another type, is refused.
-
-    removed: what to do about keys that former versions of affq had.
-    """
+    """Settings that do not change; a key that is not among them, and a value of another type, is refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-    removed: ClassVar[dict[str, str]] = {}
 
 
 M = TypeVar("M", bound=Settings)
@@ -108,8 +104,8 @@ class Document:
             whole, remedy = self.path if self.name == FILE else place, f"a {self.what} needs {', '.join(first)} and {last}"
             return InputError(f"{self.name} names no {loc[-1]}", place=whole, remedy=remedy)
         if problem["type"] in ("extra_forbidden", "invalid_key"):
-            key, known, instead = loc[-1], _schema_at(model, loc[:-1])["properties"], model.removed.get(str(loc[-1]))
-            return InputError(f"unknown key {SHORT.repr(key)}", value=key, place=place, choices=known, remedy=instead)
+            key, known = loc[-1], _schema_at(model, loc[:-1])["properties"]
+            return InputError(f"unknown key {SHORT.repr(key)}", value=key, place=place, choices=known)
         schema, word = _schema_at(model, loc), self.words.get(loc)
         quoted = f"YAML takes {word} for {str(value).lower()}: put it in quotes" if word and isinstance(value, bool) else None
         if "enum" in schema:

@@ -14,7 +14,7 @@ from affq.emotions import EMOTIONS
 from affq.errors import InputError, command
 from affq.files import ascii_name, slug
 from affq.inference import Request, Sampling
-from affq.models import PRECISIONS, Source, sources, weights
+from affq.models import ENGINES, PRECISIONS, Source, sources, weights
 from affq.results import METRICS, OF_OTHER_TEXTS, kept_runs
 from affq.scoring import Judge, classifiers
 from affq.scoring import packaged as packaged_judges
@@ -36,7 +36,6 @@ from affq.study.study_file import (
 )
 
 MOST_TEXTS = 1_000_000  # of a run
-ENGINE = "transformers"  # what turns weights and prompts into tokens: its own generate, not compiled
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Run:
             "revision": self.model.revision,
             "weights": study.weights,
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
-            "engine": ENGINE,
+            "engine": study.engine,
             "offload": study.offload,
             "prompts_sha256": study.prompts_sha256,
             "emotions": list(study.emotions),
@@ -74,8 +73,12 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """Return `<model>--<precision>--<digest>`, the digest being that of the settings; without it for weights not known."""
+        """Return `<model>--<precision>--<digest>`, the digest being that of the settings; without it for weights not known.
+
+        The engine stands before the digest where it is not the first of ENGINES.
+        """
         name = f"{ascii_name(self.model.name)}--{self.precision}"
+        name += f"--{self.study.engine}" if self.study.engine != ENGINES[0] else ""
         return name if self.settings["revision"] is None else f"{name}--{_sha256(self.settings)[:10]}"
 
 
@@ -90,6 +93,7 @@ class Study:
     source: str
     models: tuple[Source, ...]
     precisions: tuple[str, ...]
+    engine: str
     weights: str
     device: str
     offload: bool
@@ -285,6 +289,7 @@ class _Names:
             source=source,
             models=tuple(models),
             precisions=tuple(file.precisions),
+            engine=file.engine,
             weights=file.weights,
             device=file.device,
             offload=file.offload,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 from pydantic.json_schema import GenerateJsonSchema
@@ -11,7 +11,7 @@ from pydantic_core import ValidationError
 
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
-from affq.models import weights
+from affq.models import ENGINES, weights
 from affq.scoring import packaged as packaged_judges
 from affq.study.settings import SHORT, OneOf, Precision, Settings
 
@@ -136,6 +136,7 @@ class StudyFile(Settings):
 
     models: list[Annotated[NamedModel, _or_its_name(NamedModel, "{model: its name, name: another}")]] = Field(min_length=1)
     precisions: list[Precision] = Field(min_length=1)
+    engine: Annotated[str, OneOf(ENGINES), Field(title="engine")] = ENGINES[0]
     weights: Literal["trained", "random"] = Field(default="trained", title="kind of weights")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offload: bool = False
@@ -154,8 +155,6 @@ class StudyFile(Settings):
     perplexity: Model | None = "smollm2-135m"
     claims: Annotated[str, _suggest(lambda: CLAIM_SETS)] = "paper"
     budget: Budget = Budget()
-
-    removed: ClassVar[dict[str, str]] = {"engine": "leave it out: transformers' own generate is the only engine"}
 
 
 def schema() -> dict[str, Any]:
