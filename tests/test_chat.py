@@ -9,10 +9,9 @@ from conftest import save_gguf
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from affq import models
 from affq.errors import InputError
 from affq.inference import chat, generate
-from affq.models import LoadError, weights
+from affq.models import LoadError, loading, weights
 from affq.results import FailureKind
 from affq.runner import endings
 from affq.study.study import load_study
@@ -84,7 +83,7 @@ def asked(words="Hello."):
 
 def text_of(folder, most=6, thinking=False):
     """Give the text that a folder's model writes, and how many steps it took."""
-    steps, (model, tokenizer) = [], models.load(folder, "fp32", "cpu")
+    steps, (model, tokenizer) = [], loading.load(folder, "fp32", "cpu")
     ((row,), _) = generate.texts(model, tokenizer, [asked()], most, lambda: steps.append(1), thinking=thinking)
     return row, len(steps)
 
@@ -114,7 +113,7 @@ def test_end_that_the_configuration_alone_declares_ends_a_text(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     for declared in ({"eos_token_id": 4}, {"text_config": {"eos_token_id": [4]}}):
         (folder / "config.json").write_text(json.dumps(config | declared))
-        assert models.loading._ends(folder, tokenizer_of(None)) == [1, 4]
+        assert loading._ends(folder, tokenizer_of(None)) == [1, 4]
 
 
 def test_what_no_file_declares_is_no_end(tmp_path):
@@ -124,13 +123,13 @@ def test_what_no_file_declares_is_no_end(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").unlink()
     assert transformers.AutoConfig.from_pretrained(folder).eos_token_id == 2
-    model, tokenizer = models.load(folder, "fp32", "cpu")
-    assert models.described(model, tokenizer)["ends"] == {"</s>": 1}
+    model, tokenizer = loading.load(folder, "fp32", "cpu")
+    assert loading.described(model, tokenizer)["ends"] == {"</s>": 1}
 
 
 def test_ends_are_recorded_with_their_tokens(tmp_path):
     folder = saved(tmp_path / "model", GOES_ON, tokenizer_of(TURNS), eos_token_id=[3, 1])
-    assert models.described(*models.load(folder, "fp32", "cpu"))["ends"] == {"</s>": 1, "<end>": 4, "<model>": 3}
+    assert loading.described(*loading.load(folder, "fp32", "cpu"))["ends"] == {"</s>": 1, "<end>": 4, "<model>": 3}
 
 
 def test_settings_that_cannot_be_read_are_a_load_error(tmp_path):
@@ -138,7 +137,7 @@ def test_settings_that_cannot_be_read_are_a_load_error(tmp_path):
     folder = saved(tmp_path / "broken", GOES_ON, tokenizer_of(ROLES + PROMPT))
     (folder / "generation_config.json").write_text('{"eos_token_id": 4')
     with pytest.raises(LoadError, match="cannot load broken"):
-        models.load(folder, "fp32", "cpu")
+        loading.load(folder, "fp32", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_thinking_is_off_where_the_template_turns_it_off(tmp_path, name):
     row, _ = text_of(folder, thinking=True)
     assert row["prompt"].endswith("<model>")
     assert (row["text"], row["thought_tokens"], row["new_tokens"]) == ("I was glad.", 3, 6)
-    assert models.described(*models.load(folder, "fp32", "cpu"))["thinking_switch"]
+    assert loading.described(*loading.load(folder, "fp32", "cpu"))["thinking_switch"]
 
 
 @pytest.mark.parametrize("special", [WORDS[1:7], WORDS[1:5]], ids=["special", "ordinary"])
@@ -211,7 +210,7 @@ def test_thoughts_are_cut_where_no_template_turns_them_off(tmp_path, template, t
     folder = saved(tmp_path / "thinker", THINKS, tokenizer_of(template, special))
     row, _ = text_of(folder, 8)
     assert (row["text"], row["thought_tokens"], row["new_tokens"], row["ended"]) == ("I was glad.", thought, thought + 3, True)
-    assert not models.described(*models.load(folder, "fp32", "cpu"))["thinking_switch"]
+    assert not loading.described(*loading.load(folder, "fp32", "cpu"))["thinking_switch"]
 
 
 def test_thought_that_does_not_end_leaves_no_text(tmp_path):
@@ -241,7 +240,7 @@ def test_thoughts_are_counted_by_hand(text, prompt, thought):
 
 
 def test_timed_text_is_cut_as_the_quality_passs(tmp_path):
-    model, tokenizer = models.load(saved(tmp_path / "thinker", THINKS, tokenizer_of(TURNS)), "fp32", "cpu")
+    model, tokenizer = loading.load(saved(tmp_path / "thinker", THINKS, tokenizer_of(TURNS)), "fp32", "cpu")
     inputs = generate.prepare(model, tokenizer, [asked()])
     token_ids = generate.exactly(model, tokenizer, inputs, 8)[0, -8:].tolist()
     reading = {"prompt_id": "Hello.", "emotion": "joy", "sample": 0, "round": 0, "new_tokens": 8, "token_ids": token_ids}
@@ -258,11 +257,11 @@ def test_thinking_is_a_setting_that_makes_another_run_where_it_is_on(write_study
 
 @pytest.mark.parametrize("sampling", [None, {"temperature": 1.0, "seed": 0}], ids=["greedy", "sampled"])
 def test_logits_that_are_no_numbers_at_any_token_fail_the_run(tmp_path, sampling):
-    model, tokenizer = models.load(saved(tmp_path / "model", "<model> I was glad. <end>", tokenizer_of(TURNS)), "fp32", "cpu")
+    model, tokenizer = loading.load(saved(tmp_path / "model", "<model> I was glad. <end>", tokenizer_of(TURNS)), "fp32", "cpu")
     with torch.no_grad():
         model.lm_head.weight.mul_(100)  # so that a draw is what the script says
         model.model.embed_tokens.weight[WORDS.index("was")] = float("nan")
-    models.compute_once(model, "fp32", generate.prepare(model, tokenizer, [asked()]))
+    loading.compute_once(model, "fp32", generate.prepare(model, tokenizer, [asked()]))
     with pytest.raises(
         generate.LogitsError, match="prompt 'Hello.', token 3 of the text: .* not finite .*; choose another"
     ) as error:
@@ -274,7 +273,7 @@ def test_logits_that_are_no_numbers_at_any_token_fail_the_run(tmp_path, sampling
 def test_what_is_computed_behind_the_end_of_a_text_fails_no_run(tmp_path):
     """A batch goes on until its last text has ended; what the others' padding gives is read by nobody."""
     tokenizer = tokenizer_of(TURNS, pad_token="[pad]")
-    model, tokenizer = models.load(saved(tmp_path / "model", "<model> I was glad. <end>", tokenizer), "fp32", "cpu")
+    model, tokenizer = loading.load(saved(tmp_path / "model", "<model> I was glad. <end>", tokenizer), "fp32", "cpu")
     with torch.no_grad():
         model.model.embed_tokens.weight[WORDS.index("[pad]")] = float("nan")
     texts, _ = generate.texts(model, tokenizer, [asked(), asked()], 6)
@@ -301,7 +300,7 @@ def test_what_is_computed_behind_the_end_of_a_text_fails_no_run(tmp_path):
 def test_template_that_asks_nothing_is_refused_with_what_to_do(tmp_path, template, said):
     """In the folder all remedies help: an own template, or none."""
     folder = saved(tmp_path / "model", GOES_ON, tokenizer_of(template))
-    model, tokenizer = models.load(folder, "fp32", "cpu")
+    model, tokenizer = loading.load(folder, "fp32", "cpu")
     with pytest.raises(InputError, match=said):
         generate.need_context(model, tokenizer, [asked()], 4)
     assert endings.KINDS["InputError"] == FailureKind.LOAD_FAILED
@@ -309,15 +308,15 @@ def test_template_that_asks_nothing_is_refused_with_what_to_do(tmp_path, templat
     assert text_of(folder)[0]["text"] == "I was glad."
     if isinstance(template, str):
         (folder / "chat_template.jinja").unlink()
-        model, tokenizer = models.load(folder, "fp32", "cpu")
+        model, tokenizer = loading.load(folder, "fp32", "cpu")
         assert chat.render(tokenizer, "Hello.") == "Hello."
 
 
 @pytest.mark.parametrize("template", ["", " \n"])
 def test_empty_template_is_none(tmp_path, template):
     """transformers would ask the model nothing by it."""
-    model, tokenizer = models.load(saved(tmp_path / "model", GOES_ON, tokenizer_of(template)), "fp32", "cpu")
-    assert chat.render(tokenizer, "Hello.") == "Hello." and models.described(model, tokenizer)["chat_template"] == "none"
+    model, tokenizer = loading.load(saved(tmp_path / "model", GOES_ON, tokenizer_of(template)), "fp32", "cpu")
+    assert chat.render(tokenizer, "Hello.") == "Hello." and loading.described(model, tokenizer)["chat_template"] == "none"
 
 
 def test_default_of_several_templates_is_used():
@@ -329,7 +328,7 @@ def test_pad_token_that_the_model_has_no_embedding_for_is_replaced(tmp_path):
     tokenizer = tokenizer_of(TURNS, pad_token="[pad]")  # the last word
     says("<model> I was glad. <end>", len(WORDS) - 1).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    model, tokenizer = models.load(tmp_path / "model", "fp32", "cpu")
+    model, tokenizer = loading.load(tmp_path / "model", "fp32", "cpu")
     assert tokenizer.pad_token == "</s>"
     texts, _ = generate.texts(model, tokenizer, [asked(), asked("I was glad.")], 6)
     assert [text["text"] for text in texts] == ["I was glad."] * 2
@@ -344,14 +343,14 @@ def test_ends_of_a_gguf_file_stay_when_it_is_converted(tmp_path):
     file = save_gguf(tmp_path / "ends.gguf", eos=5, eot=6, eom=7)
     weights.convert_gguf(file, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [5, 6, 7]
-    assert models.load(tmp_path / "out", "fp32", "cpu")[0].generation_config.eos_token_id == [5, 6, 7]
+    assert loading.load(tmp_path / "out", "fp32", "cpu")[0].generation_config.eos_token_id == [5, 6, 7]
 
 
 def test_gguf_file_that_names_no_end_gets_none(tmp_path):
     """The class of the model would make up token 2."""
     weights.convert_gguf(save_gguf(tmp_path / "endless.gguf", eos=None), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()).get("eos_token_id") is None
-    assert models.load(tmp_path / "out", "fp32", "cpu")[0].generation_config.eos_token_id is None
+    assert loading.load(tmp_path / "out", "fp32", "cpu")[0].generation_config.eos_token_id is None
 
 
 def test_what_an_earlier_affq_converted_is_left_alone(tiny_gguf, monkeypatch):

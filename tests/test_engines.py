@@ -1,10 +1,15 @@
 """Engines: what turns weights and prompts into tokens."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import affq
 
+from affq.analysis import Results
 from affq.inference import generate
 from affq.models import COMPILED, PrecisionError, engines, load
 from affq.study.study import load_study
@@ -33,19 +38,45 @@ def test_what_transformers_would_not_compile_is_refused(tiny_llama):
     assert model.generation_config.cache_implementation is None
 
 
+# In a process of its own: torch's compiler minds what else was imported, as a test's plugins import it.
+COMPILE = """
+import json, sys
+from pathlib import Path
+import torch
+from affq.inference import generate
+from affq.models import COMPILED, load, make_ready
+model, tokenizer = load(Path(sys.argv[1]), "fp32", torch.device("cpu"))
+requests, graphs = json.loads(sys.argv[2]), torch._dynamo.utils.counters["stats"]
+inputs = generate.prepare(model, tokenizer, requests)
+longest = inputs["input_ids"].shape[1] + 8
+usual, _ = generate.texts(model, tokenizer, requests, 8)
+seconds = make_ready(model, "fp32", COMPILED, inputs, longest)
+first, cache_bytes = generate.texts(model, tokenizer, requests, 8)
+compiled = graphs["unique_graphs"]
+second, _ = generate.texts(model, tokenizer, requests[::-1], 6)
+once = compiled == graphs["unique_graphs"] >= 1
+print(json.dumps([usual == first, once, [text["prompt_id"] for text in second], cache_bytes / longest, seconds["compile_s"]]))
+"""
+
+
+@pytest.mark.full
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here, which torch compiles for a CPU by")
-def test_compiled_texts_are_those_of_the_usual_engine_at_fp32_and_two_batches_of_a_size_are_compiled_once(tiny_llama):
-    model, tokenizer = loaded(tiny_llama)
-    expected, _ = generate.texts(model, tokenizer, REQUESTS, 8)
-    longest = generate.prepare(model, tokenizer, REQUESTS)["input_ids"].shape[1] + 8
-    torch._dynamo.utils.counters.clear()
-    assert engines.make_ready(model, "fp32", COMPILED, generate.prepare(model, tokenizer, REQUESTS), longest)["compile_s"] > 0
-    texts, cache_bytes = generate.texts(model, tokenizer, REQUESTS, 8)
-    assert texts == expected
-    # Keys and values of two layers, two heads 32 wide, four bytes each, of two texts, for the longest.
-    assert cache_bytes == 2 * 2 * 2 * 32 * 4 * 2 * longest
-    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert compiled >= 1
-    again, _ = generate.texts(model, tokenizer, REQUESTS[::-1], 6)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
-    assert [text["prompt_id"] for text in again] == ["b", "a"]
+def test_compiled_texts_are_the_usual_engines_at_fp32_and_batches_of_one_size_are_compiled_once(tiny_llama):
+    command = [sys.executable, "-c", COMPILE, str(tiny_llama), json.dumps(REQUESTS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    same, once, ids, bytes_a_token, compile_s = json.loads(done.stdout)
+    assert same and once and ids == ["b", "a"] and compile_s > 0
+    # Keys and values of two layers, two heads 32 wide, four bytes each, of two texts.
+    assert bytes_a_token == 2 * 2 * 2 * 32 * 4 * 2
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here, which torch compiles for a CPU by")
+def test_run_of_the_compiled_engine_says_how_long_it_compiled_and_int8_is_a_row(write_study, tmp_path, tiny_llama):
+    study = write_study(models=[str(tiny_llama)], engine=COMPILED)
+    assert affq("run", study.name, cwd=tmp_path).returncode == 1
+    results = Results(load_study(study), tmp_path / "reports")
+    assert results.summary["engine"].tolist() == [COMPILED] * 2
+    assert results.summary["status"].tolist() == ["ok", "failed"] and "does not compile" in results.summary["note"][1]
+    assert results.time_spent["compile_s"][0] > 1
