@@ -62,9 +62,9 @@ def write(study, results):
         record.start({"hardware": {"device": "cpu"}, "weights_sha256": "f00"})
         record.append(rows, {"phases": {"decode": PEAK}})
         timed = [
-            {"prompt_id": f"p{n}", "emotion": "joy", "sample": 0, "round": 0, "ttft_s": 0.1, "latency_s": 1 + rng.random() / 9}
-            | {"new_tokens": 8, "token_ids": [1] * 8}
-            for n in range(10)
+            {key: row[key] for key in KEY}
+            | {"round": 0, "ttft_s": 0.1, "latency_s": 1 + rng.random() / 9, "new_tokens": 8, "token_ids": [1] * 8}
+            for row in rows[:10]
         ]
         one = {"warmup_s": [1.0], "steady": True, "rounds": 1, "width": None, "stopped": "cap", "load": load, "texts": timed}
         record.keep_pass(1, one | {"tokens": []})
