@@ -10,7 +10,12 @@ import sys
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from affq.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGE, KEPT, HOME = ROOT / "docs" / "gpu.md", ROOT / "docs" / "gpu.json", ROOT / ".gpu" / "home"
@@ -36,6 +41,7 @@ order:
 It leaves `gpu.json` and `records.tar.gz`; `python scripts/gpu_record.py FOLDER` makes this page of them.
 [CONTRIBUTING](../CONTRIBUTING.md#a-card) says how.
 """
+REHEARSAL = "**A rehearsal** on a processor, with small twins of the models: no card was seen.\n"
 
 
 def page(content: Row | None) -> str:
@@ -46,7 +52,7 @@ def page(content: Row | None) -> str:
     rows = {name: stages.get(name, {}).get("rows", []) for name in ("tests", "default", "paper", "too_large", "throughput")}
     parts = [
         HEAD,
-        *("**A rehearsal** on a processor, with small twins of the models: no card was seen.\n" if content["rehearsal"] else "",),
+        REHEARSAL if content["rehearsal"] else "",
         about(content, machine),
         section(
             "The paper's configurations", sizes(content["random"]), paper_table(rows["paper"], machine), within(rows["paper"])
@@ -225,39 +231,61 @@ def joined(calls: Sequence[Row]) -> Row:
     whole = calls[0]
     for call in calls[1:]:
         begun = {name: stage for name, stage in call["stages"].items() if stage["rows"]}
-        again = {claim["study"] for claim in call["claims"]}
         whole = whole | {name: whole[name] + call[name] for name in ("minutes", "seconds")}
         whole["stages"] = whole["stages"] | begun
-        whole["claims"] = [claim for claim in whole["claims"] if claim["study"] not in again] + call["claims"]
         whole["not_begun"] = [entry for entry in whole["not_begun"] if entry["stage"] not in begun] + call["not_begun"]
     return whole
 
 
 def bring_home(folders: Sequence[Path], home: Path = HOME) -> Row:
-    """Unpack what came home into a fresh folder, judge the default model's texts, and return gpu.json with their F1 in it."""
+    """Unpack what came home into a fresh folder, and return gpu.json with what only the records together give.
+
+    That is the default model's F1, which is judged here, beside what the default study's report has of a CPU; and the claims'
+    verdicts, of all calls together, and of one that was cut off before its own.
+    """
+    from affq import load_study
+
+    calls = [json.loads((folder / "gpu.json").read_text(encoding="utf-8")) for folder in folders]
+    if len({call["machine"]["hardware"]["device_name"] for call in calls}) > 1:
+        sys.exit("these calls were on different cards: name those of one")
     home.mkdir(parents=True)
     for folder in folders:
         with tarfile.open(folder / "records.tar.gz") as archive:
             archive.extractall(home, filter="data")
-    content = joined([json.loads((folder / "gpu.json").read_text(encoding="utf-8")) for folder in folders])
-    return content | {"judged": judge(home)}
+    content = joined(calls)
+    there = [
+        load_study(path, home / "results") for path in (home / "gpu-default.yaml", home / "gpu-paper.yaml") if path.is_file()
+    ]
+    content["claims"] = [verdict for study in there for verdict in verdicts(study, home / "results")]
+    return content | {"judged": [row for study in there if study.judged for row in judge(study, home / "results")]}
 
 
-def judge(home: Path) -> list[Row]:
-    """Return for each precision of the default model its F1, and what the default study's report has of a CPU."""
+def verdicts(study: "Study", results: Path) -> list[Row]:
+    """Return affq's own verdicts on the claims of memory (C1) and of time (C4) by a study's figures; none without any."""
+    from affq import Results
+
+    every = Results(study, results)
+    if not any(record.complete for record in every.records):
+        return []
+    return plain(every.claims[every.claims["claim"].str.startswith(("C1", "C4"))])
+
+
+def judge(study: "Study", results: Path) -> list[Row]:
+    """Return for each precision of the default model its F1, judged now, and the figures of a CPU."""
     import pandas as pd
 
-    from affq import Results, load_study
+    from affq import Results
     from affq.runner import score_study
 
-    path, results = home / "gpu-default.yaml", home / "results"
-    if not path.is_file():
-        return []
-    study = load_study(path, results)
     score_study(study, results)
     cpu = pd.read_csv(CPU).set_index("precision").add_prefix("cpu_")[["cpu_emotion_f1", "cpu_latency_s"]]
     here = Results(study, results).summary.set_index("precision")[["emotion_f1"]]
-    return json.loads(here.join(cpu).reset_index().to_json(orient="records"))
+    return plain(here.join(cpu).reset_index())
+
+
+def plain(frame: "DataFrame") -> list[Row]:
+    """Return a frame's rows as JSON has them: what is unknown is None."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def main() -> None:

@@ -177,6 +177,13 @@ def test_affq_has_a_version_where_a_clone_is_all_there_is(tmp_path, monkeypatch)
     assert "\nName: affq\nVersion: 0." in about.read_text()
 
 
+def test_stage_that_there_is_none_of_is_refused(capsys):
+    assert gpu.parsed(["--stages", "paper,tests"]).stages == "paper,tests" and gpu.STAGES.split(",") == list(stages.STAGES)
+    with pytest.raises(SystemExit):
+        gpu.parsed(["--stages", "papers"])
+    assert "there is no papers; there are tests,default," in capsys.readouterr().err
+
+
 MACHINE = {"copy_bytes_per_s": 3e12, "bf16_flop_per_s": 800e12}
 ROW = {"mixture": False, "weights_bytes": 15e9, "token_s": 0.01, "parameters": 7e9, "prompt_tokens": 40, "ttft_s": 0.014}
 
@@ -202,13 +209,11 @@ FOUR = [(100, 91), (102, 109), (98, 80), (95, 115)]
 
 def test_later_call_adds_stages_and_takes_the_place_of_what_it_did_again():
     first = {"minutes": 8, "seconds": 470, "stages": {"paper": {"rows": [1]}, "energy": {"rows": []}}}
-    first |= {"claims": [{"study": "gpu-paper", "claim": "old"}, {"study": "gpu-default"}]}
     first |= {"not_begun": [{"stage": "throughput"}, {"stage": "paper"}]}
     second = {"minutes": 4, "seconds": 100, "stages": {"paper": {"rows": [2]}, "throughput": {"rows": []}}}
-    second |= {"claims": [{"study": "gpu-paper", "claim": "new"}], "not_begun": [{"stage": "throughput"}]}
+    second |= {"not_begun": [{"stage": "throughput"}]}
     whole = gpu_record.joined([first, second])
     assert whole["stages"] == {"paper": {"rows": [2]}, "energy": {"rows": []}} and whole["seconds"] == 570
-    assert whole["claims"] == [{"study": "gpu-default"}, {"study": "gpu-paper", "claim": "new"}]
     assert whole["not_begun"] == [{"stage": "throughput"}, {"stage": "throughput"}]
 
 
@@ -243,7 +248,6 @@ def test_rehearsal_begins_everything_and_leaves_two_files(rehearsed, content):
     assert content["rehearsal"] and content["not_begun"] == [] and list(content["stages"]) == [*stages.STAGES, "energy"]
     assert {path.name for path in rehearsed[0].iterdir()} == {"gpu.json", "records.tar.gz"} and gpu.too_much(rehearsed[0]) == []
     assert content["machine"]["copy_bytes_per_s"] > 1e8 and content["machine"]["bf16_flop_per_s"] > 1e6
-    print(content["seconds"])
 
 
 @pytest.mark.full
@@ -296,10 +300,11 @@ def test_rehearsal_has_the_verdicts_of_affqs_own_claims(content):
 
 
 @pytest.mark.full
-def test_what_came_home_is_judged_and_becomes_the_page(rehearsed, tmp_path):
+def test_what_came_home_is_judged_and_becomes_the_page(rehearsed, content, tmp_path):
     whole = gpu_record.bring_home([rehearsed[0]], tmp_path / "home")
     assert [row["precision"] for row in whole["judged"]] == ["fp32", "int8"]
     assert all(0 <= row["emotion_f1"] <= 1 and 0 < row["cpu_emotion_f1"] < 1 for row in whole["judged"])
+    assert whole["claims"] == content["claims"]
     page = gpu_record.page(whole)
     assert "**A rehearsal** on a processor" in page and "| mixtral-8x7b-instruct | int8 | 0.0" in page
     assert "Weights: 6 of 6 within 3%" in page and "| too-large | int8 | failed | out_of_memory" in page

@@ -205,6 +205,12 @@ def test_largest_batch_is_found_by_halving_where_a_gpu_runs_out_of_memory():
     assert [point["batch"] for point in found["points"]] == [1, 2, 4, 8, 10, 11]
 
 
+def test_largest_of_many_is_found_to_a_sixteenth():
+    # 512 fit and 1024 do not; then 768, 640 and 704 are tried, of which 640 fit. The next would be 672, by 32 more than 640.
+    _, sizes, _ = measured(4096, Probe(), capacity=700)
+    assert sizes == [*(2**power for power in range(11)), 768, 640, 704]
+
+
 def test_batch_that_would_take_more_than_is_free_is_never_tried():
     # Batches take 10 bytes a text beyond the 100 that are held: of 120 free ones, 108 may be taken. 8 take 80; 16 would take
     # 160, 12 would 120, 10 take 100, 11 would 110.

@@ -25,6 +25,7 @@ WARM_UPS = 10  # at most
 STEADY = 0.05  # spread of the last three warm-ups, over the fastest of them, at which warming up ends
 READINGS = 3  # of each batch size
 FULL = 0.9  # of the free memory: a batch that is expected to take more is not tried
+FINE = 16  # parts of the largest batch that fits: by less than one of them a next is not larger, and ends the search
 
 Prepare = Callable[[Sequence[Request]], "BatchEncoding"]  # requests to the inputs of one batch
 
@@ -206,7 +207,7 @@ def throughput(
     probe: Probe,
     clock: Clock = time.perf_counter,
 ) -> Throughput:
-    """Time batches of 1, 2, 4 … texts up to `most`, or up to the largest that memory holds, which is found by halving.
+    """Time batches of 1, 2, 4 … texts up to `most`, or up to the largest that memory holds, found by halving to a FINE-th.
 
     requests: taken in turn until a batch is full. A batch is not tried if its peak, on the line through those before it, would
     take more than FULL of what the probe says is free; one that runs out of a GPU's memory is given up. No points if most is 0.
@@ -223,8 +224,9 @@ def throughput(
         else:
             too_many = size
         fits = points[-1]["batch"] if points else 0
-        size = min(2 * fits, most) if too_many > most else (fits + too_many) // 2
-        if size == fits:
+        growing = too_many > most
+        size = min(2 * fits, most) if growing else (fits + too_many) // 2
+        if size - fits <= (0 if growing else fits // FINE):  # ten batches more would tell the last of a thousand texts
             break
     return {"stopped": "cap" if too_many > most else "memory", "points": points}
 

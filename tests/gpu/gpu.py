@@ -6,6 +6,7 @@ scripts/gpu_record.py makes docs/gpu.md of them at home.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tomllib
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import machine
 import parts
@@ -22,6 +24,7 @@ import parts
 ROOT = machine.ROOT
 MOST_FILES, MOST_BYTES = 8, 16 * 2**20  # of what comes home
 MEASURING_S = 60
+STAGES = "tests,default,paper,too_large,throughput"  # in the order of their value
 
 
 def main() -> None:
@@ -45,10 +48,13 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8, help="it ends by itself within these (8)")
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu" / "out", help="the folder that gpu.json is written to")
-    parser.add_argument("--stages", default="tests,default,paper,too_large,throughput", help="these alone, as the rest of a call")
+    parser.add_argument("--stages", default=STAGES, help=f"these alone, as the rest of a call: {STAGES}")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small twins of the models")
     parser.add_argument("--parts", action="store_true", help="fetch the default model's weights, and cut them into .gpu/")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if unknown := set(options.stages.split(",")) - set(STAGES.split(",")):
+        parser.error(f"--stages: there is no {', '.join(sorted(unknown))}; there are {STAGES}")
+    return options
 
 
 def sees_cuda() -> bool:
@@ -94,10 +100,7 @@ def run(options: argparse.Namespace, scratch: Path, began: float) -> None:
     from affq.results import software
 
     device, sizes = ("cpu", studies.REHEARSAL) if options.rehearse else ("cuda", studies.CARD)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    measuring = [sys.executable, machine.__file__, device]
-    seen = subprocess.run(measuring, env=environment, capture_output=True, text=True, timeout=MEASURING_S, check=True).stdout
-    about = machine.json.loads(seen)
+    about = looked_at(device)
     hardware = about["hardware"]
     at_hand = memory.Machine(device, hardware["devices"] or 1, hardware["memory_bytes"])
     content = {"rehearsal": options.rehearse, "date": datetime.now(UTC).date().isoformat(), "minutes": options.minutes}
@@ -112,6 +115,16 @@ def run(options: argparse.Namespace, scratch: Path, began: float) -> None:
     print(gpu_record.page(content))
     for words in too_much(options.out):
         print(f"make gpu: {words}", file=sys.stderr)
+
+
+def looked_at(device: str) -> dict[str, Any]:
+    """Return what machine.py says of the device; end with its words where it fails."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, machine.__file__, device]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=MEASURING_S)
+    if done.returncode:
+        sys.exit(f"make gpu: the device cannot be measured: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
 
 
 def too_much(folder: Path) -> list[str]:

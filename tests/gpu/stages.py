@@ -15,12 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gpu_record
 import parts
 import studies
 import transformers
 
 from affq import files
-from affq.analysis import Results, costs
+from affq.analysis import costs
 from affq.errors import InputError
 from affq.inference import generate
 from affq.models import LOCAL, memory, weights
@@ -124,28 +125,33 @@ def all_of_them(show: Show, budget: Budget, chosen: Sequence[str]) -> None:
 def tests(show: Show, budget: Budget) -> None:
     """Run the tests that need a GPU: a row each, as soon as it has ended."""
     here = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
-    log, paths = show.folder / "tests.jsonl", os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    log.touch()
+    told, log = show.folder / "tests.jsonl", show.folder / "tests.log"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "reporting", "-p", "no:cacheprovider", *map(str, here)]
-    with open(show.folder / "tests.log", "w") as said:
-        environment = os.environ | {"PYTHONPATH": paths, "GPU_TESTS": str(log)}
+    told.touch()
+    with open(log, "w") as said:
+        environment = os.environ | {"PYTHONPATH": paths, "GPU_TESTS": str(told)}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
-        told = 0
-        while True:
-            ended = process.poll() is not None or budget.left_s() <= 0
-            lines = log.read_text(encoding="utf-8").splitlines()
-            for line in lines[told:]:
-                show.row("tests", json.loads(line))
-            told = len(lines)
-            if ended:
-                break
-            time.sleep(0.5)
+        shown = follow(show, process, told, budget)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            show.not_begun("tests", f"the tests after the first {told}")
-    if not told:
-        show.note("tests", f"no test ran: {(show.folder / 'tests.log').read_text()[-300:]}")
+            show.not_begun("tests", f"the tests after the first {shown}")
+    if not shown:
+        show.note("tests", f"no test ran: {log.read_text()[-300:]}")
+
+
+def follow(show: Show, process: subprocess.Popen, told: Path, budget: Budget) -> int:
+    """Add the lines of a growing file as rows until the process ends, or its time does; return how many there were."""
+    shown, ended = 0, False
+    while not ended:
+        time.sleep(0.5)
+        ended = process.poll() is not None or budget.left_s() <= 0
+        lines = told.read_text(encoding="utf-8").splitlines()
+        for line in lines[shown:]:
+            show.row("tests", json.loads(line))
+        shown = len(lines)
+    return shown
 
 
 def default(show: Show, budget: Budget) -> None:
@@ -193,7 +199,7 @@ def throughput(show: Show, budget: Budget) -> None:
     for run in study.runs():
         if begins(show, "throughput", run, budget) and not (row := executed(show, study, run, budget))["latency_s"]:
             show.row("throughput", row)
-        for point in costs.throughput([Record(show.results, run)]).to_dict("records"):
+        for point in gpu_record.plain(costs.throughput([Record(show.results, run)])):
             show.row("throughput", point)
 
 
@@ -282,8 +288,6 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def judge_claims(show: Show, study: Study) -> None:
-    """Keep the verdicts of affq's own claims of memory (C1) and time (C4) on a study's figures."""
-    claims = Results(study, show.results).claims
-    ours = claims[claims["claim"].str.startswith(("C1", "C4"))]
-    show.content["claims"] += [{"study": study.name, **row} for row in json.loads(ours.to_json(orient="records"))]
+    """Keep the verdicts that a study's figures give on what is claimed of memory and of time."""
+    show.content["claims"] += gpu_record.verdicts(study, show.results)
     show.keep()

@@ -37,7 +37,7 @@ class Sizes:
 
 CARD = Sizes(
     stage_s={"tests": 60, "default": 165, "paper": 190, "too_large": 50, "throughput": 240},  # the last has what they leave
-    run_s=120,
+    run_s=150,
     least_s=15,
     precisions=["fp32", "bf16", "fp16", "int8", "nf4"],
     default={"device": "cuda", "measurement": {"texts": 4, "token_texts": 0}},

@@ -68,7 +68,7 @@ def throughput(points: pd.DataFrame) -> str:
     lines = []
     for (model, precision), rows in points.groupby(["model", "precision"], sort=False):
         last, first = rows.iloc[-1], rows.iloc[0]
-        limit = {"cap": "the study's cap", "memory": "the largest that memory holds"}[last["stopped"]]
+        limit = {"cap": "the study's cap", "memory": "about the largest that memory holds"}[last["stopped"]]
         lines.append(
             f"- **{run_name(model, precision)}**: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
             f"({limit}), {last['tokens_per_s'] / first['tokens_per_s']:.1f} times as many as one by one."
