@@ -108,9 +108,8 @@ def run(options: argparse.Namespace, scratch: Path, began: float) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.rehearse:
         studies.twins(scratch)
-    show = stages.Show(options.out, scratch, sizes, at_hand, content)
+    show = stages.Show(options.out, scratch, sizes, at_hand, content, began)
     stages.all_of_them(show, stages.Budget(began + 60 * options.minutes), options.stages.split(","))
-    content["seconds"] = round(time.monotonic() - began, 1)
     show.keep()
     print(gpu_record.page(content))
     for words in too_much(options.out):

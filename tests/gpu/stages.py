@@ -9,7 +9,7 @@ import tarfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 CARRIED = ROOT / ".gpu"  # ignored by git: what travels to the card beside the clone
 TRAVELS = ("*.json", "*.jsonl", "*.log", "passes/*.json")  # of a run's folder; of a failed one its notebook too
 NO_TIME = "no time was left"
+Plan = list[tuple[Run, dict[str, Any]]]  # runs, each with what affq plan says of its memory
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Show:
     sizes: studies.Sizes
     machine: memory.Machine
     content: dict[str, Any]
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def results(self) -> Path:
@@ -88,6 +90,7 @@ class Show:
 
     def keep(self) -> None:
         """Write gpu.json and the records, each whole or not at all."""
+        self.content["seconds"] = round(time.monotonic() - self.began, 1)
         files.write_json(self.out / "gpu.json", self.content)
         part = self.out / "records.part"
         with tarfile.open(part, "w:gz") as archive:
@@ -206,12 +209,9 @@ def throughput(show: Show, budget: Budget) -> None:
 STAGES = {"tests": tests, "default": default, "paper": paper, "too_large": too_large, "throughput": throughput}
 
 
-def plan(study: Study, machine: memory.Machine) -> list[tuple[Run, dict[str, Any]]]:
+def plan(study: Study, machine: memory.Machine) -> Plan:
     """Return each run of a study with what affq plan says of its memory on a machine."""
     return [(run, memory.planned(run, machine)) for run in study.runs()]
-
-
-Plan = list[tuple[Run, dict[str, Any]]]
 
 
 def in_order(planned: Plan) -> tuple[Plan, Plan]:
