@@ -102,9 +102,9 @@ def sizes(random: Row) -> str:
     """Return how much of a study the minutes allowed."""
     timed, tokens = random["measurement"], random["generation"]["max_new_tokens"]
     return (
-        f"Random weights in the models' shapes, the largest that fits first. Of each, {timed['texts']} texts of "
-        f"{timed['new_tokens']} tokens were timed, and before them two prompts with each emotion written in one batch, {tokens} "
-        "tokens each. GB are 10⁹ bytes. Decoding: bytes of weights times tokens a second, over the copy bandwidth. Prefill: 2 × "
+        f"Random weights in the models' shapes, the largest that fits first. Texts timed of each: {timed['texts']}, of "
+        f"{timed['new_tokens']} tokens; before them two prompts with each emotion were written in one batch, {tokens} tokens "
+        "each. GB are 10⁹ bytes. Decoding: bytes of weights times tokens a second, over the copy bandwidth. Prefill: 2 × "
         "parameters × prompt tokens over the time to the first token, over the best bfloat16 products. Neither is given for a "
         "mixture, of which a token takes only a part."
     )

@@ -33,7 +33,7 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
     began = time.monotonic()
     lacks = machine.lacking(machine.requirements())
-    if words := machine.refusal(lacks, not lacks and sees_cuda(), options.rehearse):
+    if words := machine.refusal(lacks, not lacks and sees_cuda(), options.rehearse or options.parts):
         sys.exit(f"make gpu: {words}")
     with tempfile.TemporaryDirectory(prefix="affq-gpu-") as scratch:
         name_affq(Path(scratch))
