@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGE, KEPT, HOME = ROOT / "docs" / "gpu.md", ROOT / "docs" / "gpu.json", ROOT / ".gpu" / "home"
 CPU = ROOT / "reports" / "default" / "tables" / "summary.csv"
+STAGES = ("tests", "default", "paper", "too_large", "compiled", "throughput")
 TARGETS = {"weights": 0.03, "peak": 0.10}  # how far a prediction may be off
 Row = dict[str, Any]
 HEAD = """# On a GPU
@@ -36,7 +37,8 @@ order:
    the verdicts on C1 (memory) and C4 (time); the share of the card's copy bandwidth that decoding one text reaches, and of its
    bfloat16 peak that reading a prompt reaches;
 4. one configuration that cannot fit: its row with the remedy, and the next run unharmed;
-5. throughput over batch size to the end of memory, 7B at fp16 and int8.
+5. decoding that torch compiles, 7B at fp16, beside the plain one;
+6. throughput over batch size to the end of memory, 7B at fp16 and int8.
 
 It leaves `gpu.json` and `records.tar.gz`; `python scripts/gpu_record.py FOLDER` makes this page of them.
 [CONTRIBUTING](../CONTRIBUTING.md#a-card) says how.
@@ -45,6 +47,7 @@ OF_CLAIMS = (
     "As affq's own code judges them. Time (C4) is tested on the default model alone: random weights have no outlier columns, "
     "which take LLM.int8 its time."
 )
+OF_COMPILED = "The same model and precision as above, by the engine transformers-compiled."
 OF_DEFAULT = "Its texts were judged by the default study's first judge; a CPU's figures are those of reports/default."
 REHEARSAL = "**A rehearsal** on a processor, with small twins of the models: no card was seen.\n"
 
@@ -54,7 +57,7 @@ def page(content: Row | None) -> str:
     if content is None:
         return HEAD + NOT_SEEN
     stages, machine = content["stages"], content["machine"]
-    rows = {name: stages.get(name, {}).get("rows", []) for name in ("tests", "default", "paper", "too_large", "throughput")}
+    rows = {name: stages.get(name, {}).get("rows", []) for name in STAGES}
     parts = [
         HEAD,
         REHEARSAL if content["rehearsal"] else "",
@@ -65,6 +68,7 @@ def page(content: Row | None) -> str:
         section("What the paper claims", OF_CLAIMS, claims_table(content["claims"])),
         section("The default model", OF_DEFAULT, default_table(rows["default"], content.get("judged", []))),
         section("Too large", "", table("model precision status said".split(), map(too_large_cells, rows["too_large"]))),
+        section("Decoding that is compiled", OF_COMPILED, paper_table(rows["compiled"], machine)),
         section("Throughput", "", throughput_table(rows["throughput"])),
         section("Tests that need a GPU", "", table("test outcome s said".split(), map(test_cells, rows["tests"]))),
         section("What is not here", "", left_out(content)),

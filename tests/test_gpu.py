@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,8 @@ def test_affq_has_a_version_where_a_clone_is_all_there_is(tmp_path, monkeypatch)
 
 
 def test_stage_that_there_is_none_of_is_refused(capsys):
-    assert gpu.parsed(["--stages", "paper,tests"]).stages == "paper,tests" and gpu.STAGES.split(",") == list(stages.STAGES)
+    assert gpu.parsed(["--stages", "paper,tests"]).stages == "paper,tests"
+    assert gpu.STAGES.split(",") == list(stages.STAGES) == list(gpu_record.STAGES)
     with pytest.raises(SystemExit):
         gpu.parsed(["--stages", "papers"])
     assert "there is no papers; there are tests,default," in capsys.readouterr().err
@@ -283,6 +285,14 @@ def test_rehearsal_shows_what_cannot_fit_with_its_remedy_and_the_next_run_unharm
     too_large, after = rows(content, "too_large")
     assert too_large["status"] == "failed" and too_large["note"].startswith("out_of_memory: ")
     assert "were free" in too_large["note"] and after["status"] == "ok" and after["latency_s"] > 0
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here, which torch compiles for a CPU by")
+def test_rehearsal_compiles_decoding(content):
+    (row,) = rows(content, "compiled")
+    assert row["status"] == "ok" and row["run_id"].startswith("llama-2-7b-chat--fp16--transformers-compiled--"), row
+    assert row["token_s"] > 0
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,15 @@ def too_large(show: Show, budget: Budget) -> None:
     execute(show, "too_large", study, study.runs(), budget)
 
 
+def compiled(show: Show, budget: Budget) -> None:
+    """Run 7B at fp16 with each step of decoding compiled: which share of the copy bandwidth is reached then?"""
+    if show.rehearses and not shutil.which("g++"):
+        show.note("compiled", "left out: there is no C++ compiler, by which torch compiles for a processor")
+        return
+    study = load_study(studies.compiled(show.folder, show.sizes))
+    execute(show, "compiled", study, study.runs(), budget)
+
+
 def throughput(show: Show, budget: Budget) -> None:
     """Time growing batches to the end of memory: a row a run and batch size."""
     study = load_study(studies.throughput(show.folder, show.sizes))
@@ -206,7 +216,8 @@ def throughput(show: Show, budget: Budget) -> None:
             show.row("throughput", point)
 
 
-STAGES = {"tests": tests, "default": default, "paper": paper, "too_large": too_large, "throughput": throughput}
+STAGES = {"tests": tests, "default": default, "paper": paper, "too_large": too_large}
+STAGES |= {"compiled": compiled, "throughput": throughput}
 
 
 def plan(study: Study, machine: memory.Machine) -> Plan:

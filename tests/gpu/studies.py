@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from affq.models import COMPILED
 from affq.models.weights import catalog
 from affq.study import packaged
 
@@ -36,7 +37,14 @@ class Sizes:
 
 
 CARD = Sizes(
-    stage_s={"tests": 60, "default": 165, "paper": 190, "too_large": 50, "throughput": 240},  # the last has what they leave
+    stage_s={
+        "tests": 60,
+        "default": 165,
+        "paper": 190,
+        "too_large": 50,
+        "compiled": 110,
+        "throughput": 240,
+    },  # the last has what they leave
     run_s=150,
     least_s=15,
     precisions=["fp32", "bf16", "fp16", "int8", "nf4"],
@@ -53,7 +61,7 @@ CARD = Sizes(
 _FEW = {"texts": 1, "new_tokens": 3, "warmup_tokens": 1, "token_texts": 0}
 _SMALL = {"device": "cpu", "emotions": ["joy", "sadness"], "batch": 4, "generation": {"max_new_tokens": 3}, "measurement": _FEW}
 REHEARSAL = Sizes(
-    stage_s=dict.fromkeys(("tests", "default", "paper", "too_large", "throughput"), 300),
+    stage_s=dict.fromkeys(("tests", "default", "paper", "too_large", "compiled", "throughput"), 300),
     run_s=300,
     least_s=2,
     precisions=["fp32", "int8"],
@@ -100,6 +108,12 @@ def too_large(folder: Path, sizes: Sizes, model: str, precision: str) -> Path:
     """Write the study of a model that does not fit at a precision, and of one that does, which comes after it."""
     asked = RANDOM | {"models": [model, SEVENS], "precisions": [precision], "prompts": "few.csv"}
     return write(folder, "too-large", **asked | sizes.random)
+
+
+def compiled(folder: Path, sizes: Sizes) -> Path:
+    """Write the study of compiled decoding, text by text: each size of batch would be compiled for itself."""
+    asked = RANDOM | {"models": [SEVENS], "precisions": ["fp16"], "engine": COMPILED, "prompts": "few.csv"}
+    return write(folder, "compiled", **asked | sizes.random | {"emotions": ["joy"], "batch": 1})
 
 
 def throughput(folder: Path, sizes: Sizes) -> Path:
