@@ -128,7 +128,7 @@ def paper_cells(row: Row, machine: Row) -> list[str]:
         cells += [gb(measured), gb(predicted), percent(off(predicted, measured), sign="+")]
     cells += [shown(row["load_s"], ".1f"), milliseconds(row["ttft_s"]), milliseconds(row["token_s"])]
     cells += [percent(bandwidth_share(row, machine)), percent(peak_share(row, machine))]
-    return [*cells, "; ".join(filter(None, (row["status"], row["note"])))]
+    return [*cells, "; ".join(filter(None, (row["status"], row["note"], row["disturbed"])))]
 
 
 def off(predicted: float | None, measured: float | None) -> float | None:
@@ -188,7 +188,7 @@ def default_cells(row: Row, home: Row) -> list[str]:
     cells = [row["precision"], shown(home.get("emotion_f1"), ".3f"), shown(home.get("cpu_emotion_f1"), ".3f")]
     cells += [gb(row["weights_bytes"]), gb(row["peak_bytes"]), gb(row["predicted_peak_bytes"])]
     cells += [shown(row["latency_s"], ".2f"), shown(home.get("cpu_latency_s"), ".2f")]
-    return [*cells, "; ".join(filter(None, (row["status"], row["note"])))]
+    return [*cells, "; ".join(filter(None, (row["status"], row["note"], row["disturbed"])))]
 
 
 def too_large_cells(row: Row) -> list[str]:
