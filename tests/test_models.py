@@ -1,7 +1,9 @@
 import json
+import re
 import shutil
 
 import accelerate
+import bitsandbytes
 import pytest
 import torch
 import transformers
@@ -33,6 +35,23 @@ def test_each_precision_takes_effect_and_keeps_the_elements(tiny_llama, precisio
     models.prove(rows, precision)
     _, full = loaded(tiny_llama, "fp32")
     assert sum(row["elements"] for row in rows) == sum(row["elements"] for row in full)
+
+
+@pytest.mark.parametrize(
+    "raised, kind, said",
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes"), MemoryError, "can't allocate memory: 64 bytes"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB."), torch.OutOfMemoryError, "CUDA out of memory. Tried 2 GiB."),
+        (AssertionError("odd"), models.LoadError, "cannot load tiny-llama: AssertionError: odd"),
+    ],
+)
+def test_what_ends_the_quantizing_of_a_weight_is_said_though_transformers_catches_it(tiny_llama, monkeypatch, raised, kind, said):
+    def full(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(bitsandbytes.functional, "int8_vectorwise_quant", full)
+    with pytest.raises(kind, match=re.escape(said)):
+        models.load(tiny_llama, "int8", "cpu")
 
 
 def test_int8_stores_a_byte_a_weight_and_a_float_a_row(tiny_llama):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,6 +28,9 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # Buffers that old checkpoints of these models hold, and that their classes no longer read: causal masks.
 OLD_MASKS = {"gpt2", "gpt_neo", "gptj"}, re.compile(r"(^|\.)attn(\.attention)?\.(masked_)?bias$")
+
+# The last line of a traceback, in transformers' report of what it could not load.
+RAISED = re.compile(r"^((?:\w+\.)*\w+Error: .+)$", re.M)
 
 # What may stay unquantized when the linear layers are quantized. Anything else that does fails the run.
 MAY_STAY = ("embedding", "head", "norm", "router gate", "bias")
@@ -200,7 +204,7 @@ def compute_once(model: transformers.PreTrainedModel, precision: str, inputs: Ma
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        _raise_if_memory(error)
+        _raise_if_memory(str(error), error)
         words = str(error).split("\n")[0]
         raise PrecisionError(
             f"{precision} cannot be computed on {model.device.type} for this model: {words}; choose another precision"
@@ -212,20 +216,29 @@ def compute_once(model: transformers.PreTrainedModel, precision: str, inputs: Ma
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     """Turn what transformers raises for an unusable folder into a LoadError that names the folder."""
+    # transformers catches what quantizing a weight raises: its own error refers to the report that it logs.
+    report, logger = BufferingHandler(capacity=1_000), logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(report)
     try:
         yield
     except (LoadError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged configuration or tokenizer ends in whatever its reader trips over
-        _raise_if_memory(error)
-        words = str(error).replace(str(folder), folder.name)  # messages are published, the user's folders are not
+        caught = RAISED.findall("\n".join(record.getMessage() for record in report.buffer))
         named = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-        raise LoadError(f"cannot load {folder.name}: {named}{words}") from error
+        words = caught[-1] if caught else f"{named}{error}"
+        _raise_if_memory(words, error)
+        words = words.replace(str(folder), folder.name)  # messages are published, the user's folders are not
+        raise LoadError(f"cannot load {folder.name}: {words}") from error
+    finally:
+        logger.removeHandler(report)
 
 
-def _raise_if_memory(error: Exception) -> None:
-    if "can't allocate memory" in str(error):  # torch's own words on a CPU, in a RuntimeError
-        raise MemoryError(str(error)) from error
+def _raise_if_memory(words: str, error: Exception) -> None:
+    if "can't allocate memory" in words:  # torch's own words on a CPU, in a RuntimeError
+        raise MemoryError(words) from error
+    if "CUDA out of memory" in words:
+        raise torch.OutOfMemoryError(words) from error
 
 
 def census(model: transformers.PreTrainedModel) -> list[Stored]:
