@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import affq
 from affq.analysis import claims as verdicts
 from affq.errors import InputError
+from affq.models import PRECISIONS
 from affq.report import words
 from affq.study import claims
 
@@ -312,7 +313,7 @@ def test_claim_of_ones_own_is_read(tmp_path):
         ({"statistc": 1}, "unknown key 'statistc' in …, line 9; known: sentence, statistic, precision, against, peaks_within, "),
         ({"source": None}, "claim 'mine' in …, line 2 names no source; a claim needs sentence, statistic and source"),
         ({"sentence": 3}, "sentence in …, line 2 must be a text; found 3"),
-        ({"precision": "int7"}, "unknown precision 'int7' in …, line 4; known: fp32, bf16, fp16, int8, nf4, nf4-dq, fp4, fp4-dq"),
+        ({"precision": "int7"}, f"unknown precision 'int7' in …, line 4; known: {', '.join(PRECISIONS)}"),
         ({"precision": ["int8"]}, "unknown precision ['int8'] in …, line 5; known: fp32"),
         ({"against": "int8"}, "claim 'mine' in …, line 5 compares int8 with itself"),
         (

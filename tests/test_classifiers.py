@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
-from affq.scoring import classifiers
+from affq.scoring import classifiers, packaged
 from affq.study.study import load_study
 
 MAP = {"remorse": "guilt", "embarrassment": "shame"}
@@ -110,7 +110,7 @@ def test_a_study_says_where_a_judge_does_not_fit(classifier, write_study):
         ({"judge": str(classifier), "label": {}}, "unknown key 'label' in .*; known: judge, labels"),
         ({"labels": {"a": "joy"}}, "a judge in .* must be a name, or {judge: its name"),
         ({"judge": str(classifier), "labels": {"a": 3}}, "a judge in .* must be a name"),
-        ("oracle", "unknown judge 'oracle' in .*; known: minilm-goemotions, minilm-lora, or a folder"),
+        ("oracle", f"unknown judge 'oracle' in .*; known: {', '.join(packaged())}, or a folder"),
         (str(classifier), "two judges in .* have the same name"),
     ]:
         study.write_text(yaml.safe_dump({**values, "judges": [str(classifier), wrong]}))

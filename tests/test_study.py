@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
+from affq.models import PRECISIONS
+from affq.scoring import packaged as packaged_judges
 from affq.study.study import load_study, packaged
 from affq.study.study_file import Generation, Measurement, StudyFile, schema
 
@@ -109,7 +111,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             "models: [smollm2-135m]\nprecisions:\n- bf16\n- int7\n",
-            "unknown precision 'int7' in …/toy.yaml, line 4; known: fp32, bf16, fp16, int8, nf4, nf4-dq, fp4, fp4-dq",
+            f"unknown precision 'int7' in …/toy.yaml, line 4; known: {', '.join(PRECISIONS)}",
         ),
         (MINIMAL + "emotions: [joy, envy]\n", "unknown emotion 'envy' in …/toy.yaml, line 3; known: anger, disgust, fear"),
         (MINIMAL + "precison: [bf16]\n", "unknown key 'precison' in …/toy.yaml, line 3; known: models, precisions"),
@@ -136,7 +138,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         (MINIMAL + "models: [a]\n", "…/toy.yaml, line 3: 'models' is given twice"),
         (
             MINIMAL + "judges: [oracle]\n",
-            "unknown judge 'oracle' in …/toy.yaml, line 3; known: minilm-goemotions, minilm-lora, or",
+            f"unknown judge 'oracle' in …/toy.yaml, line 3; known: {', '.join(packaged_judges())}, or",
         ),
         (
             MINIMAL + "prompts: mine.csv\n",

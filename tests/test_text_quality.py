@@ -11,10 +11,19 @@ from affq.analysis import quality
 from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import record as records
+from affq.results import schemas
 from affq.scoring import scores
 from affq.study.study import load_study
 
 JUDGED = ["joy"] * 6
+
+
+def test_each_statistic_of_a_text_is_checked_when_it_is_read_and_has_its_column(runs):
+    (row, *_) = runs[0].scores("text-quality")
+    assert row.keys() == schemas.Quality.model_fields.keys() == {*KEY, *quality.STATISTICS}
+    assert set(quality.STATISTICS) <= set(quality.TEXT_QUALITY)
+
+
 KEY = ("prompt_id", "emotion", "sample")
 
 

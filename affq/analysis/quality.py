@@ -53,7 +53,8 @@ def text_quality(texts: pd.DataFrame, interval: Callable[[np.ndarray], tuple[flo
     independent.
     """
     scored, rows = texts[texts["emotion"].notna() & texts["words"].notna()], []
-    means = ["words", "thought_tokens", "cut", "opens_turn", "refusal", "degenerate", "seq_rep_4", "self_bleu", "collapsed"]
+    of_a_text = {*STATISTICS, *AS_MADE, "cut"} - {"distinct_1", "distinct_2"}
+    means = [name for name in TEXT_QUALITY if name in of_a_text]
     for run, of_run in scored.groupby(RUN, sort=False):
         row = dict(zip(RUN, run, strict=True)) | {"texts": len(of_run)} | of_run[means].astype(float).mean().to_dict()
         row |= {f"distinct_{n}": distinct_n(of_run["text"], n) for n in (1, 2)}
