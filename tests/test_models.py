@@ -45,13 +45,22 @@ def test_each_precision_takes_effect_and_keeps_the_elements(tiny_llama, precisio
         (AssertionError("odd"), models.LoadError, "cannot load tiny-llama: AssertionError: odd"),
     ],
 )
-def test_what_ends_the_quantizing_of_a_weight_is_said_though_transformers_catches_it(tiny_llama, monkeypatch, raised, kind, said):
+@pytest.mark.parametrize("level", ["warning", "critical"])
+def test_what_ends_the_quantizing_of_a_weight_is_said_though_transformers_catches_it(
+    tiny_llama, monkeypatch, raised, kind, said, level
+):
     def full(*_, **__):
         raise raised
 
     monkeypatch.setattr(bitsandbytes.functional, "int8_vectorwise_quant", full)
-    with pytest.raises(kind, match=re.escape(said)):
-        models.load(tiny_llama, "int8", "cpu")
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.log_levels[level])  # a user may have asked for silence
+    try:
+        with pytest.raises(kind, match=re.escape(said)):
+            models.load(tiny_llama, "int8", "cpu")
+        assert transformers.logging.get_verbosity() == transformers.logging.log_levels[level]
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def test_int8_stores_a_byte_a_weight_and_a_float_a_row(tiny_llama):

@@ -218,6 +218,8 @@ def _explained(folder: Path) -> Iterator[None]:
     """Turn what transformers raises for an unusable folder into a LoadError that names the folder."""
     # transformers catches what quantizing a weight raises: its own error refers to the report that it logs.
     report, logger = BufferingHandler(capacity=1_000), logging.getLogger("transformers.modeling_utils")
+    level, shown, logger.propagate = logger.level, logger.propagate, logger.propagate and logger.isEnabledFor(logging.WARNING)
+    logger.setLevel(logging.WARNING)  # the report is needed also where its reader asked transformers to be quiet
     logger.addHandler(report)
     try:
         yield
@@ -232,6 +234,8 @@ def _explained(folder: Path) -> Iterator[None]:
         raise LoadError(f"cannot load {folder.name}: {words}") from error
     finally:
         logger.removeHandler(report)
+        logger.setLevel(level)
+        logger.propagate = shown
 
 
 def _raise_if_memory(words: str, error: Exception) -> None:
