@@ -302,7 +302,7 @@ def test_template_that_asks_nothing_is_refused_with_what_to_do(tmp_path, templat
     folder = saved(tmp_path / "model", GOES_ON, tokenizer_of(template))
     model, tokenizer = loading.load(folder, "fp32", "cpu")
     with pytest.raises(InputError, match=said):
-        generate.need_context(model, tokenizer, [asked()], 4)
+        generate.count_tokens(model, tokenizer, [asked()], 4)
     assert endings.KINDS["InputError"] == FailureKind.LOAD_FAILED
     (folder / "chat_template.jinja").write_text(TURNS)
     assert text_of(folder)[0]["text"] == "I was glad."
@@ -335,7 +335,7 @@ def test_pad_token_that_the_model_has_no_embedding_for_is_replaced(tmp_path):
     with pytest.raises(
         InputError, match=r"the token '\[pad\]', number 13, and the model has embeddings for 13; give the tokenizer"
     ):
-        generate.need_context(model, tokenizer, [asked("[pad]")], 4)
+        generate.count_tokens(model, tokenizer, [asked("[pad]")], 4)
 
 
 def test_ends_of_a_gguf_file_stay_when_it_is_converted(tmp_path):

@@ -35,13 +35,13 @@ def test_median_interval_is_between_order_statistics_by_hand():
     # the 8th would be 1 - 2 (1 + 10 + 45) / 2**10 = 89.1 %.
     readings = [3.0, 1.0, 10.0, 2.0, 9.0, 4.0, 8.0, 5.0, 7.0, 6.0]
     assert compare.median_interval(readings) == (2.0, 9.0)
-    assert compare.relative_width(readings, rounds=1) == pytest.approx((9 - 2) / 5.5)
+    assert compare.relative_width(readings, stops=False) == pytest.approx((9 - 2) / 5.5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_median_of_too_few_readings_has_no_interval(count):
     # Of five, even the least and the greatest hold the median with 1 - 2 / 2**5 = 93.75 % alone.
-    assert np.isnan(compare.median_interval(range(count))).all() and compare.relative_width(range(count), 1) == float("inf")
+    assert np.isnan(compare.median_interval(range(count))).all() and compare.relative_width(range(count), True) == float("inf")
 
 
 def test_interval_between_processes_is_students():
@@ -50,14 +50,21 @@ def test_interval_between_processes_is_students():
     assert (low, high) == pytest.approx((3 - 2.776445 * np.sqrt(2.5 / 5), 3 + 2.776445 * np.sqrt(2.5 / 5)))
 
 
-def stopped(draw, texts, rounds, aim):
-    """Read rounds as measure.time_texts does, until the interval is narrow or the cap is reached."""
-    readings = []
-    for _ in range(rounds):
-        readings += list(draw(texts))
-        if compare.relative_width(readings, rounds) <= aim:
+@pytest.mark.parametrize("level", [compare.LEVEL, compare.LEVEL_OF_STOPPED, 0.8])
+def test_median_interval_is_scipys(level):
+    for count in (2, 5, 6, 7, 10, 31, 70, 211):
+        readings = np.random.default_rng(count).lognormal(size=count)
+        interval = stats.quantile_test(readings, p=0.5).confidence_interval(confidence_level=level)
+        assert compare.median_interval(readings, level) == pytest.approx((interval.low, interval.high), nan_ok=True)
+
+
+def stopped(draw, most, aim):
+    """Read as measure.time_texts does, until the interval is narrow or the cap is reached."""
+    drawn = list(draw(most))
+    for count in range(1, most + 1):
+        if compare.relative_width(drawn[:count], stops=True) <= aim:
             break
-    return readings
+    return drawn[:count]
 
 
 # Times as they are on quiet and on busy machines: relative spread, tail, a slow reading now and then; the median of each.
@@ -70,12 +77,13 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("texts, rounds", [(10, 1), (10, 10), (70, 3)])
-def test_median_interval_covers_the_median_also_where_reading_stops_at_a_narrow_one(shape, texts, rounds):
+@pytest.mark.parametrize("most, aim", [(10, 0.05), (60, 0.05), (60, 0.03)])
+def test_median_interval_covers_the_median_also_where_reading_stops_at_a_narrow_one(shape, most, aim):
     draw, median = SHAPES[shape]
     rng, trials, covered = np.random.default_rng(0), 400, 0
     for _ in range(trials):
-        low, high = compare.median_interval(stopped(lambda n: draw(rng, n), texts, rounds, 0.03), compare.level_of(rounds))
+        readings = stopped(lambda n: draw(rng, n), most, aim)
+        low, high = compare.median_interval(readings, compare.level_of(stops=True))
         covered += low <= median <= high
     # 400 trials at 95 % give 372 or more with a probability of 96 %, at 93 % with one of 50 %.
     assert covered >= 0.93 * trials
@@ -87,7 +95,7 @@ def test_simulation_would_notice_stopping_that_is_not_paid_for(monkeypatch):
     draw, median = SHAPES["wide"]
     rng, trials, covered = np.random.default_rng(0), 400, 0
     for _ in range(trials):
-        low, high = compare.median_interval(stopped(lambda n: draw(rng, n), 10, 10, 0.03), compare.level_of(10))
+        low, high = compare.median_interval(stopped(lambda n: draw(rng, n), 60, 0.03), compare.level_of(stops=True))
         covered += low <= median <= high
     assert covered < 0.93 * trials
 

@@ -78,8 +78,7 @@ STUDIES = {
     "unknown weights": MINIMAL + "weights: heavy\n",
     "random weights of no known shape": "models: [owner/name]\nprecisions: [bf16]\nweights: random\n",
     "unknown engine": MINIMAL + "engine: eager\n",
-    "aim with one round": MINIMAL + "measurement: {aim: 0.03}\n",
-    "rounds without an aim": MINIMAL + "measurement: {rounds: 3}\n",
+    "rounds without an aim": MINIMAL + "measurement: {rounds: 3, aim: null}\n",
     "neither true nor false": MINIMAL + "offload: maybe\n",
     "no whole number": MINIMAL + "batch: many\n",
     "malformed YAML": "models: [smollm2-135m\nprecisions: [bf16]\n",
@@ -266,9 +265,9 @@ def test_prompt_longer_than_the_model_reads(place, tiny_llama):
     model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
     requests = [{"prompt_id": "short", "request": "word"}, {"prompt_id": "long", "request": 1000 * "word "}]
     room = model.config.max_position_embeddings - generate.prepare(model, tokenizer, requests[:1])["input_ids"].shape[1]
-    generate.need_context(model, tokenizer, requests[:1], room)
+    assert generate.count_tokens(model, tokenizer, requests[:1], room) == [model.config.max_position_embeddings - room]
     with pytest.raises(InputError) as error:
-        generate.need_context(model, tokenizer, requests, 64)
+        generate.count_tokens(model, tokenizer, requests, 64)
     agrees("prompt longer than the model reads", re.sub(r"takes [\d,]+", "takes …", str(error.value)), place)
 
 
@@ -276,7 +275,7 @@ def test_prompt_with_a_token_that_the_model_lacks(place, tiny_llama):
     model, tokenizer = models.load(tiny_llama, "fp32", "cpu")
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(InputError) as error:
-        generate.need_context(model, tokenizer, [{"prompt_id": "note", "request": "a <new> day"}], 8)
+        generate.count_tokens(model, tokenizer, [{"prompt_id": "note", "request": "a <new> day"}], 8)
     agrees("prompt with a token that the model lacks", str(error.value), place)
 
 

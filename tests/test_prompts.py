@@ -50,13 +50,13 @@ def test_empty_rows_of_a_spreadsheet_are_no_prompts(tmp_path):
     assert prompts.read_prompts(path) == [expected]
 
 
-@given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(1, 30))
-def test_batches_keep_every_request_in_order_and_the_control_apart(count, emotions, samples, size):
-    seeds = [{**SEEDS[0], "id": str(i)} for i in range(count)]
-    requests = prompts.cross(seeds, EMOTIONS[:emotions], samples)
-    batches = in_batches(requests, size)
-    assert [r for batch in batches for r in batch] == requests
-    assert all(len(batch) <= size and len({r["emotion"] is None for r in batch}) == 1 for batch in batches)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(1, 30))
+def test_batches_keep_every_request_once_the_longest_first_and_equal_ones_in_order(prompt_tokens, size):
+    requests = [{"prompt_id": str(place)} for place in range(len(prompt_tokens))]
+    batches = in_batches(requests, prompt_tokens, size)
+    places = [int(request["prompt_id"]) for batch in batches for request in batch]
+    assert places == sorted(range(len(prompt_tokens)), key=lambda place: (-prompt_tokens[place], place))
+    assert all(len(batch) == size for batch in batches[:-1]) and 0 < len(batches[-1]) <= size
 
 
 @given(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(1, 100))

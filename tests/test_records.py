@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affq import files
 from affq.errors import InputError
-from affq.results import Failure, FailureKind, reading
+from affq.results import Failure, FailureKind, reading, score_together
 from affq.results import record as records
 from affq.results.provenance import software
 from affq.study.study import load_study
@@ -262,6 +262,62 @@ def test_scores_stay_where_what_would_make_them_again_is_not_here(record, monkey
         record.score("another", {"revision": None}, not_here)
 
 
+def of_each(texts):
+    """Return a score a text, whose judged emotion is the number of texts that were scored at once."""
+    keys = [{key: row[key] for key in ("prompt_id", "emotion", "sample")} for row in texts]
+    return [key | {"judged_emotion": str(len(texts)), "probabilities": {"joy": 1.0}} for key in keys]
+
+
+def test_several_runs_are_scored_together_and_what_is_there_stays(record, monkeypatch):
+    texts = complete(record).generations()
+    record.score("there", {"v": 1}, of_each)
+    wanted = [(record, name, texts[:count]) for name, count in (("there", 6), ("a", 6), ("b", 4), ("c", 6))]
+    score_together(wanted, {"v": 1}, of_each)
+    assert {name: len(record.scores(name)) for _, name, _ in wanted} == {"there": 6, "a": 6, "b": 4, "c": 6}
+    assert {name: record.scores(name)[0]["judged_emotion"] for _, name, _ in wanted} == {
+        "there": "6",
+        "a": "16",
+        "b": "16",
+        "c": "16",
+    }
+    assert [row["prompt_id"] for row in record.scores("b")] == [row["prompt_id"] for row in texts[:4]]
+    monkeypatch.setattr("affq.results.record.TOGETHER", 7)  # so many at least: a and b, then c
+    score_together(wanted[1:], {"v": 2}, of_each)
+    assert [record.scores(name)[0]["judged_emotion"] for name in "abc"] == ["10", "10", "6"]
+
+
+def test_scores_of_the_first_texts_are_kept_where_the_next_cannot_be_scored(record, monkeypatch):
+    texts = complete(record).generations()
+    monkeypatch.setattr("affq.results.record.TOGETHER", 1)
+    made = []
+
+    def make(rows):
+        made.append(len(rows))
+        return of_each(rows) if len(made) == 1 else not_here(rows)
+
+    with pytest.raises(InputError, match="the judge is not here"):
+        score_together([(record, "a", texts), (record, "b", texts)], {"v": 1}, make)
+    assert len(record.scores("a")) == 6 and record.scores("b") == []
+
+
+def test_scores_of_several_runs_stay_where_what_would_make_them_again_is_not_here(record, monkeypatch):
+    texts = complete(record).generations()
+    score_together([(record, "a", texts), (record, "b", texts)], {"v": 1}, of_each)
+    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    score_together([(record, "a", texts), (record, "b", texts)], {"v": 1}, not_here)
+    assert len(record.scores("a")) == len(record.scores("b")) == 6
+    with pytest.raises(InputError, match="the judge is not here"):
+        score_together([(record, "a", texts), (record, "c", texts)], {"v": 1}, not_here)
+
+
+def test_texts_come_in_the_studys_order_whatever_batches_they_were_made_in(record):
+    wanted = generations(record.run.study)
+    record.start(ENVIRONMENT)
+    for batch in reversed(in_batches(record)):
+        record.append(batch[::-1], {})
+    assert record.generations() == wanted
+
+
 def test_scores_without_their_manifest_are_no_scores(record):
     complete(record).score("judge", {}, lambda _: judgements(record))
     (record._scores_folder / "judge.manifest.json").unlink()
@@ -353,6 +409,8 @@ def test_progress_follows_the_files_of_this_attempt_alone(record):
     os.truncate(record.folder / "batches.jsonl", first)
     record.start(ENVIRONMENT)
     assert record.progress(before) == ("loading", 2)  # texts that were kept
+    record.begin_texts()
+    assert record.progress(before) == ("generating", 2)  # before the first new batch is there
     before = record.mark()
     record.start(ENVIRONMENT, process=2)
     assert record.progress(before) == ("timing", 2)  # a further process does nothing else

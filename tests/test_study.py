@@ -28,7 +28,7 @@ def test_default_study_is_the_papers_design_at_small_scale():
         ("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")
     ]
     assert study.emotions == EMOTIONS and len(EMOTIONS) == 7
-    assert (study.batch, study.generation.max_new_tokens, study.measurement.texts) == (14, 64, 10)
+    assert (study.batch, study.generation.max_new_tokens, study.measurement.texts) == (80, 64, 10)
 
 
 def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
@@ -85,13 +85,13 @@ def test_schema_describes_every_key_and_names_the_choices():
         by_key["prompts"]["examples"] == ["default", "forty"]
         and "smollm2-135m" in by_key["models"]["items"]["anyOf"][0]["examples"]
     )
-    assert by_key["batch"]["description"] == "prompts generated together: part of the study, because it changes the texts"
+    assert by_key["batch"]["description"] == "texts generated together: part of the study, because it changes them"
 
 
 def test_several_rounds_have_an_aim_that_ends_them(write_study):
     study = load_study(write_study(measurement={"rounds": 3, "aim": 0.05}))
     assert (study.measurement.rounds, study.measurement.aim) == (3, 0.05)
-    assert Measurement().aim is None and load_study("default-full").measurement.aim == 0.03
+    assert Measurement().aim == 0.05 and load_study("default-full").measurement.aim is None
 
 
 def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(tmp_path):
@@ -152,11 +152,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
             "unknown engine 'eager' in …/toy.yaml, line 3; known: transformers, transformers-compiled",
         ),
         (
-            MINIMAL + "measurement: {aim: 0.03}\n",
-            "aim in …/toy.yaml, line 3 decides nothing with one round; leave it out, or let rounds be more than 1",
-        ),
-        (
-            MINIMAL + "measurement:\n  rounds: 3\n",
+            MINIMAL + "measurement:\n  rounds: 3\n  aim: null\n",
             "measurement in …/toy.yaml, line 4 has 3 rounds and no aim; aim: 0.03 ends them when the median's interval is 3 % "
             "wide",
         ),
@@ -235,7 +231,7 @@ def test_sampled_study_has_a_temperature_and_counts_its_samples(write_study):
 def test_greedy_study_knows_no_temperature_so_that_ids_stay_what_they_were(write_study):
     settings = load_study(write_study()).runs()[0].settings
     assert settings["generation"] == {"decoding": "greedy", "max_new_tokens": 8} and settings["samples"] == 1
-    assert load_study("default").runs()[0].id == "smollm2-135m--fp32--aa4c1593f3"  # since affq 0.2.0
+    assert load_study("default").runs()[0].id == "smollm2-135m--fp32--22d4a1f95b"  # since its batch is 80
 
 
 def test_id_changes_with_temperature_and_samples(write_study):

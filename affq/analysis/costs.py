@@ -187,7 +187,7 @@ def _statistics(record: Reading) -> Iterator[dict]:
         if name != "single_token_s" and len(processes) > 1:
             kind, (low, high) = "between processes", compare.between_processes(medians)
         elif name != "single_token_s":
-            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement.rounds))
+            low, high = compare.median_interval(values, compare.level_of(record.run.study.measurement.aim is not None))
         yield {**row, "low_s": low, "high_s": high, "interval": None if np.isnan(low) else kind, **ends}
 
 

@@ -39,10 +39,13 @@ class AloneText(Key):
     text: str | None
 
 
-def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """Return requests in batches of `size`; those without an emotion never share a batch with the others."""
-    groups = ([r for r in requests if r["emotion"]], [r for r in requests if not r["emotion"]])
-    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+def in_batches(requests: Sequence[Request], prompt_tokens: Sequence[int], size: int) -> list[list[Request]]:
+    """Return requests in batches of `size`, the longest prompts first: those of like length share a batch, with little padding.
+
+    prompt_tokens: of each request, as `count_tokens` gives them.
+    """
+    by_length = sorted(range(len(requests)), key=prompt_tokens.__getitem__, reverse=True)  # equal ones stay in their order
+    return [[requests[place] for place in by_length[start : start + size]] for start in range(0, len(requests), size)]
 
 
 def tokenize(model: Model, tokenizer: Tokenizer, prompts: list[str]) -> Inputs:
@@ -58,12 +61,16 @@ def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], thi
     return tokenize(model, tokenizer, [render(tokenizer, request["request"], thinking) for request in requests])
 
 
-def need_context(
+def count_tokens(
     model: Model, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int, thinking: bool = False
-) -> None:
-    """Raise InputError unless the model has each token of the requests, and positions for them and `new_tokens` more."""
+) -> list[int]:
+    """Return how many tokens each request takes, rendered.
+
+    Raises InputError unless the model has each of the tokens, and positions for them and `new_tokens` more.
+    """
     config = model.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: it was trained for any number
+    counts = []
     for request in requests:
         token_ids = prepare(model, tokenizer, [request], thinking)["input_ids"]
         if (largest := int(token_ids.max())) >= config.vocab_size:
@@ -81,6 +88,8 @@ def need_context(
                 value=tokens + new_tokens,
                 remedy="shorten the prompt, or lower max_new_tokens and measurement's new_tokens",
             )
+        counts.append(tokens)
+    return counts
 
 
 class LogitsError(RuntimeError):

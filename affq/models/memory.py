@@ -118,14 +118,16 @@ def of_run(run: PlannedRun, device: str) -> Predicted | None:
         return None
 
 
-def _of_run(run: PlannedRun, device: str) -> Predicted:
+def _of_run(run: PlannedRun, device: str, batch: int | None = None) -> Predicted:
+    """Predict the pass of a run that needs more, in batches of the study's size or of another."""
     study = run.study
     words = max(len(request["request"].split()) for request in study.requests)
     prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
-    passes = [(min(study.batch, len(study.requests)), study.generation.max_new_tokens), (1, study.measurement.new_tokens)]
+    largest = min(batch or study.batch, len(study.requests))
+    passes = [(largest, study.generation.max_new_tokens), (1, study.measurement.new_tokens)]
     try:
         config = run.model.config
-        predicted = [predict(config, run.precision, device, Sizes(batch, prompt_tokens, new)) for batch, new in passes]
+        predicted = [predict(config, run.precision, device, Sizes(texts, prompt_tokens, new)) for texts, new in passes]
     except InputError as error:
         raise Unpredictable(str(error)) from None
     except Exception as error:  # a damaged configuration ends in whatever its reader trips over
@@ -150,6 +152,11 @@ class Machine:
         left = self.device_bytes - CONTEXT_BYTES[self.kind] - (peak_bytes - weights_bytes)
         return math.ceil(weights_bytes / left) if left > 0 else None
 
+    def holds(self, predicted: Predicted) -> bool:
+        """Return whether the devices together hold a run."""
+        devices = self.takes(predicted["weights_bytes"], predicted["peak_bytes"])
+        return devices is not None and devices <= self.devices
+
 
 def at_hand(device: str) -> Machine | None:
     """Return the memory that a study's `device` (auto, cpu, cuda) means here: that of the GPUs, or where there is none the RAM.
@@ -167,19 +174,32 @@ def at_hand(device: str) -> Machine | None:
 def planned(run: PlannedRun, machine: Machine | None) -> dict[str, Any]:
     """Return what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
 
-    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number. Where nothing can be
-    predicted, `unpredicted` says why; else it is None.
+    A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number. Where it does not fit,
+    and would in smaller batches, batch_that_fits is the largest. Where nothing can be predicted, `unpredicted` says why.
     """
-    unknown: dict[str, Any] = dict.fromkeys((*BYTES, "fits", "gpus", "unpredicted"))
+    unknown: dict[str, Any] = dict.fromkeys((*BYTES, "fits", "gpus", "batch_that_fits", "unpredicted"))
     try:
         predicted = _of_run(run, machine.kind if machine else "cuda")
     except Unpredictable as error:
         return {**unknown, "unpredicted": str(error)}
     if machine is None:
         return {**unknown, **predicted}
-    devices = machine.takes(predicted["weights_bytes"], predicted["peak_bytes"])
-    fits = devices is not None and devices <= machine.devices
-    return {**unknown, **predicted, "fits": fits, "gpus": devices if machine.kind == "cuda" else None}
+    gpus = machine.takes(predicted["weights_bytes"], predicted["peak_bytes"]) if machine.kind == "cuda" else None
+    fits = machine.holds(predicted)
+    smaller = None if fits else _batch_that_fits(run, machine)
+    return {**unknown, **predicted, "fits": fits, "gpus": gpus, "batch_that_fits": smaller}
+
+
+def _batch_that_fits(run: PlannedRun, machine: Machine) -> int | None:
+    """Return the largest batch below the study's in which a run fits; None where it does not alone."""
+    fits, too_many = 0, min(run.study.batch, len(run.study.requests))
+    while too_many - fits > 1:
+        batch = (fits + too_many) // 2
+        if machine.holds(_of_run(run, machine.kind, batch)):
+            fits = batch
+        else:
+            too_many = batch
+    return fits or None
 
 
 def room(run: PlannedRun, predicted: Predicted | None, device: str) -> dict[int | str, int] | None:

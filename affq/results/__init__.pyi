@@ -20,6 +20,7 @@ from .reading import study_folder as study_folder
 from .record import Record as Record
 from .record import records as records
 from .record import reported_before as reported_before
+from .record import score_together as score_together
 from .state import Failure as Failure
 from .state import FailureKind as FailureKind
 from .state import Stage as Stage

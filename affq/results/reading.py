@@ -293,8 +293,10 @@ class Reading(Generic[RunT]):
         return self._texts.batches(lambda row: KEY_OF(files.checked(row, schemas.Text.model_validate, "", "")))
 
     def generations(self) -> list[dict]:
-        """Return the generations, in the order in which they were made."""
-        return files.read_jsonl(self.folder / "generations.jsonl", REMEDY, schemas.Text.model_validate)
+        """Return the generations in the order of the study's requests, whatever batches they were made in."""
+        rows = files.read_jsonl(self.folder / "generations.jsonl", REMEDY, schemas.Text.model_validate)
+        places = {KEY_OF(request): place for place, request in enumerate(self.run.study.requests)}
+        return sorted(rows, key=lambda row: places.get(KEY_OF(row), len(places)))
 
     def measurements(self) -> dict:
         """Return the raw readings."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from affq import files
@@ -27,6 +28,7 @@ from affq.results.state import Failure, Stage
 
 ENDS = ("done.json", "failed.json", "measurements.json", "scores")
 PASSES = "passes"
+TOGETHER = 1_000  # texts: what is scored of them is on the disk before the next ones
 FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
 
 
@@ -83,6 +85,10 @@ class Record(Reading[RunT]):
             return conditions(self.about()) == conditions(json.loads(json.dumps(about)))
         except InputError:
             return False
+
+    def begin_texts(self) -> None:
+        """Say that texts are being generated now: `progress` sees it before the first batch is there."""
+        (self.folder / "generations.jsonl").touch()
 
     def append(self, generations: list[dict], reading: dict) -> None:
         """Append one whole batch: its texts, then its reading (seconds, bytes), which says that the texts are all there.
@@ -143,19 +149,20 @@ class Record(Reading[RunT]):
 
     def progress(self, before: tuple[int, int] | None) -> tuple[Stage, int]:
         """Return how far the attempt is that began after mark() gave `before`: (stage, texts there)."""
+        texts, run = self.folder / "generations.jsonl", self.folder / "run.json"
         try:
             if self.mark() == before:
                 return Stage.STARTING, 0  # an earlier attempt's
             about = self.about()
-            texts = self.folder / "generations.jsonl"
             done = texts.read_bytes().count(b"\n") if texts.exists() else 0
+            begun = texts.exists() and texts.stat().st_mtime_ns > run.stat().st_mtime_ns
         except (FileNotFoundError, InputError):
             return Stage.STARTING, 0
         if (self.folder / "measurements.json").exists():
             return Stage.ENDING, done
         if about["process"] > 1:
             return Stage.TIMING, done
-        if done <= about["texts_kept"]:
+        if not begun:
             return Stage.LOADING, done
         return (Stage.TIMING if done >= self.run.study.texts_wanted else Stage.GENERATING), done
 
@@ -167,26 +174,59 @@ class Record(Reading[RunT]):
         unless what would make them is not here: those that differ in code or versions alone then stay. The manifest comes last:
         without it there are no scores.
         """
-        manifest = self.manifest(scorer) if self.scores(scorer) else None
-        made_by = manifest["by"] if manifest else {}
-        same_scorer = made_by.keys() == by.keys() and all(by[name] in (None, made_by[name]) for name in by)
-        mine = manifest is not None and same_scorer and manifest["of"] == self.generations_sha256()
-        if mine and not self.scores_are_stale(scorer):
+        if self.has_scores(scorer, by):
             return
         start = time.perf_counter()
         try:
             rows = make(self.generations() if texts is None else texts)
         except InputError:
-            if mine:
+            if self.has_scores(scorer, by, stale=True):
                 return
             raise
+        self.keep_scores(scorer, by, rows, time.perf_counter() - start)
+
+    def has_scores(self, scorer: str, by: dict, stale: bool = False) -> bool:
+        """Return whether its scores of these texts are there; stale: even if code or versions were others. by: as for `score`."""
+        if not (self.scores(scorer) and (manifest := self.manifest(scorer))):
+            return False
+        made_by = manifest["by"]
+        same_scorer = made_by.keys() == by.keys() and all(by[name] in (None, made_by[name]) for name in by)
+        mine = same_scorer and manifest["of"] == self.generations_sha256()
+        return mine and (stale or not self.scores_are_stale(scorer))
+
+    def keep_scores(self, scorer: str, by: dict, rows: list[dict], seconds: float) -> None:
+        """Write scores, one line a text, and what they were made of, by and with, in so many seconds."""
         self._scores_folder.mkdir(exist_ok=True)
         scores = files.lines(rows)
         files.write(self._scores_folder / f"{scorer}.jsonl", scores)
         digest = hashlib.sha256(scores.encode()).hexdigest()
         made_of = {"of": self.generations_sha256(), "by": by, "software": scoring()}
-        about = {**made_of, "sha256": digest, "seconds": time.perf_counter() - start}
-        files.write_json(self._scores_folder / f"{scorer}.manifest.json", about)
+        files.write_json(self._scores_folder / f"{scorer}.manifest.json", {**made_of, "sha256": digest, "seconds": seconds})
+
+
+def score_together(
+    texts: Iterable[tuple[Record[RunT], str, list[dict]]], by: dict, make: Callable[[list[dict]], list[dict]]
+) -> None:
+    """Write the scores of several runs' texts as Record.score does, but made for TOGETHER texts or more at a time.
+
+    texts: of each record, under the scorer's id, its texts. make: gives a row for each text, in their order; what several runs
+    have in common it may score once.
+    """
+    lacking = [(record, scorer, rows) for record, scorer, rows in texts if not record.has_scores(scorer, by)]
+    while lacking:
+        group: list[tuple[Record[RunT], str, list[dict]]] = []
+        while lacking and sum(len(rows) for *_, rows in group) < TOGETHER:
+            group.append(lacking.pop(0))
+        start = time.perf_counter()
+        try:
+            made = make([row for *_, rows in group for row in rows])
+        except InputError:
+            if all(record.has_scores(scorer, by, stale=True) for record, scorer, _ in group):
+                continue
+            raise
+        seconds, left = (time.perf_counter() - start) / len(made), iter(made)
+        for record, scorer, rows in group:
+            record.keep_scores(scorer, by, list(islice(left, len(rows))), seconds * len(rows))
 
 
 def records(results: Path | str, study: StudyOfRuns[RunT]) -> list[Record[RunT]]:

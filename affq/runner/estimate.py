@@ -79,14 +79,13 @@ def reference() -> dict[str, Any]:
 def _sizes(run: Run) -> dict[str, int]:
     """Return the sizes of a run, under the keys of the reference's `sizes`."""
     study = run.study
-    asked, control = study.texts_asked, study.texts_wanted - study.texts_asked  # never in one batch
     timed = study.measurement
     sizes = [2**power for power in range(timed.throughput.bit_length())]
     steps = READINGS * timed.new_tokens
     return {
         "parameters": run.model.parameters,
-        "texts": asked + control,
-        "batches": math.ceil(asked / study.batch) + math.ceil(control / study.batch),
+        "texts": study.texts_wanted,
+        "batches": math.ceil(study.texts_wanted / study.batch),
         "max_new_tokens": study.generation.max_new_tokens,
         "timed_tokens": timed_tokens(study),
         "batch_steps": len(sizes) * steps,
@@ -95,13 +94,13 @@ def _sizes(run: Run) -> dict[str, int]:
 
 
 def timed_tokens(study: Study) -> int:
-    """Return the number of tokens of a resource pass that makes all its rounds: one more a text, for the time to first token.
+    """Return the number of tokens of a resource pass that makes all its rounds.
 
     Of the warm-ups three are counted, the fewest that there may be.
     """
     timed = study.measurement
     texts = min(timed.texts, study.texts_asked // study.samples) * timed.rounds
-    return texts + (texts + timed.token_texts) * timed.new_tokens + 3 * timed.warmup_tokens
+    return (texts + timed.token_texts) * timed.new_tokens + 3 * timed.warmup_tokens
 
 
 @cache

@@ -133,7 +133,8 @@ class Classifier:
         import torch
 
         means = torch.empty(len(texts), self.encoder.config.hidden_size)
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
+        lengths = [len(ids) for ids in self.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]]
+        by_length = sorted(range(len(texts)), key=lengths.__getitem__)  # little padding
         with torch.inference_mode():
             for start in range(0, len(texts), batch):
                 where = by_length[start : start + batch]

@@ -138,10 +138,13 @@ def judged(texts: Sequence[str], probabilities: "np.ndarray", emotions: Sequence
 
 
 def emotion_scores(generations: Sequence[Generation], judge: Judge) -> list[dict[str, Any]]:
-    """Score generations under a judge: `judged` for each, with the generation's key. A judged `none` counts as wrong."""
-    texts = [generation["text"] for generation in generations]
-    verdicts = judged(texts, judge.probabilities(texts), judge.emotions)
-    return [{**key_of(generation), **verdict} for generation, verdict in zip(generations, verdicts, strict=True)]
+    """Score generations under a judge: `judged` for each, with the generation's key. A judged `none` counts as wrong.
+
+    Texts that are the same are judged once.
+    """
+    texts = list(dict.fromkeys(generation["text"] for generation in generations))
+    verdicts = dict(zip(texts, judged(texts, judge.probabilities(texts), judge.emotions), strict=True))
+    return [{**key_of(generation), **verdicts[generation["text"]]} for generation in generations]
 
 
 def rouge_to_references(generations: Iterable[Generation], references: Mapping[str, list[str]]) -> list[dict[str, Any]]:

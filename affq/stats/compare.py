@@ -7,7 +7,7 @@ emotions and samples are compared as one array, stacked along a last axis of two
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +28,8 @@ EXACT_FLIPS = 2**12  # up to here every swap of two runs' prompts is tried, beyo
 
 LEVEL = 0.95  # of every interval
 # Readings that go on until their interval is narrow tend to stop where it is too narrow by chance. An interval that is computed
-# after every round at this level covers at LEVEL (tests/test_compare.py simulates it).
-LEVEL_OF_STOPPED = 0.97
+# after every reading at this level, at which six have one, covers at about LEVEL (tests/test_compare.py simulates it).
+LEVEL_OF_STOPPED = 0.968
 
 
 def median_interval(readings: Sequence[float] | np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -37,32 +37,27 @@ def median_interval(readings: Sequence[float] | np.ndarray, level: float = LEVEL
 
     Between order statistics, so that no distribution is assumed (Conover 1999, Practical Nonparametric Statistics, 3.2).
     """
-    ranks = _median_ranks(len(readings), level)
-    if ranks is None:
+    if not (rank := _median_rank(len(readings), level)):
         return np.nan, np.nan
-    low, high = np.sort(np.asarray(readings, dtype=float))[list(ranks)]
-    return float(low), float(high)
+    ordered = np.sort(np.asarray(readings, dtype=float))
+    return float(ordered[rank - 1]), float(ordered[-rank])
 
 
-@lru_cache
-def _median_ranks(count: int, level: float) -> tuple[int, int] | None:
-    """Return which of so many ordered readings, the least being 0, are the interval's ends; None of too few."""
-    from scipy.stats import quantile_test
-
-    if count < 2:
-        return None
-    interval = quantile_test(np.arange(count, dtype=float), p=0.5).confidence_interval(confidence_level=level)
-    return None if np.isnan([interval.low, interval.high]).any() else (int(interval.low), int(interval.high))
+@cache
+def _median_rank(count: int, level: float) -> int:
+    """Return which of so many ordered readings, from either end, is an end of the median's interval; 0 of too few."""
+    # How many of them lie below the median is binomial, of 1/2.
+    return int(np.sum(special.bdtr(np.arange(count), count, 0.5) <= (1 - level) / 2))
 
 
-def level_of(rounds: int) -> float:
-    """Return the level of an interval of readings that stop, at the latest, after so many rounds."""
-    return LEVEL if rounds == 1 else LEVEL_OF_STOPPED
+def level_of(stops: bool) -> float:
+    """Return the level of an interval of readings; stops: whether they go on until it is narrow."""
+    return LEVEL_OF_STOPPED if stops else LEVEL
 
 
-def relative_width(readings: Sequence[float] | np.ndarray, rounds: int) -> float:
+def relative_width(readings: Sequence[float] | np.ndarray, stops: bool) -> float:
     """Return the width of the median's interval over the median, by which readings stop; inf where there is no interval."""
-    low, high = median_interval(readings, level_of(rounds))
+    low, high = median_interval(readings, level_of(stops))
     return float("inf") if np.isnan(low) else (high - low) / float(np.median(readings))
 
 

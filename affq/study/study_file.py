@@ -61,7 +61,7 @@ class Generation(Settings):
 
 
 class Measurement(Settings):
-    """The resource pass: what is timed, and how often. With several rounds it has an aim."""
+    """The resource pass: what is timed, and how often. Several rounds have an aim that ends them."""
 
     texts: Count = 10
     new_tokens: Annotated[int, Field(ge=2, le=MOST_COUNTED)] = 64  # one, and one further
@@ -70,16 +70,13 @@ class Measurement(Settings):
     token_texts: CountFromZero = 2
     processes: Count = 1
     throughput: CountFromZero = 0
-    aim: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+    aim: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
     profile: bool = False
 
     @field_validator("aim")
     @classmethod
     def _of_several_rounds(cls, aim: float | None, info: ValidationInfo) -> float | None:
         rounds = info.data.get("rounds")
-        if rounds == 1 and aim is not None:
-            remedy = "leave it out, or let rounds be more than 1"
-            raise InputError("aim in {place} decides nothing with one round", value=aim, remedy=remedy)
         if rounds is not None and rounds > 1 and aim is None:
             remedy = "aim: 0.03 ends them when the median's interval is 3 % wide"
             raise InputError(f"measurement in {{place}} has {rounds} rounds and no aim", remedy=remedy)
@@ -143,7 +140,7 @@ class StudyFile(Settings):
     prompts: Annotated[str, _suggest(lambda: PROMPT_SETS)] = "default"
     emotions: list[Emotion] = Field(default=list(EMOTIONS), min_length=1)
     samples: Count = 1
-    batch: Count = 14
+    batch: Count = 80
     seed: Seed = 0
     generation: Generation = Generation()
     measurement: Measurement = Measurement()

@@ -385,10 +385,10 @@ class Bench:
                 loading.prove(loading.census(model), run.precision)
                 most = max(study.measurement.new_tokens, study.generation.max_new_tokens)
                 thinking = study.generation.thinking
-                generate.need_context(model, tokenizer, study.requests[:2], most, thinking)
+                tokens = generate.count_tokens(model, tokenizer, study.requests[:2], most, thinking)
                 inputs = generate.prepare(model, tokenizer, study.requests[:1], thinking)
                 loading.compute_once(model, run.precision, inputs)
-                batch = generate.in_batches(study.requests, study.batch)[0][:2]
+                (batch,) = generate.in_batches(study.requests[:2], tokens, 2)
                 generate.texts(model, tokenizer, batch, min(most, 4), sampling=study.sampling, thinking=thinking)
                 prompts.to_time(study.requests, study.measurement.texts)
                 if seed is None:

@@ -35,12 +35,12 @@ def memory(summary: pd.DataFrame) -> str:
 def latency(statistics: pd.DataFrame, aim: float | None) -> str:
     """Return how the texts were timed, and what the intervals are. statistics: Results.latency_statistics; aim: the study's."""
     whole = statistics[statistics["reading"] == "latency_s"]
-    sentences = ["The prompts were timed in one round."]
+    sentences = ["All texts that the study asks for were timed."]
     if aim is not None:
         reached = whole["stopped"].eq("aim").sum()
         sentences = [
-            f"The prompts were timed in rounds: in {reached} of {len(whole)} runs until the interval of the median was no wider "
-            f"than {aim:.0%} of it, in the others up to the cap on rounds."
+            f"In {reached} of {len(whole)} runs texts were timed until the interval of the median was no wider than {aim:.0%} of "
+            "it; in the others all that the study asks for."
         ]
     kinds = whole["interval"].dropna().unique()
     if "within-process" in kinds:

@@ -35,6 +35,11 @@ def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterab
         measured = "" if run["measured_peak_bytes"] is None else f"{run['measured_peak_bytes'] / 1e9:,.2f}"
         memory = f"{amounts[0]:>10}  {amounts[1]:>7}  {measured:>11}"
         lines.append(f"{run['status']:8} {name:{width}}  {memory}  {fits:10}  {why}".rstrip())
+    lines += [
+        f"{name} does not fit in the study's batch; in one of {run['batch_that_fits']} it would: batch: {run['batch_that_fits']}"
+        for name, run in zip(names, runs, strict=True)
+        if run["batch_that_fits"]
+    ]
     lines += unpredicted(runs)
     lines.append(_at_hand(machine))
     if saved := savings(runs):
