@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import affq, save_classifier
@@ -92,6 +94,11 @@ def test_network_and_settings_of_the_users_are_out_of_reach_as_in_a_run(tmp_path
     assert affq("try", study, cwd=tmp_path).stderr == "affq: looked\n"
     assert seen == [(True, "1", False)]
     assert not constants.is_offline_mode() and dict(os.environ) == before
+
+
+def test_torch_is_imported_only_where_its_switches_are_out_of_reach():
+    code = "import sys; from affq.runner import preview; preview.preview; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_what_would_fail_a_run_is_one_sentence(tmp_path, study, monkeypatch):

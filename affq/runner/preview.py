@@ -11,8 +11,7 @@ from rich.text import Text
 
 from affq import models
 from affq.errors import InputError, printable
-from affq.inference import Generation, Request, generate, measure, probes
-from affq.models import memory
+from affq.inference import Generation, Request, measure, probes
 from affq.results import FailureKind
 from affq.runner import endings, kernel
 from affq.scoring import saying_little, scores
@@ -33,7 +32,7 @@ class Preview:
 
 
 def preview(study: Study, model: str | None, precision: str | None, most: int, say: Callable[[str], None]) -> Preview:
-    """Generate and judge the texts of a study's first prompts, at most so many: one for each emotion.
+    """Generate and judge a text for each emotion of the study's first prompts, at most so many.
 
     model, precision: of a run of the study; None for the first that the study names. say(words) is told what goes on. Weights
     that are not here are fetched. Raises InputError for what would make the run fail.
@@ -80,6 +79,9 @@ def _generate(run: Run, requests: list[Request]) -> list[Generation]:
 
 
 def _quality_pass(run: Run, requests: list[Request]) -> list[Generation]:
+    from affq.inference import generate  # torch, which reads some of kernel.LEFT_OUT when it is imported
+    from affq.models import memory
+
     study, precision, folder, settings = run.study, run.precision, run.model.folder, run.study.generation
     device = models.resolve_device(study.device)
     models.import_for(folder, precision)
