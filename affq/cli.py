@@ -1,7 +1,8 @@
-"""The commands: affq new | plan | run | score | report | explore | notebooks | judge | annotate | study | doctor."""
+"""The commands: affq new | plan | try | run | score | report | explore | notebooks | judge | annotate | study | doctor."""
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -84,6 +85,12 @@ def _need_no_precisions(precisions: str | None, verb: str, study: str) -> None:
         raise InputError(f"affq {verb} has no --precisions", value=precisions, remedy=remedy)
 
 
+def _need_judged(study: "Study") -> None:
+    if not study.judged:
+        problem = f"study {study.name} has random weights: its texts mean nothing, and none is judged"
+        raise InputError(problem, value=study.source)
+
+
 def _version(asked: bool) -> None:
     if asked:
         _say(__version__)
@@ -155,6 +162,28 @@ def plan(
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
+
+
+@app.command("try")
+def preview(
+    study: STUDY_OR_MODEL,
+    precision: Annotated[str | None, typer.Option(help="one of the study's; else the first that it names")] = None,
+    model: Annotated[str | None, typer.Option(help="one of the study's; else the first that it names")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="how many of the study's prompts, from the first on")] = 3,
+) -> None:
+    """Show what a study's first prompts give: a text for each emotion, and the emotion that is judged. Nothing is recorded.
+
+    In a terminal a text is cut at the end of its line; in a pipe or a file it is whole.
+    """
+    from affq.study import draft, load_study, names_a_model
+
+    loaded = draft(study).study if names_a_model(study) else load_study(study)
+    _need_judged(loaded)
+    from affq.runner import preview as previewing
+
+    shown = previewing.preview(loaded, model, precision, prompts, _say)
+    for line in previewing.lines(shown, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        _say(line)
 
 
 @app.command()
@@ -231,8 +260,7 @@ def score(study: STUDY, results: RESULTS = Path("reports")) -> None:
     loaded = _load(study, results)
     from affq.runner import score_study
 
-    if not loaded.judged:
-        raise InputError(f"study {loaded.name} has random weights: its texts mean nothing, and none is judged", value=study)
+    _need_judged(loaded)
     _say(f"Scoring the texts of {loaded.name} …")
     score_study(loaded, results)
 

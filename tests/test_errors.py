@@ -378,6 +378,11 @@ def test_pattern_that_chooses_no_run(command, place, write_study):
     agrees("pattern that chooses no run", re.sub(r"--[0-9a-f]{10}", "--…", command("plan", "toy.yaml", "--only", "int8")), place)
 
 
+def test_run_that_a_study_lacks(command, place, write_study):
+    write_study()
+    agrees("run that a study lacks", command("try", "toy.yaml", "--precision", "bf16"), place)
+
+
 def test_results_that_another_process_holds(command, place, write_study):
     write_study(precisions=["fp32"])
     (place / "reports" / "toy" / "runs").mkdir(parents=True)

@@ -65,6 +65,17 @@ def test_every_command_works_as_it_stands(typed):
 
 
 @pytest.mark.full
+def test_output_of_try_is_what_the_readme_shows(typed):
+    """But for the seconds, and the texts: those of another processor may be others."""
+    _, printed = typed
+    (shown,) = [block.splitlines() for kind, block in BLOCKS if kind == "text"]
+    tried = printed["affq try mine.yaml --precision bf16 --prompts 3"].splitlines()[2:]
+    assert shown[0].split() == tried[0].split() and shown[-1] == tried[-1]
+    assert re.sub(r"\d+", "…", shown[-2]) == re.sub(r"\d+", "…", tried[-2])
+    assert shown[-2].startswith(f"{sum('≠' not in row for row in shown[1:-2])} of {len(shown) - 3} texts")
+
+
+@pytest.mark.full
 def test_what_people_labelled_is_in_the_next_report(typed):
     folder, _ = typed
     sample = pd.read_csv(folder / "sample.csv", dtype=str, keep_default_na=False)
@@ -108,7 +119,7 @@ def test_notebooks_run_by_hand_from_the_parameters_they_show(tmp_path):
 
 
 def test_every_block_of_the_readme_is_of_a_kind_that_is_tested():
-    assert {kind for kind, _ in BLOCKS} == {"", "sh", "yaml", "python"}
+    assert {kind for kind, _ in BLOCKS} == {"", "sh", "yaml", "python", "text"}
     assert "@@" not in README
     plain = [block for kind, block in BLOCKS if not kind]
     assert plain == ["make report\nmake test\n"]

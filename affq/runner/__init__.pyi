@@ -1,5 +1,6 @@
 from . import notebooks as notebooks
 from . import planning as planning
+from . import preview as preview
 from .doctor import examine as examine
 from .doctor import lines as lines
 from .execute import run_study as run_study

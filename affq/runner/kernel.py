@@ -67,27 +67,33 @@ def packages() -> list[str]:
 
 
 @contextmanager
+def stripped() -> Iterator[None]:
+    """Strip this process's environment of LEFT_OUT and of the network, since what a run loads was fetched before."""
+    before = dict(os.environ)
+    for name in LEFT_OUT:
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
 def environment(mark: str) -> Iterator[Config]:
     """Change what kernels inherit, and give what Kernel is configured by.
 
-    No network, since what a notebook loads was fetched before. mark: what locks.end_processes knows the kernels by. Their files
-    lie in a folder of their own, which goes with them; those that killed processes left are removed.
+    mark: what locks.end_processes knows the kernels by. Their files lie in a folder of their own, which goes with them; those
+    that killed processes left are removed.
     """
     _sweep()
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
-        for name in LEFT_OUT:
-            os.environ.pop(name, None)
-        os.environ |= {"HF_HUB_OFFLINE": "1", locks.MARK: mark, "MATPLOTLIBRC": os.devnull}
-        os.environ |= {"IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
-        try:
-            # What notebook and kernel say to each other are texts: encrypted.
-            yield Config(
-                {"KernelManager": {"transport_encryption": "auto", "connection_file": str(Path(scratch, "connection.json"))}}
-            )
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", ignore_cleanup_errors=True) as scratch, stripped():
+        os.environ |= {locks.MARK: mark, "MATPLOTLIBRC": os.devnull, "IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
+        # What notebook and kernel say to each other are texts: encrypted.
+        yield Config(
+            {"KernelManager": {"transport_encryption": "auto", "connection_file": str(Path(scratch, "connection.json"))}}
+        )
 
 
 def _sweep() -> None:

@@ -4,7 +4,6 @@ A kernel library may end its process, and a process that asks for a CUDA device 
 """
 
 import json
-import os
 import signal
 import subprocess
 import tempfile
@@ -47,10 +46,10 @@ def _child(code: str, *arguments: str) -> tuple[list[str], str]:
 
     Return (lines it printed, why it ended early or "").
     """
-    kept = {name: value for name, value in os.environ.items() if name not in kernel.LEFT_OUT}
-    command, environment = [*kernel.python(code), *arguments], kept | {"HF_HUB_OFFLINE": "1"}
+    command = [*kernel.python(code), *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, errors="replace", timeout=CHILD_TIMEOUT_S)
+        with kernel.stripped():
+            done = subprocess.run(command, capture_output=True, errors="replace", timeout=CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         printed = (error.stdout or b"").decode(errors="replace")
         return printed.splitlines(), f"its process did not end in {CHILD_TIMEOUT_S} s"

@@ -5,5 +5,6 @@ from .classifiers import SequenceClassifier as SequenceClassifier
 from .judge import Judge as Judge
 from .judge import PackagedJudge as PackagedJudge
 from .judge import packaged as packaged
+from .judge import saying_little as saying_little
 from .perplexity import Scorer as Scorer
 from .scores import distinct_n as distinct_n
