@@ -11,7 +11,7 @@ from rich.text import Text
 
 from affq import models
 from affq.errors import InputError, printable
-from affq.inference import Generation, Request, measure, probes
+from affq.inference import Generation, Request, key_of, measure, probes
 from affq.results import FailureKind
 from affq.runner import endings, kernel
 from affq.scoring import saying_little, scores
@@ -90,14 +90,15 @@ def _quality_pass(run: Run, requests: list[Request]) -> list[Generation]:
     models.prove(models.census(loaded), precision)
     network = cast(generate.Model, loaded)  # transformers does not declare that its models generate
     prepare = partial(generate.prepare, network, tokenizer, thinking=settings.thinking)
-    generate.need_context(network, tokenizer, requests, settings.max_new_tokens, settings.thinking)
+    prompt_tokens = generate.count_tokens(network, tokenizer, requests, settings.max_new_tokens, settings.thinking)
     longest = prepare(requests)["input_ids"].shape[1] + settings.max_new_tokens
     models.make_ready(loaded, precision, study.engine, prepare(requests[:1]), longest)
     texts: list[Generation] = []
-    for batch in generate.in_batches(requests, study.batch):
+    for batch in generate.in_batches(requests, prompt_tokens, study.batch):
         options = (settings.max_new_tokens, None, study.sampling, settings.thinking)
         texts += generate.texts(network, tokenizer, batch, *options)[0]
-    return texts
+    places = [key_of(request) for request in requests]
+    return sorted(texts, key=lambda text: places.index(key_of(text)))
 
 
 def lines(shown: Preview, columns: int | None) -> list[str]:
