@@ -1,7 +1,7 @@
 """Hold affq's latencies against a plain loop, against themselves in other processes, and against a machine that is busy.
 
 python tests/bench/latency.py needs a quiet machine, takes a quarter of an hour on two cores, and writes latency.md beside itself;
-ratio, processes or load behind it measure that part alone.
+ratio, first, processes or load behind it measure that part alone.
 The default model's texts are timed by affq and by a plain `generate` loop in turn; repetitions of a study with `processes: 5`
 are compared with each other; a run on a quiet machine and one beside two busy processes say whether they were disturbed.
 """
@@ -32,6 +32,7 @@ from affq.study.study import load_study
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
 NEW_TOKENS, TEXTS = 64, 24  # of the ratio
+FIRST_TOKENS, PAIRS = 16, 120  # of the reading of the clock at the first token
 REPETITIONS, PROCESSES, REPEATED = 4, 5, ("fp32", "int8")
 READINGS = ("ttft_s", "token_s", "latency_s")
 SPIN = "while True: pass"
@@ -46,8 +47,8 @@ def plain_loop_s(model, tokenizer, request):
     return time.perf_counter() - start
 
 
-def ratio(precision):
-    """Print the seconds of each text by affq and by the plain loop, in turn, in random order within a pair: JSON."""
+def ready(precision):
+    """Give the default model, its tokenizer, what generates with them, and the requests that are timed, warmed up."""
     run = load_study("default").run("smollm2-135m", precision)
     models.import_for(run.model.folder, precision)
     model, tokenizer = models.load(run.model.folder, precision, "cpu")
@@ -55,6 +56,12 @@ def ratio(precision):
     produce = partial(generate.exactly, model, tokenizer)
     timed = prompts.to_time(prompts.cross(prompts.read_prompts(run.study.prompts), run.study.emotions), TEXTS)
     measure.warm_up(generate.prepare(model, tokenizer, timed[:1]), produce, 8)
+    return model, tokenizer, produce, timed
+
+
+def ratio(precision):
+    """Print the seconds of each text by affq and by the plain loop, in turn, in random order within a pair: JSON."""
+    model, tokenizer, produce, timed = ready(precision)
     order, pairs = random.Random(0), []
     for request in timed:
         inputs, pair = generate.prepare(model, tokenizer, [request]), {}
@@ -82,12 +89,36 @@ def ratios():
         )
 
 
+def at_first_token():
+    """Give how a text's time changes where the clock is read at its first token: pairs in random order, at fp32."""
+    model, tokenizer, produce, timed = ready("fp32")
+    order, ratios = random.Random(0), []
+    for request in itertools.islice(itertools.cycle(timed), PAIRS):
+        inputs, pair = generate.prepare(model, tokenizer, [request]), {}
+        for reads in order.sample([True, False], 2):
+            if reads:
+                pair[reads] = measure.time_text(inputs, produce, FIRST_TOKENS)["latency_s"]
+            else:
+                start = time.perf_counter()
+                produce(inputs, FIRST_TOKENS)
+                pair[reads] = time.perf_counter() - start
+        ratios.append(pair[True] / pair[False])
+    low, high = compare.median_interval(ratios)
+    yield "| pairs | median ratio | its 95 % interval | within 0.99 to 1.01 |"
+    yield "|---|---|---|---|"
+    within = "yes" if 0.99 <= low and high <= 1.01 else "no"
+    yield f"| {len(ratios)} | {np.median(ratios):.4f} | {low:.4f} to {high:.4f} | {within} |"
+
+
 def write_study(folder, name, precisions=PRECISIONS, **measurement):
     """Write a study of the default model: few texts to judge, and this to measure."""
     rows = ["id,kind,text,text_without_emotion", "note,general,Write a note full of {emotion}.,Write a note."]
     (folder / "one.csv").write_text("\n".join(rows) + "\n")
     study = {"models": ["smollm2-135m"], "precisions": list(precisions), "prompts": "one.csv", "device": "cpu"}
-    study |= {"generation": {"max_new_tokens": 8}, "measurement": {"texts": 7, "new_tokens": 16, "token_texts": 1, **measurement}}
+    study |= {
+        "generation": {"max_new_tokens": 8},
+        "measurement": {"texts": 7, "new_tokens": 16, "token_texts": 1, "aim": None, **measurement},
+    }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
     return folder / f"{name}.yaml"
 
@@ -154,6 +185,11 @@ PARTS = {
         "The same texts timed by affq and by a plain `generate` loop",
         f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens each, in random order; the ratio is taken text by text.",
         lambda folder: ratios(),
+    ),
+    "first": (
+        "The reading of the clock at the first token",
+        f"The same text with it and without, {FIRST_TOKENS} tokens at fp32, in random order.",
+        lambda folder: at_first_token(),
     ),
     "processes": (
         f"Repetitions of a study with `processes: {PROCESSES}`",
