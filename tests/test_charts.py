@@ -3,6 +3,7 @@
 import importlib
 
 import matplotlib
+import pandas as pd
 import pytest
 
 from affq.report import charts
@@ -23,3 +24,11 @@ def test_charts_set_their_whole_style(styled):
     style = matplotlib.rcParams
     assert (style["text.usetex"], style["font.family"], style["savefig.dpi"]) == (False, ["sans-serif"], "figure")
     assert style["font.sans-serif"][0] == "DejaVu Sans" != mine["font.sans-serif"][0]  # which comes with matplotlib
+
+
+def test_same_readings_give_the_same_points():
+    texts = pd.DataFrame({"model": "m", "precision": ["fp32", "fp32", "int8"], "latency_s": [1.0, 1.0, 2.0], "new_tokens": 8})
+    medians = texts.iloc[1:].assign(latency_low_s=0.5, latency_high_s=2.5)
+    places = [[points.get_offsets().tolist() for points in charts.latency(texts, medians).collections] for _ in range(2)]
+    assert places[0] == places[1]
+    assert places[0][0][0] != places[0][0][1]  # texts that took as long are both seen

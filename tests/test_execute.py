@@ -126,6 +126,16 @@ def test_summary_that_fails_is_one_sentence(broken, record, source, said):
         execute.summarize_study(record.run.study, record.folder.parents[2])
 
 
+@pytest.mark.parametrize("source, left", [("1 / 0", True), ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", False)])
+def test_summary_that_fails_leaves_its_own_notebook_or_none(broken, record, source, left):
+    broken(source, "3_summary")
+    notebook = complete(record).folder.parent / "3_summary.ipynb"
+    notebook.write_text("the former one")
+    with pytest.raises(InputError):
+        execute.summarize_study(record.run.study, record.folder.parents[2])
+    assert notebook.exists() == left and (not left or "ZeroDivisionError" in notebook.read_text())
+
+
 def test_nothing_complete_is_refused_so_that_no_report_is_blanked(write_study, tmp_path):
     study = load_study(write_study())
     for action in (execute.score_study, execute.summarize_study):

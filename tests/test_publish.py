@@ -1,7 +1,9 @@
 import csv
+import io
 import json
 import re
 import shutil
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,9 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import seal
+from fontTools.ttLib import TTFont
 from test_tables import PEAKS, write_run
 
-from affq.report import index, output, publish
+from affq.report import charts, index, output, publish
 from affq.report.reading import Column, for_reading, html_table, latex_table
 from affq.results import Failure, FailureKind
 from affq.results import record as records
@@ -215,8 +218,48 @@ def test_chart_is_written_in_three_formats_and_shown_with_its_alternative_text(t
 
     output.write_to(tmp_path)
     output.chart(plt.subplots()[1], "empty", "nothing at all")
+    output.finish("", "")
     assert shown[0][1]["image/png"]["alt"] == "nothing at all"
     assert {p.name for p in (tmp_path / "charts").iterdir()} == {"empty.pdf", "empty.png", "empty.svg"}
+
+
+def test_letters_of_a_chart_stay_letters(tmp_path, shown):
+    axes = charts.reliability([{"confidence": 0.5, "accuracy": 0.4, "texts": 3}])
+    output.write_to(tmp_path)
+    output.chart(axes, "letters", "")
+    output.finish("", "")
+    words = "Is the judge as often right as it says?"
+    texts = [element.text for element in ElementTree.parse(tmp_path / "charts" / "letters.svg").iter() if element.text]
+    pdf = (tmp_path / "charts" / "letters.pdf").read_bytes()
+    assert words in texts and b"/ToUnicode" in pdf  # which letters they are
+    streams = [zlib.decompress(stream) for stream in re.findall(rb"/FlateDecode.*?stream\n(.*?)\nendstream", pdf, re.DOTALL)]
+    (font,) = (TTFont(io.BytesIO(stream)) for stream in streams if stream.startswith(b"\0\1\0\0"))
+    # What a viewer needs of a TrueType font: ISO 32000-1, 9.9. Without rules of how letters join.
+    assert {"glyf", "head", "hhea", "hmtx", "loca", "maxp", "cvt ", "fpgm", "prep"} <= set(font.keys())
+    assert not {"GSUB", "GPOS", "GDEF"} & set(font.keys())
+
+
+def test_chart_with_a_format_of_the_notebooks_own_is_written_too(tmp_path, shown):
+    import matplotlib.pyplot as plt
+
+    axes = plt.subplots()[1]
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1f} apples")
+    output.write_to(tmp_path)
+    output.chart(axes, "apples", "")
+    output.finish("", "")
+    assert b"0.2 apples" in (tmp_path / "charts" / "apples.svg").read_bytes() and (tmp_path / "charts" / "apples.pdf").exists()
+
+
+def test_chart_that_cannot_be_written_ends_the_report(tmp_path, shown):
+    import matplotlib.pyplot as plt
+
+    (tmp_path / "charts" / "full.svg").mkdir(parents=True)
+    output.write_to(tmp_path)
+    output.chart(plt.subplots()[1], "full", "")
+    with pytest.raises(
+        RuntimeError, match=r"charts cannot be written as SVG and PDF \(exit status 1\): .*Is a directory.*full\.svg"
+    ):
+        output.finish("", "")
 
 
 def written_report(folder, *names, page="a page"):
@@ -306,6 +349,7 @@ def test_same_chart_gives_the_same_files(tmp_path, shown):
         axes.plot([1, 2])
         output.write_to(tmp_path / name)
         output.chart(axes, "line", "a line")
+        output.finish("", "")
     written = [path.read_bytes() for path in files]
     assert written[::2] == written[1::2] and b"CreationDate" not in written[0]
 

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -234,7 +235,10 @@ def latency(readings: pd.DataFrame, summary: pd.DataFrame) -> Axes:
     timed = readings.assign(run=_runs)
     axes = _axes(2 + 1.2 * timed["run"].nunique(), timed["run"])
     style = {"palette": COLOURS, "legend": False, "alpha": 0.7, "jitter": 0.2, "size": 3}
+    state = np.random.get_state()
+    np.random.seed(0)  # where seaborn takes its jitter from: the same readings give the same picture
     sns.stripplot(timed, y="run", x="latency_s", hue="precision", ax=axes, **style)
+    np.random.set_state(state)
     known = summary.dropna(subset="latency_s").assign(run=_runs)
     axes.scatter(known["latency_s"], known["run"], marker="|", s=150, color="black", label="median", zorder=3)
     _bars(axes, known, "latency", "_s", "its 95 % interval")

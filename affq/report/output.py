@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
 from pydantic import BaseModel
 
 from affq import __version__, files
 from affq.errors import InputError, printable
+from affq.report.drawing import Drawing
 from affq.report.reading import Column, escaped, for_reading, html_table, latex_table
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ class Published(BaseModel):
 
 
 class _Beside:
-    """The folder of a report, and the names of the tables and charts that this process wrote there."""
+    """The folder of a report, the names of the tables and charts that this process wrote there, and what draws more of them."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.names = folder, set[str]()
+        self.drawing: Drawing | None = None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the report, if it is said where."""
@@ -58,6 +61,14 @@ class _Beside:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         self.names.add(name)
+
+    def draw(self, name: str, figure: "Figure") -> None:
+        """Write a figure to charts/<name>.svg and .pdf in a while, if it is said where the report is."""
+        if self.folder is None:
+            return
+        self.drawing = self.drawing or Drawing()
+        self.drawing.write(figure, (self.folder / "charts" / name).resolve())
+        self.names |= {f"charts/{name}.svg", f"charts/{name}.pdf"}
 
 
 _beside = _Beside(None)
@@ -149,26 +160,25 @@ def latex(columns: Sequence[Column], name: str, bold: Mapping[str, Sequence[bool
 
 
 def chart(axes: "Axes", name: str, alt: str) -> None:
-    """Show a chart with its alternative text, and write it to charts/<name>.svg, .pdf and .png."""
+    """Show a chart with its alternative text, and write it to charts/<name>.png, .svg, .pdf; `finish` waits for the last two."""
     import matplotlib.pyplot as plt
     import PIL.Image
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = cast("Figure", axes.figure)
-    svg, pdf, png, small = (io.BytesIO() for _ in range(4))
-    # No date and fixed ids: the same figures give the same file.
-    with plt.rc_context({"svg.hashsalt": name}):
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    figure.savefig(png, format="png", dpi=2 * figure.dpi)
+    figure, png = cast("Figure", axes.figure), io.BytesIO()
     plt.close(figure)
+    dpi, canvas = figure.dpi, FigureCanvasAgg(figure)
+    figure.set_dpi(2 * dpi)
+    canvas.draw()
+    figure.set_dpi(dpi)
+    figure.set_layout_engine("none")  # it is laid out now, once for all formats
     # A chart has few colours: with a palette the page is a third of the size.
-    with PIL.Image.open(png) as picture:
-        picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
-    for kind, data in {"svg": svg, "pdf": pdf, "png": small}.items():
-        _beside.write(f"charts/{name}.{kind}", data.getvalue())
-    image = Image(small.getvalue(), format="png")
-    about = {"alt": printable(alt, in_text=True), "width": int(figure.get_figwidth() * figure.dpi)}
-    display(image, metadata={"image/png": about})
+    with PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())) as picture:
+        picture.convert("RGB").quantize(method=PIL.Image.Quantize.MAXCOVERAGE).save(png, format="png", compress_level=8)
+    _beside.write(f"charts/{name}.png", png.getvalue())
+    _beside.draw(name, figure)
+    about = {"alt": printable(alt, in_text=True), "width": int(figure.get_figwidth() * dpi)}
+    display(Image(png.getvalue(), format="png"), metadata={"image/png": about})
 
 
 def markdown(text: str) -> None:
@@ -186,6 +196,8 @@ def finish(answer: str, hardware: str) -> None:
     """
     if (folder := _beside.folder) is None:
         return
+    if _beside.drawing:
+        _beside.drawing.finish()
     today, names = datetime.now(UTC).date().isoformat(), sorted(_beside.names)
     about = Published(affq=__version__, published=today, answer=answer, hardware=hardware, files=names)
     files.write_json(folder / PUBLISHED, about.model_dump())

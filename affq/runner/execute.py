@@ -199,11 +199,13 @@ def execute(
     cell_s: float | None = None,
     mark: str = "",
     without: Collection[str] = (),
+    save_cells: bool = True,
 ) -> None:
     """Execute one notebook template with parameters to `output`; no cell may take longer than `cell_s` seconds.
 
-    mark: what locks.end_processes knows the notebook's processes by. without: tags of cells that are left out. Raises
-    ValueError for a parameter that the template does not have (papermill would only log it, and use the default).
+    mark: what locks.end_processes knows the notebook's processes by. without: tags of cells that are left out. save_cells:
+    write `output` before and after each cell, not only at the notebook's end or where a cell fails. Raises ValueError for a
+    parameter that the template does not have (papermill would only log it, and use the default).
     """
     template = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     template.cells = [cell for cell in template.cells if not set(without) & set(cell.metadata.get("tags", ()))]
@@ -211,9 +213,8 @@ def execute(
     if unknown := set(parameters) - set(papermill.inspect_notebook(template)):
         raise ValueError(f"{name}.ipynb has no parameter {', '.join(sorted(unknown))}")
     log_file = output.with_suffix(".log")
-    for path in (output, log_file):
-        if path.is_symlink():  # it would be followed, and what it leads to written over
-            path.unlink()
+    for path in (output, log_file):  # a link would be followed, and what it leads to written over
+        path.unlink(missing_ok=True)
     with (
         files.named(output),
         open(log_file, "w", encoding="utf-8") as log,
@@ -230,6 +231,7 @@ def execute(
             start_timeout=START_TIMEOUT_S,
             execution_timeout=cell_s,
             coalesce_streams=True,
+            request_save_on_cell_execute=save_cells,
             stdout_file=log,
             stderr_file=log,
             config=config,
@@ -292,10 +294,12 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has = {"throughput": bool(study.measurement.throughput), "profile": study.measurement.profile}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["labels"] = bool(kept_labels(results, study))
-    return _execute_over(study, results, "3_summary", [tag for tag, there in has.items() if not there])
+    without = [tag for tag, there in has.items() if not there]
+    # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
+    return _execute_over(study, results, "3_summary", without, save_cells=False)
 
 
-def _execute_over(study: Study, results: Path | str, name: str, without: Collection[str] = ()) -> Path:
+def _execute_over(study: Study, results: Path | str, name: str, without: Collection[str] = (), save_cells: bool = True) -> Path:
     """Execute a notebook over the records of a study; return the path of the executed one."""
     folder = study_folder(results, study) / "runs"
     output, mark = folder / f"{name}.ipynb", f"{_mark(folder)}: scores"
@@ -303,7 +307,8 @@ def _execute_over(study: Study, results: Path | str, name: str, without: Collect
         with locks.held(folder, "scoring", print):
             locks.end_processes(mark)
             try:
-                execute(name, output, {"study": study.source, "results": str(results)}, mark=mark, without=without)
+                parameters = {"study": study.source, "results": str(results)}
+                execute(name, output, parameters, mark=mark, without=without, save_cells=save_cells)
             finally:
                 locks.end_processes(mark)
     except PapermillExecutionError as error:
