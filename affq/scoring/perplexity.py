@@ -83,7 +83,7 @@ def multiplies_bf16() -> bool:
     """Return whether this processor has units for bf16: without them its products take several times as long as at fp32."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later
     return any(capabilities.get(units, False) for units in ("avx512_bf16", "amx_bf16"))
 
 
