@@ -72,7 +72,8 @@ def _imported(code: str) -> set[str]:
 @pytest.mark.skipif(not version("torch").endswith("+cpu"), reason="torch itself has to say whether it sees a GPU")
 def test_command_that_executes_runs_imports_no_torch():
     imported = _imported(
-        "from affq.runner import execute\nexecute._sees_gpu()\nfrom affq.study import load_study\nload_study('default')"
+        "from affq import start\nfrom affq.runner import execute\nfrom affq.study import load_study\n"
+        "execute._sees_gpu(), load_study('default')"
     )
     assert "papermill" in imported and {"torch", "transformers", "pandas"} & imported == set()
 
