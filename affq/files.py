@@ -282,3 +282,10 @@ def _first_fault(error: ValueError) -> str:
 def damaged(place: Path | str, why: str | Exception, remedy: str) -> InputError:
     """Return the InputError for a record that cannot be read."""
     return InputError(f"{{place}} is damaged ({why})", place=place, remedy=remedy)
+
+
+def packaged_yaml(text: str) -> Any:
+    """Return what YAML text of the package's own says, read by libyaml where PyYAML was built with it: in a tenth of the time."""
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -3,9 +3,10 @@
 import sys
 from typing import Any, cast
 
-# jsonschema would compile a grammar of internationalized addresses when it is imported with nbformat, for seconds, and then
-# never check one: it does without what cannot be imported.
-cast(dict[str, Any], sys.modules).setdefault("rfc3987_syntax", None)
+# jsonschema would compile a grammar of internationalized addresses, and import a library of dates and times, when it is imported
+# with nbformat, for seconds, and then never check one: it does without what cannot be imported.
+for name in ("rfc3987_syntax", "isoduration"):
+    cast(dict[str, Any], sys.modules).setdefault(name, None)
 
 
 def entry() -> None:

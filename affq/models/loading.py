@@ -16,12 +16,14 @@ from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
+from affq import imports
 from affq.inference import chat, generate
-from affq.models import architectures, experts
+from affq.models import architectures
 from affq.models.checkpoints import LoadError, check_configuration, weight_files
 from affq.models.configuration import LOCAL, NO_CODE
 from affq.models.precisions import PRECISIONS, PrecisionError
 
+imports.models_of_transformers()
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes warns at every CPU product whose inputs are not float16: tens of thousands of lines, inside timed code.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -65,8 +67,7 @@ def import_for(folder: Path, precision: str, seed: int | None = None) -> None:
     for `load`, and then there are no weights to look at.
     """
     if PRECISIONS[precision].quantization:
-        import bitsandbytes  # noqa: F401
-
+        imports.bitsandbytes()
     with _explained(folder):
         check_configuration(folder)
         empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
@@ -94,7 +95,11 @@ def empty_of(config: transformers.PretrainedConfig, precision: str) -> transform
 
 def _unfused(config: transformers.PretrainedConfig, precision: str) -> type[transformers.PreTrainedModel] | None:
     """Return the class that keeps a model's experts apart, or None: for a precision that does not quantize, or another model."""
-    return experts.UNFUSED.get(config.model_type) if PRECISIONS[precision].quantization else None
+    if not PRECISIONS[precision].quantization:
+        return None
+    from affq.models.experts import UNFUSED  # which imports Mixtral's code: only where it is needed
+
+    return UNFUSED.get(config.model_type)
 
 
 def load(

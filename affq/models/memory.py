@@ -15,6 +15,7 @@ import psutil
 import torch
 import transformers
 
+from affq import imports
 from affq.errors import InputError
 from affq.inference import Request
 from affq.models import loading
@@ -271,6 +272,7 @@ def _packs(precision: str, device: str) -> bool:
     """Return whether bitsandbytes packs 4-bit layers anew at their first product: on CPUs that compute in bfloat16."""
     if device != "cpu" or PRECISIONS[precision].weight_dtype != "uint8":
         return False
+    imports.bitsandbytes()
     from bitsandbytes.functional import has_avx512bf16
 
     return bool(has_avx512bf16())

@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 
 import platformdirs
 import psutil
-import yaml
 
 from affq.errors import InputError
-from affq.files import sha256_of
+from affq.files import packaged_yaml, sha256_of
 from affq.models import checkpoints
 from affq.models.configuration import LOCAL
 
@@ -38,7 +37,7 @@ CONVERSION = 2  # of GGUF files: it goes up when other files come of it, and wha
 @functools.cache
 def catalog() -> dict[str, dict[str, Any]]:
     """Return the packaged catalog by name: {wheel or hub, stored_dtype, parameters, config, …}; it explains its keys."""
-    return yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
+    return packaged_yaml(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
 
 
 def generating() -> list[str]:

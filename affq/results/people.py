@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict, cast
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from affq import files
 from affq.errors import InputError
 from affq.results import schemas
 from affq.results.reading import AskedStudy, study_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class NotedText(TypedDict):
@@ -46,14 +47,14 @@ def named_people(paths: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-def keep_labels(results: Path | str, study: AskedStudy, person: str, labels: pd.DataFrame) -> None:
+def keep_labels(results: Path | str, study: AskedStudy, person: str, labels: "pd.DataFrame") -> None:
     """Write one person's labels, a frame {id, label}, in place of earlier ones. person: as `named_people` names them."""
     folder = study_folder(results, study) / "labels"
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{person}.csv", labels.to_csv(index=False, lineterminator="\n"))
 
 
-def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, pd.DataFrame]:
+def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, "pd.DataFrame"]:
     """Return the labels of a study, {person: frame {id, label}}; empty where nobody labelled.
 
     Raises InputError for a file that is none that `keep_labels` wrote.
@@ -67,8 +68,10 @@ def kept_labels(results: Path | str, study: AskedStudy) -> dict[str, pd.DataFram
     return {path.stem: frame for path, frame in kept.items()}
 
 
-def read_labels(path: Path) -> pd.DataFrame:
+def read_labels(path: Path) -> "pd.DataFrame":
     """Return a CSV file as it stands, every cell a string. Raises InputError for what is none, and for cells without a column."""
+    import pandas as pd  # takes half a second: not where nobody labelled
+
     columns, rows = files.read_csv(path)
     if len(columns) < 2:
         raise InputError("{place} is no CSV file of several columns", place=path, remedy=files.other_separator(columns))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-import yaml
 
+from affq.files import packaged_yaml
 from affq.inference import READINGS
 from affq.models import PRECISIONS
 from affq.study import Run, Study
@@ -73,7 +73,7 @@ def words(seconds: float) -> str:
 @cache
 def reference() -> dict[str, Any]:
     """Return reference_speed.yaml, which explains its keys."""
-    return yaml.safe_load(Path(__file__).with_name("reference_speed.yaml").read_text(encoding="utf-8"))
+    return packaged_yaml(Path(__file__).with_name("reference_speed.yaml").read_text(encoding="utf-8"))
 
 
 def _sizes(run: Run) -> dict[str, int]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -120,13 +121,20 @@ def _guess_s(study: Study, to_run: Sequence[Record[Run]]) -> dict[str, float | N
     """
     device = study.device
     if device != "cpu" and to_run:
-        import torch  # takes seconds: only where something is to be done
-
-        if device == "cuda" and not torch.cuda.is_available():
-            problem = "the study asks for device 'cuda', and torch sees none here"
-            raise InputError(problem, value="cuda", remedy="use device: cpu, or auto")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if _sees_gpu() else "cpu"
+    if study.device == "cuda" and device == "cpu":
+        problem = "the study asks for device 'cuda', and torch sees none here"
+        raise InputError(problem, value="cuda", remedy="use device: cpu, or auto")
     return {record.run.id: estimate.seconds(record.run, device) for record in to_run}
+
+
+def _sees_gpu() -> bool:
+    """Return whether torch sees a GPU; its import takes seconds: a build for processors alone says so in its version."""
+    if version("torch").endswith("+cpu"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def execute_run(record: Record[Run], results: Path | str, keep_texts: bool = True, process: int = 1) -> None:

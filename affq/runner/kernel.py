@@ -91,9 +91,9 @@ def environment(mark: str) -> Iterator[Config]:
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", ignore_cleanup_errors=True) as scratch, stripped():
         os.environ |= {locks.MARK: mark, "MATPLOTLIBRC": os.devnull, "IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
         # What notebook and kernel say to each other are texts: encrypted.
-        yield Config(
-            {"KernelManager": {"transport_encryption": "auto", "connection_file": str(Path(scratch, "connection.json"))}}
-        )
+        connection = {"transport_encryption": "auto", "connection_file": str(Path(scratch, "connection.json"))}
+        # Behind its last cell a kernel is ended at once: asked to, it would take apart what it has loaded first.
+        yield Config({"KernelManager": connection, "NotebookClient": {"shutdown_kernel": "immediate"}})
 
 
 def _sweep() -> None:

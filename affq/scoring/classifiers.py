@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affq import imports
 from affq.emotions import NONE, folded
 from affq.errors import InputError
 from affq.files import slug
@@ -90,6 +91,7 @@ class SequenceClassifier:
         import torch
         import transformers
 
+        imports.models_of_transformers()
         transformers.utils.logging.disable_progress_bar()
         folder = self.source.folder
         self.source.config  # noqa: B018 - what a configuration may not say is said before anything is built

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
-
+from affq import imports
 from affq.errors import InputError
+from affq.files import packaged_yaml
 from affq.models import LOCAL, weights
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def load_encoder(folder: Path) -> tuple["PreTrainedTokenizerBase", "PreTrainedMo
     import torch
     import transformers
 
+    imports.models_of_transformers()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     options = {"use_safetensors": True, "dtype": torch.float32, "add_pooling_layer": False, **LOCAL}
@@ -185,7 +186,7 @@ def mean_state(encoder: "torch.nn.Module", inputs: "BatchEncoding") -> "torch.Te
 def read_card(name: str) -> tuple[dict[str, Any], str]:
     """Return the card of a packaged judge: its figures, from the front matter of card.md, and its text."""
     _, front, text = (JUDGES / name / "card.md").read_text(encoding="utf-8").split("---\n", 2)
-    return yaml.safe_load(front), text.strip()
+    return packaged_yaml(front), text.strip()
 
 
 def packaged() -> list[str]:

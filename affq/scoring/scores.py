@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from affq import imports
 from affq.emotions import NONE, mask_emotion_words
 from affq.errors import InputError
 from affq.inference import KEY, Generation, key_of
@@ -165,6 +166,7 @@ def rouge_to_texts(generations: Iterable[Generation], others: Iterable[Generatio
 
 def _rouge(pairs: Iterable[tuple[Generation, list[str]]]) -> list[dict[str, Any]]:
     """Return the F-measures of each pair (Lin 2004, https://aclanthology.org/W04-1013); None where neither text has a word."""
+    imports.nltk()
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([*ROUGE], tokenizer=AnyScript())

@@ -4,6 +4,8 @@ import unicodedata
 
 import regex
 
+from affq import imports
+
 # Scripts that put no space between words: a character counts there, with its marks.
 UNSPACED = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{N}]]"
 MARK = r"[\p{M}--[\uFE00-\uFE0F\u20E3]]"  # but for those that turn a character into a picture
@@ -37,6 +39,7 @@ class AnyScript:
     """A tokenizer for rouge-score: its own, with Porter stemming, for words in ASCII; other words stay as they are."""
 
     def __init__(self) -> None:
+        imports.nltk()
         from rouge_score.tokenizers import DefaultTokenizer
 
         self._of_ascii = DefaultTokenizer(use_stemmer=True)
