@@ -1,7 +1,7 @@
 """Give affq and its peers the same work on the same machine: lm-eval for the texts, optimum-benchmark for memory and latency.
 
-python tests/bench/peers.py ENVIRONMENT needs a quiet machine and the default model's weights, and writes peers.json and peers.md
-beside itself; lm-eval, optimum-benchmark or affq behind it measure these alone. ENVIRONMENT is a folder, or becomes one: a
+python tests/bench/peers.py ENVIRONMENT needs a quiet machine and the default model's weights, and writes docs/peers.json and
+docs/peers.md; lm-eval, optimum-benchmark or affq behind it measure these alone. ENVIRONMENT is a folder, or becomes one: a
 virtual environment with the peers, which need an older transformers. The prompts are those that the default study asks for an
 emotion, as affq renders them. Each command is timed as a whole, from its start to its end, as a user waits for it.
 """
@@ -117,8 +117,7 @@ def affq_study(folder):
     study |= {"measurement": {"texts": TIMED, "new_tokens": NEW_TOKENS}}
     (folder / "peers.yaml").write_text(yaml.safe_dump(study))
     rows = {
-        verb: wait_for([AFFQ, verb, "peers.yaml", "--results", "results", "--quiet"], folder) | {"own": ""}
-        for verb in ("run", "report")
+        verb: wait_for([AFFQ, verb, "peers.yaml", "--results", "results"], folder) | {"own": ""} for verb in ("run", "report")
     }
     if not any("error" in row for row in rows.values()):
         runs = list(affq.Results(folder / "peers.yaml", folder / "results").summary.itertuples())
@@ -157,7 +156,7 @@ def measure(part, environment, folder):
 
 
 def page(hardware, rows):
-    """Give the lines of peers.md: each command, then affq's time over its peers' where all of them are there."""
+    """Give the lines of docs/peers.md: each command, then affq's time over its peers' where all of them are there."""
     yield "# affq and its peers, at the same work\n"
     yield "Made by tests/bench/peers.py. One command a row, timed from its start to its end; int8 is bitsandbytes' over bf16."
     yield f"{TEXTS} prompts of the default study, {NEW_TOKENS} tokens, {MODEL}; up to {TIMED} texts timed alone by affq,"
@@ -177,7 +176,7 @@ def page(hardware, rows):
 
 def main(environment, parts):
     """Measure the parts that are named, all if none is; others stay as they were measured, on this machine alone."""
-    target, hardware = Path(__file__).with_suffix(".json"), probes.hardware("cpu")
+    target, hardware = Path(__file__).parents[2] / "docs" / "peers.json", probes.hardware("cpu")
     before = json.loads(target.read_text()) if target.exists() else {}
     rows = before["rows"] if before.get("hardware") == hardware else {}
     if not environment.exists():

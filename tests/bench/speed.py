@@ -1,8 +1,7 @@
-"""How long the default study takes: this build against another, the products that it is made of, and other tools.
+"""How long the default study takes: this build against another, and the products that it is made of. Peers: peers.py.
 
 python tests/bench/speed.py builds FOLDER   FOLDER holds the files of the build before (git worktree add FOLDER TAG)
 python tests/bench/speed.py limits          the products of the quality pass alone, and this machine's rates
-python tests/bench/speed.py peers FOLDER    lm-eval and optimum-benchmark, in an environment that is made in FOLDER
 python tests/bench/speed.py                 writes docs/speed.md anew
 
 Each part needs a quiet machine, keeps what it measured in docs/speed.json, and writes docs/speed.md from all that is there.
@@ -18,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import peers
 import psutil
 import torch
 
@@ -100,8 +98,6 @@ def page(measured: dict) -> str:
         lines += of_builds(measured["builds"])
     if "limits" in measured and "builds" in measured:
         lines += of_limits(measured["limits"], measured["builds"]["this"])
-    if "peers" in measured:
-        lines += peers.table(measured["peers"])
     return "\n".join(lines)
 
 
@@ -149,7 +145,7 @@ def of_limits(measured: dict, build: dict) -> list[str]:
 def main(part: str = "", *folder: str) -> None:
     path = PAGE.with_suffix(".json")
     measured = json.loads(path.read_text()) if path.exists() else {}
-    parts = {"builds": builds, "limits": limits, "peers": peers.measure}
+    parts = {"builds": builds, "limits": limits}
     if part:
         machine = f"{probes.hardware('cpu')['processor']}, {psutil.cpu_count()} processors, {torch.get_num_threads()} threads, "
         measured[part] = parts[part](*map(Path, folder)) | {"machine": machine + f"torch {torch.__version__}"}
