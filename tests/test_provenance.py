@@ -13,7 +13,7 @@ from affq.results.record import records
 from affq.study.study import load_study
 
 # Why no digest covers them: see provenance.
-OUTSIDE = {"report", "analysis", "widgets", "runner", "cli", "results", "files", "errors"}
+OUTSIDE = {"report", "analysis", "widgets", "runner", "cli", "results", "files", "errors", "imports"}
 NOTEBOOKS = {"1_generate": provenance.GENERATING, "2_score": provenance.SCORING}
 
 

@@ -54,7 +54,7 @@ def test_too_few_texts_have_a_median_and_no_interval(runs):
     assert row["median_s"] == 1.5 and np.isnan(row["low_s"]) and row["interval"] is None
     statistics = costs.latency_statistics(runs)
     assert "fewer than six texts" in words.latency(statistics, 0.03) and "until the interval" in words.latency(statistics, 0.03)
-    assert "in one round" in words.latency(statistics, None)
+    assert "All texts that the study asks for were timed." in words.latency(statistics, None)
 
 
 def test_memory_at_decode_is_split_by_hand(runs):

@@ -153,7 +153,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ),
         (
             MINIMAL + "measurement:\n  rounds: 3\n  aim: null\n",
-            "measurement in …/toy.yaml, line 4 has 3 rounds and no aim; aim: 0.03 ends them when the median's interval is 3 % "
+            "measurement in …/toy.yaml, line 5 has 3 rounds and no aim; aim: 0.03 ends them when the median's interval is 3 % "
             "wide",
         ),
         (MINIMAL + "measurement: {rounds: 2, aim: 3}\n", "aim in …/toy.yaml, line 3 must be between 0 and 1; found 3"),

@@ -8,6 +8,7 @@ Left out on purpose, since they change no text, no reading and no score:
 - report, analysis, widgets: they make what they show anew each time, from the records.
 - runner and cli: they decide which notebook is executed, and when.
 - results, files, errors: they keep what they are given; a record whose fields change has another `reading.FORMAT`.
+- imports: it leaves out parts of libraries that nothing here uses.
 - scoring, for texts and readings: a study only looks there whether its judges know its emotions.
 - data, which has hashes of its own: weights and what catalog.yaml says of them (weights_sha256 in run.json), prompts (in the
   settings of a run), references and judges (in the manifest of their scores).
