@@ -161,7 +161,7 @@ def latency_statistics(records: Iterable[Reading]) -> pd.DataFrame:
 
     n; median_s, of several processes the mean of their medians; p10_s, p90_s, p99_s where a reading lies beyond; low_s to
     high_s, the interval of median_s at compare.LEVEL, and whether it is within-process or between processes. Tokens of one text
-    are not independent: each by itself has no interval. stopped: what ended the rounds, the aim or the cap; steady: whether
+    are not independent: each by itself has no interval. stopped: what ended the timing, the aim or the cap; steady: whether
     warming up ended.
     """
     return pd.DataFrame([row for record in complete(records) for row in _statistics(record)], columns=LATENCY_STATISTICS)
