@@ -399,6 +399,7 @@ def test_progress_follows_the_files_of_this_attempt_alone(record):
     before = record.mark()
     assert record.progress(before) == ("starting", 0)  # what is there is an earlier attempt's
     begun(record)
+    record.begin_texts()
     assert record.progress(before) == ("timing", 6)
     before = record.mark()
     first = (record.folder / "batches.jsonl").read_bytes().index(b"\n") + 1

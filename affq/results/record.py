@@ -88,7 +88,10 @@ class Record(Reading[RunT]):
 
     def begin_texts(self) -> None:
         """Say that texts are being generated now: `progress` sees it before the first batch is there."""
-        (self.folder / "generations.jsonl").touch()
+        texts, run = self.folder / "generations.jsonl", self.folder / "run.json"
+        texts.touch()
+        later_ns = max(time.time_ns(), run.stat().st_mtime_ns + 1)  # the system's own times of files are some milliseconds apart
+        os.utime(texts, ns=(later_ns, later_ns))
 
     def append(self, generations: list[dict], reading: dict) -> None:
         """Append one whole batch: its texts, then its reading (seconds, bytes), which says that the texts are all there.
