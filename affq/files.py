@@ -285,7 +285,7 @@ def damaged(place: Path | str, why: str | Exception, remedy: str) -> InputError:
 
 
 def packaged_yaml(text: str) -> Any:
-    """Return what YAML text of the package's own says, read by libyaml where PyYAML was built with it: in a tenth of the time."""
+    """Return what YAML text of the package's own says, read by libyaml where PyYAML was built with it, which is faster."""
     import yaml
 
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

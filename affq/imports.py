@@ -21,7 +21,7 @@ def models_of_transformers() -> None:
 
 
 def bitsandbytes() -> None:
-    """Import bitsandbytes, but not torch's compiler, which takes 2 s and 45 MB.
+    """Import bitsandbytes, but not torch's compiler, which takes seconds and memory.
 
     bitsandbytes compiles with it what stands in for its own library where that lacks, and its optimizers: no run uses either. By
     itself it would try so at the first use, and fall back without a word where there is no C compiler.

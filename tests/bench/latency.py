@@ -31,7 +31,7 @@ from affq.study.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
-NEW_TOKENS, TEXTS = 32, 12  # of the ratio
+NEW_TOKENS, TEXTS = 64, 24  # of the ratio
 FIRST_TOKENS, PAIRS = 8, 240  # of the reading of the clock at the first token
 REPETITIONS, PROCESSES, REPEATED = 4, 5, ("fp32", "int8")
 READINGS = ("ttft_s", "token_s", "latency_s")
