@@ -294,7 +294,7 @@ ENVIRONMENT = {"hardware": {"device": "cpu"}, "weights_sha256": "f00"}
 PHASE = {"peak_bytes": 100, "held_bytes": 50}
 MEASURED = {
     "model": {"compute_dtype": "float32", "chat_template": "none", "ends": {}},
-    "census": [],
+    "census": [{"role": "weight", "dtype": "float32", "parameters": 1, "elements": 25, "bytes": 100}],
     "memory": {"kind": "rss", "phases": dict.fromkeys(("prefill", "decode", "resource"), PHASE), "cache_bytes": 0},
     "alone": [],
     "throughput": {"stopped": "cap", "points": []},

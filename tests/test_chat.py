@@ -113,7 +113,7 @@ def test_end_that_the_configuration_alone_declares_ends_a_text(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     for declared in ({"eos_token_id": 4}, {"text_config": {"eos_token_id": [4]}}):
         (folder / "config.json").write_text(json.dumps(config | declared))
-        assert loading._ends(folder, tokenizer_of(None)) == [1, 4]
+        assert loading.ends_of(folder, tokenizer_of(None)) == [1, 4]
 
 
 def test_what_no_file_declares_is_no_end(tmp_path):

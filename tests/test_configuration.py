@@ -95,6 +95,42 @@ def test_value_that_chooses_code_is_refused_with_key_value_and_file(mine, case):
     assert str(mine / file) in str(error.value) and "\n" not in str(error.value)
 
 
+QUANTIZED = {
+    "file of Python in the place of a format": (
+        {"quant_method": "compressed-tensors", "format": "/tmp/evil.py:run"},
+        "format .* is '/tmp/evil.py:run'",
+    ),
+    "one in a group that is called as layers are": (
+        {"quant_method": "compressed-tensors", "config_groups": {"ignore": {"format": "/tmp/evil.py:run"}}},
+        "format .* is '/tmp/evil.py:run'",
+    ),
+    "function of torchao": (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "autoquant", "_data": {}}}},
+        "_type .* is 'autoquant'",
+    ),
+    "kernels of its own": ({"quant_method": "gptq", "bits": 4, "kernel_config": {"layer": OWN}}, "layer .* is "),
+    "tokenizer of the hub": ({"quant_method": "gptq", "bits": 4, "tokenizer": OWN}, "tokenizer .* is "),
+    "method of no library": ({"quant_method": "odd"}, "is quantized already, by odd, which transformers does not know"),
+    "no settings": ("gptq", "is quantized already, by gptq, which transformers does not know"),
+}
+
+
+@pytest.mark.parametrize("case", QUANTIZED)
+def test_quantization_that_is_more_than_words_and_numbers_is_refused(mine, case):
+    settings, said = QUANTIZED[case]
+    say(mine, "config.json", quantization_config=settings)
+    with pytest.raises(InputError, match=said):
+        find(str(mine), mine)
+
+
+def test_quantization_of_words_numbers_and_patterns_of_layers_is_taken(mine):
+    about = {"meta": {"quantizer": ["gptqmodel:7.7.0"], "uri": "https://example.org"}, "version": "0.10.3.a20250410+cu128"}
+    layers = {"modules_to_not_convert": ["lm_head"], "ignore": ["re:.*\\.gate$"], "targets": ["Linear"]}
+    dtypes = {"weight_dtype": {"_type": "torch.dtype", "_data": "int4"}, "scale_dtype": "torch.bfloat16", "expert_dtype": "fp8"}
+    say(mine, "config.json", quantization_config={"quant_method": "gptq", "bits": 4, **about, **layers, **dtypes})
+    assert str(find(str(mine), mine).quantized) == "gptq at 4 bits"
+
+
 @pytest.mark.parametrize("case", ["attention", "code of the tokenizer"])
 def test_plan_run_judge_and_loading_refuse_it_alike(mine, write_study, tmp_path, case):
     file, changes, said = WRONG[case]

@@ -21,7 +21,7 @@ names = {}
 for cell in code:
     exec("".join(cell["source"]), names)
     names.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
-    if "import_for(" in "".join(cell["source"]):
+    if "import_all(" in "".join(cell["source"]):
         before = set(sys.modules)
 print("imported", json.dumps([sorted(sys.modules), sorted(set(sys.modules) - before)]))
 
@@ -41,6 +41,7 @@ NEVER = {
     "matplotlib": "charts",
     "IPython": "tables of a report",
     "tensorboard": "training",
+    "torchao": "saving what it has quantized; its own precisions import it",
 }
 QUANTIZED = {
     "bitsandbytes": "int8 and 4 bits",

@@ -14,7 +14,7 @@ REQUEST = {"prompt_id": "a", "emotion": "joy", "sample": 0, "request": "Write a 
 def profiled(folder, precision, tokens=6):
     model, tokenizer = models.load(folder, precision, "cpu")
     inputs = generate.prepare(model, tokenizer, [REQUEST])
-    return pd.DataFrame(kernels.profile(partial(generate.exactly, model, tokenizer), inputs, tokens))
+    return pd.DataFrame(kernels.profile(partial(generate.exactly, model, tokenizer), inputs, tokens, on_gpu=False))
 
 
 @pytest.fixture(scope="module")
@@ -69,5 +69,5 @@ def test_every_kernel_has_time_a_group_and_a_phase(int8):
 def test_kernels_of_a_gpu_have_the_gpus_time(tiny_llama):
     model, tokenizer = models.load(tiny_llama, "int8", "cuda")
     inputs = generate.prepare(model, tokenizer, [REQUEST])
-    found = pd.DataFrame(kernels.profile(partial(generate.exactly, model, tokenizer), inputs, 6))
+    found = pd.DataFrame(kernels.profile(partial(generate.exactly, model, tokenizer), inputs, 6, on_gpu=True))
     assert found.groupby("group")["seconds"].sum()[kernels.QUANTIZED] > 0

@@ -3,11 +3,12 @@
 import gc
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
+from affq.errors import InputError
 from affq.inference import measure
+from affq.inference.requests import Made
 from affq.stats import compare
 
 SETTINGS = {"new_tokens": 4, "warmup_tokens": 2, "aim": 0.03, "rounds": 1, "token_texts": 0}
@@ -29,7 +30,7 @@ class Clock:
             self.now += pace
             if at_token:
                 at_token()
-        return np.array([[1, 2, *range(count)]])
+        return [Made(range(count), count)]
 
 
 def request(name):
@@ -128,7 +129,7 @@ def test_the_clock_is_read_just_before_and_after_the_work():
         events.append(f"produce {count}")
         for _ in range(count) if at_token else ():
             at_token()
-        return np.zeros((1, 5))
+        return [Made(range(count), count)]
 
     measure.time_text("a", produce, 2, clock)
     assert events == ["clock", "produce 2", "clock", "clock"]
@@ -157,10 +158,29 @@ def test_garbage_is_not_collected_inside_timed_code_and_is_again_afterwards():
     def produce(_, count, at_token=None):
         inside.append(gc.isenabled())
         at_token()
-        return np.zeros((1, count))
+        return [Made(range(count), count)]
 
     measure.time_text("a", produce, 2)
     assert inside == [False] and gc.isenabled()
+
+
+def test_text_that_ends_before_its_second_token_is_no_reading():
+    clock = Clock(0.5)
+
+    def produce(inputs, count, at_token=None):
+        return clock.produce(inputs, {"a": 1, "b": 0}.get(inputs, count), at_token)
+
+    settings = SimpleNamespace(**SETTINGS | {"aim": None, "token_texts": 3})
+    found = measure.time_texts(names, produce, [request(name) for name in "abc"], settings, lambda *_: 0.0, clock)
+    assert found["too_short"] == 2
+    assert names(found["texts"]) == names(found["tokens"]) == "c"
+    with pytest.raises(InputError, match="none of the 2 timed texts has two tokens"):
+        measure.time_texts(names, produce, [request(name) for name in "ab"], settings, lambda *_: 0.0, clock)
+
+
+def test_throughput_counts_the_tokens_that_were_made():
+    found, *_ = measured(2, Probe(), shorter=1)
+    assert [point["new_tokens"] for point in found["points"]] == [3, 3]
 
 
 def test_garbage_is_collected_again_after_an_error():
@@ -185,8 +205,11 @@ class Probe:
         return self.free
 
 
-def measured(most, probe, capacity=10**9):
-    """Measure throughput on a false clock: a batch takes 1 s, and 0.1 s more a text; `capacity` texts fit a GPU's memory."""
+def measured(most, probe, capacity=10**9, shorter=0):
+    """Measure throughput on a false clock: a batch takes 1 s, and 0.1 s more a text; `capacity` texts fit a GPU's memory.
+
+    shorter: how many tokens fewer are made than are asked for.
+    """
     tried, clock = [], Clock(1.0)
 
     def produce(inputs, count, at_token=None):
@@ -194,6 +217,7 @@ def measured(most, probe, capacity=10**9):
         if len(inputs) > capacity:
             raise torch.OutOfMemoryError("no room")
         clock.now += 1 + 0.1 * len(inputs) if count == 4 else 0
+        return [Made((), count - shorter)] * len(inputs)
 
     def prepare(requests):
         tried.append(names(requests))

@@ -13,9 +13,9 @@ from affq.models import loading as models
 from affq.models import memory
 from affq.models.checkpoints import check_configuration
 from affq.models.memory import Machine, Sizes, predict
-from affq.models.precisions import PRECISIONS
 from affq.models.weights import catalog
 from affq.report import words
+from affq.runner.trials import tried
 from affq.study import read_claims
 from affq.study.study import load_study
 
@@ -32,7 +32,10 @@ def test_published_shape_has_the_published_parameters(name):
     assert PUBLISHED[name]["stored_dtype"] in ("float16", "bfloat16", "q4_1")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+FP32 = {"precision": "fp32", "engine": "transformers"}
+
+
+@pytest.mark.parametrize("precision", tried("cpu"))
 def test_weights_are_those_of_the_census_of_the_loaded_model(tiny_llama, precision):
     network, _ = models.load(tiny_llama, precision, "cpu")
     models.compute_once(network, precision, A_PROMPT)
@@ -40,7 +43,7 @@ def test_weights_are_those_of_the_census_of_the_loaded_model(tiny_llama, precisi
     assert predict(check_configuration(tiny_llama), precision, "cpu", ONE)["weights_bytes"] == stored
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8wo", "fp8wo"])
 def test_weights_of_a_mixture_are_those_of_its_census(tiny_mixtral, precision):
     network, _ = models.load(tiny_mixtral, precision, "cpu")
     stored = sum(row["bytes"] for row in models.census(network))
@@ -126,7 +129,7 @@ def test_model_whose_configuration_is_not_known_is_not_predicted(write_study, tm
     row = {
         "run_id": None,
         "model": "owner/nowhere",
-        "precision": "fp32",
+        **FP32,
         "status": "missing",
         "reason": "not here, nor anywhere else that was looked",
     }
@@ -158,7 +161,7 @@ def test_run_fits_where_the_devices_at_hand_hold_it_together(write_study, monkey
         monkeypatch.setattr(memory, "_of_run", lambda *_, size=size: of(size * 10**9, size * 10**9))
         planned = memory.planned(run, two)
         assert (planned["fits"], planned["gpus"]) == (fits, gpus)
-        row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+        row = {"run_id": "r", "model": "m", **FP32, "status": "missing", "reason": "why"} | planned
         row |= {"measured_peak_bytes": None}
         assert said in words.planned([row], two)[1]
 
@@ -169,7 +172,7 @@ def test_no_gpu_where_the_study_asks_for_one_is_said_and_its_runs_fit_nowhere(wr
     machine = memory.at_hand("cuda")
     planned = memory.planned(run, machine)
     assert machine is None and planned["fits"] is None and planned["weights_bytes"] == 4 * 134_515_008
-    row = {"run_id": "r", "model": "m", "precision": "fp32", "status": "missing", "reason": "why"} | planned
+    row = {"run_id": "r", "model": "m", **FP32, "status": "missing", "reason": "why"} | planned
     row |= {"measured_peak_bytes": None}
     assert "At hand: no GPU, which the study asks for" in words.planned([row], machine)
 
@@ -225,6 +228,7 @@ def test_plan_says_what_int8_saves_beside_what_the_study_claims():
     known = {
         "run_id": None,
         "model": "a",
+        "engine": "transformers",
         "status": "missing",
         "reason": "",
         "fits": True,
@@ -250,7 +254,7 @@ def test_plan_names_the_largest_batch_whose_keys_and_values_fit(write_study, tin
         assert (planned["fits"], planned["batch_that_fits"]) == (False, batch)
     assert (memory.planned(run, rooms[4])["fits"], memory.planned(run, rooms[4])["batch_that_fits"]) == (True, None)
     assert memory.planned(run, Machine("cpu", 1, peaks[0]))["batch_that_fits"] is None
-    row = {"run_id": "tiny--fp32--0", "model": "tiny", "precision": "fp32", "status": "missing", "reason": ""}
+    row = {"run_id": "tiny--fp32--0", "model": "tiny", **FP32, "status": "missing", "reason": ""}
     lines = words.planned([row | {"measured_peak_bytes": None} | memory.planned(run, rooms[2])], rooms[2])
     assert "tiny--fp32--0 does not fit in the study's batch; in one of 2 it would: batch: 2" in lines
 
@@ -263,7 +267,7 @@ def test_savings_are_said_for_weights_and_peak_apart():
         {"model": "b", "precision": "int8", "weights_bytes": 100, "peak_bytes": 150},
         {"model": "c", "precision": "int8", "weights_bytes": None, "peak_bytes": None},
     ]
-    assert words.savings(runs) == [
+    assert words.savings([run | {"engine": "transformers"} for run in runs]) == [
         "a: int8 saves against fp32 75.0% of the weights and 70.0% of the peak; against fp16 50.0% of the weights and 40.0% of "
         "the peak"
     ]

@@ -12,7 +12,7 @@ from conftest import A_PROMPT, SIZES, save_tiny
 
 from affq.models import checkpoints
 from affq.models import loading as models
-from affq.models.precisions import PRECISIONS
+from affq.runner.trials import tried
 
 
 def loaded(folder, precision):
@@ -29,7 +29,7 @@ def test_census_counts_every_parameter_once_with_its_stored_bytes(tiny_llama):
     assert sum(row["bytes"] for row in rows) == 4 * elements
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", tried("cpu"))
 def test_each_precision_takes_effect_and_keeps_the_elements(tiny_llama, precision):
     _, rows = loaded(tiny_llama, precision)
     models.prove(rows, precision)
@@ -66,7 +66,8 @@ def test_what_ends_the_quantizing_of_a_weight_is_said_though_transformers_catche
 def test_int8_stores_a_byte_a_weight_and_a_float_a_row(tiny_llama):
     _, rows = loaded(tiny_llama, "int8")
     (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
-    assert gate == {"name": gate["name"], "role": "weight", "dtype": "int8", "elements": 256 * 128, "bytes": 256 * 128 + 4 * 256}
+    held = {"dtype": "int8", "method": "bitsandbytes", "bits": 8, "elements": 256 * 128, "bytes": 256 * 128 + 4 * 256}
+    assert gate == {"name": gate["name"], "role": "weight", **held}
 
 
 def test_nf4_stores_half_a_byte_a_weight_a_float_a_block_of_64_and_its_code_book(tiny_llama):
@@ -282,9 +283,24 @@ def test_operation_that_the_device_lacks_is_said_before_generating(tiny_llama):
 
 
 def test_precision_with_its_kernels_computes(tiny_llama):
-    for precision in PRECISIONS:
+    for precision in tried("cpu"):
         model, _ = loaded(tiny_llama, precision)
         models.compute_once(model, precision, A_PROMPT)
+
+
+def test_precision_whose_kernels_are_for_cuda_alone_says_so_on_a_cpu(tiny_llama):
+    with pytest.raises(
+        models.PrecisionError, match="int4wo cannot be computed on cpu: torchao has kernels for it on CUDA alone; choose"
+    ):
+        models.load(tiny_llama, "int4wo", "cpu")
+
+
+def test_torchao_stores_a_byte_a_weight_and_a_float_a_row_and_of_int8_a_zero_point(tiny_llama):
+    for precision, dtype, row_bytes in (("int8wo", "int8", 5), ("int8dq", "int8", 5), ("fp8wo", "float8_e4m3fn", 4)):
+        _, rows = loaded(tiny_llama, precision)
+        (gate,) = [row for row in rows if row["name"] == "model.layers.0.mlp.gate_proj.weight"]
+        assert (gate["dtype"], gate["method"], gate["bits"], gate["elements"]) == (dtype, "torchao", 8, 256 * 128)
+        assert gate["bytes"] == 256 * 128 + row_bytes * 256
 
 
 def test_truncated_weights_are_a_load_error(tmp_path, tiny_llama):
@@ -311,7 +327,7 @@ def test_cuda_where_there_is_none_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", tried("cuda"))
 def test_each_precision_takes_effect_on_a_gpu(tiny_llama, precision):
     model, _ = models.load(tiny_llama, precision, "cuda")
     models.prove(models.census(model), precision)

@@ -126,11 +126,11 @@ def _solid(text: str) -> str:
     return "".join(text.split())
 
 
-def thought_tokens(decode: Callable[[list[int]], Any], token_ids: list[int], prompt: str) -> int:
+def thought_tokens(decode: Callable[[list[Any]], Any], token_ids: list[Any], prompt: str) -> int:
     """Return how many of a text's first tokens are thoughts: 0 where there are none, all where they do not end.
 
-    decode: token ids to text, special tokens kept. prompt: rendered; some templates open a thought at its end. A thought that
-    ends and does not begin was opened by the prompt in other words.
+    token_ids: or the pieces that a text was streamed in. decode: makes a text of them, special tokens kept. prompt: rendered;
+    some templates open a thought at its end. A thought that ends and does not begin was opened by the prompt in other words.
     """
     before, text = prompt.rstrip().lower(), str(decode(token_ids)).lstrip().lower()
     for opening, closing in THOUGHTS.items():

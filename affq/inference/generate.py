@@ -6,7 +6,7 @@ latency is to be what a plain loop takes (tests/bench/latency.md).
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,27 +16,26 @@ import transformers
 from affq.errors import InputError
 from affq.inference.chat import ASKED_AGAIN, Tokenizer, opens_turn, render, template_of, thought_tokens, user_header
 from affq.inference.measure import TextReading
-from affq.inference.requests import Ending, Generation, Key, Request, Sampling, key_of
+from affq.inference.requests import AloneText, AtToken, Ending, Generation, Request, Sampling, key_of
 
 Inputs = transformers.BatchEncoding  # {input_ids, attention_mask}, each (texts, tokens)
 NO_NUMBERS = "choose another precision; if none gives numbers, copy the weights again"  # the remedy
 
 
-class Model(Protocol):
-    """A causal language model, as transformers loads it."""
+class Configured(Protocol):
+    """What has a model's configuration, as transformers reads it."""
 
     config: Any
+
+
+class Model(Configured, Protocol):
+    """A causal language model, as transformers loads it."""
+
     generation_config: Any
 
     @property
     def device(self) -> torch.device: ...
     def generate(self, **options: Any) -> Any: ...
-
-
-class AloneText(Key):
-    """A timed text by itself, in a batch of one; None where it has no counterpart in the quality pass."""
-
-    text: str | None
 
 
 def in_batches(requests: Sequence[Request], prompt_tokens: Sequence[int], size: int) -> list[list[Request]]:
@@ -50,10 +49,17 @@ def in_batches(requests: Sequence[Request], prompt_tokens: Sequence[int], size: 
 
 def tokenize(model: Model, tokenizer: Tokenizer, prompts: list[str]) -> Inputs:
     """Return rendered prompts as tokens, padded on the left, on the model's device."""
-    # A chat template writes its special tokens itself.
-    special = template_of(tokenizer) is None
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special, return_token_type_ids=False)
-    return batch.to(model.device)
+    options = {"return_tensors": "pt", "padding": True, "return_token_type_ids": False}
+    return tokenizer(prompts, add_special_tokens=_special(tokenizer), **options).to(model.device)
+
+
+def token_ids(tokenizer: Tokenizer, prompts: list[str]) -> list[list[int]]:
+    """Return the token ids of each rendered prompt."""
+    return tokenizer(prompts, add_special_tokens=_special(tokenizer))["input_ids"]
+
+
+def _special(tokenizer: Tokenizer) -> bool:
+    return template_of(tokenizer) is None  # a chat template writes its special tokens itself
 
 
 def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], thinking: bool = False) -> Inputs:
@@ -62,7 +68,7 @@ def prepare(model: Model, tokenizer: Tokenizer, requests: Sequence[Request], thi
 
 
 def count_tokens(
-    model: Model, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int, thinking: bool = False
+    model: Configured, tokenizer: Tokenizer, requests: Sequence[Request], new_tokens: int, thinking: bool = False
 ) -> list[int]:
     """Return how many tokens each request takes, rendered.
 
@@ -72,8 +78,8 @@ def count_tokens(
     most = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: it was trained for any number
     counts = []
     for request in requests:
-        token_ids = prepare(model, tokenizer, [request], thinking)["input_ids"]
-        if (largest := int(token_ids.max())) >= config.vocab_size:
+        (ids,) = token_ids(tokenizer, [render(tokenizer, request["request"], thinking)])
+        if (largest := max(ids)) >= config.vocab_size:
             token = tokenizer.convert_ids_to_tokens(largest)
             raise InputError(
                 f"prompt {request['prompt_id']!r} has the token {token!r}, number {largest:,}, and the model has embeddings for "
@@ -81,7 +87,7 @@ def count_tokens(
                 value=token,
                 remedy="give the tokenizer that was saved with these weights",
             )
-        if 0 < most < (tokens := token_ids.shape[1]) + new_tokens:
+        if 0 < most < (tokens := len(ids)) + new_tokens:
             raise InputError(
                 f"prompt {request['prompt_id']!r} takes {tokens:,} tokens, and {new_tokens:,} new ones were asked for: the model "
                 f"reads {most:,} at most",
@@ -131,7 +137,7 @@ class GumbelNoise(transformers.LogitsProcessor):
 
     def __init__(self, batch: Sequence[Request], prompt_tokens: int, temperature: float, seed: int) -> None:
         self.prompt_tokens, self.temperature = prompt_tokens, temperature
-        self.keys = [_noise_key(seed, request) for request in batch]
+        self.keys = [noise_key(seed, request) for request in batch]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         step = input_ids.shape[1] - self.prompt_tokens
@@ -139,7 +145,7 @@ class GumbelNoise(transformers.LogitsProcessor):
         return scores + self.temperature * torch.from_numpy(noise).to(scores)
 
 
-def _noise_key(seed: int, request: Request) -> int:
+def noise_key(seed: int, request: Request) -> int:
     """Return the 128 bits that stand for the noise of a text."""
     text = json.dumps([seed, *key_of(request).values()])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
@@ -159,7 +165,7 @@ def texts(
     tokenizer: Tokenizer,
     batch: Sequence[Request],
     max_new_tokens: int,
-    at_token: Callable[[], Any] | None = None,
+    at_token: AtToken | None = None,
     sampling: Sampling | None = None,
     thinking: bool = False,
 ) -> tuple[list[Generation], int]:
@@ -177,27 +183,33 @@ def texts(
     options["logits_processor"] = [largest, *noise]
     output = model.generate(**inputs, **_greedy(tokenizer), **options)
     header = user_header(tokenizer)
-    generations: list[Generation] = [
-        {
-            "prompt_id": request["prompt_id"],
-            "kind": request["kind"],
-            "emotion": request["emotion"],
-            "sample": request["sample"],
-            "prompt": prompt,
-            **up_to_end(model, tokenizer, ids, prompt, header),
-        }
-        for request, prompt, ids in zip(batch, prompts, output.sequences[:, prompt_tokens:].tolist(), strict=True)
+    ends, new_ids = model.generation_config.eos_token_id or (), output.sequences[:, prompt_tokens:].tolist()
+    generations = [
+        generation(request, prompt, up_to_end(ends, tokenizer, ids, prompt, header))
+        for request, prompt, ids in zip(batch, prompts, new_ids, strict=True)
     ]
     largest.need_finite(generations)
     return generations, _cache_bytes(output.past_key_values)
 
 
-def up_to_end(model: Model, tokenizer: Tokenizer, ids: list[int], prompt: str, header: str) -> Ending:
+def generation(request: Request, prompt: str, ending: Ending) -> Generation:
+    """Return a text with the request that it answers. prompt: the request rendered."""
+    return {
+        "prompt_id": request["prompt_id"],
+        "kind": request["kind"],
+        "emotion": request["emotion"],
+        "sample": request["sample"],
+        "prompt": prompt,
+        **ending,
+    }
+
+
+def up_to_end(ends: Collection[int], tokenizer: Tokenizer, ids: list[int], prompt: str, header: str) -> Ending:
     """Cut the new token ids of a text at its end, leave out what thoughts it begins with, and decode the rest.
 
-    prompt: rendered; some templates open a thought there. header: as chat.user_header returns it.
+    ends: the ids that a text ends at. prompt: rendered; some templates open a thought there. header: as chat.user_header returns
+    it.
     """
-    ends = model.generation_config.eos_token_id or ()
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     own = ids[:length]
     thoughts = thought_tokens(tokenizer.decode, own, prompt)
@@ -221,16 +233,15 @@ def alone(
     """
     rows: list[AloneText] = []
     prompt, header = render(tokenizer, ASKED_AGAIN, thinking), user_header(tokenizer)  # every prompt ends alike
+    ends = model.generation_config.eos_token_id or ()
     for reading in (reading for reading in readings if reading["round"] == 0):
-        ending = up_to_end(model, tokenizer, reading["token_ids"][:max_new_tokens], prompt, header)
+        ending = up_to_end(ends, tokenizer, reading["token_ids"][:max_new_tokens], prompt, header)
         whole = ending["ended"] or reading["new_tokens"] >= max_new_tokens
         rows.append({**key_of(reading), "text": ending["text"] if whole else None})
     return rows
 
 
-def exactly(
-    model: Model, tokenizer: Tokenizer, inputs: Inputs, new_tokens: int, at_token: Callable[[], Any] | None = None
-) -> torch.Tensor:
+def exactly(model: Model, tokenizer: Tokenizer, inputs: Inputs, new_tokens: int, at_token: AtToken | None = None) -> torch.Tensor:
     """Generate greedily exactly `new_tokens` tokens for each prompt; return the token ids, (texts, prompt + new_tokens).
 
     End-of-text is ignored, not suppressed: forbidding the token would put another in its place and change the text. at_token()
@@ -249,7 +260,7 @@ def exactly(
     return output
 
 
-def _calling(at_token: Callable[[], Any] | None) -> dict[str, Any]:
+def _calling(at_token: AtToken | None) -> dict[str, Any]:
     """Return the option by which `generate` calls at_token() after each step: as a reason to stop that never holds."""
     return {"stopping_criteria": [lambda ids, scores, **_: bool(at_token())]} if at_token else {}
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from affq.inference.probes import UNKNOWN, nvidia_smi
 
 # How long the machine is watched at rest before a measurement: a processor's counters go by hundredths of a second, and a GPU
 # says how busy it was over up to one.
-REST_S = {"cpu": 0.3, "cuda": 1.2}
+REST_S = {"cpu": 0.3, "cuda": 1.2, "server": 0.3}
 OTHERS = 0.1  # processors that others may take on average: affq itself and an idle system stay under a twentieth
 STOLEN = 0.02  # share of a processor that a virtual machine's host may take
 GPU_BUSY = 5  # per cent of time that a GPU may be busy while this process rests
@@ -77,7 +77,10 @@ class Disturbance:
 
 
 class LoadProbe:
-    """Reads counters of the processors that this process may use, and of the GPUs where `device` is cuda."""
+    """Reads counters of the processors that this process may use, and of the GPUs where `device` is cuda.
+
+    Where it is a server, that may be one of the other processes: what the others take is then unknown.
+    """
 
     def __init__(self, device: str) -> None:
         self.device, self.rest_s = device, REST_S[device]
@@ -91,21 +94,28 @@ class LoadProbe:
         gpus: [{gpu, busy_percent, reasons, processes}], reasons being the driver's bits. What cannot be read here is "unknown".
         """
         usable, every = self._usable(), psutil.cpu_times(percpu=True)
-        times, own = [every[number] for number in usable if number < len(every)], self.process.cpu_times()
+        times = [every[number] for number in usable if number < len(every)]
         idle = sum(t.idle + getattr(t, "iowait", 0) for t in times)
         # A guest's time is counted in user's already.
         total = sum(sum(t) - getattr(t, "guest", 0) - getattr(t, "guest_nice", 0) for t in times)
         stolen = sum(getattr(t, "steal", 0) for t in times)
         return {
             "clock_s": time.monotonic(),
-            "busy_s": total - idle - stolen,
+            "busy_s": UNKNOWN if self.device == "server" else total - idle - stolen,
             "stolen_s": stolen,
-            "own_s": sum(own[:4]),
+            "own_s": sum(sum(times[:4]) for times in self._own()),
             "throttled_s": _throttled_s(),
             "hot": _hot(),
             "swapped_bytes": _swapped_bytes(),
             "gpus": self._gpus() if self.device == "cuda" else [],
         }
+
+    def _own(self) -> Iterator[Sequence[float]]:
+        """Yield the times of this process, of its children that ended among them, and of those that go on."""
+        yield self.process.cpu_times()
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                yield child.cpu_times()
 
     def _usable(self) -> Sequence[int]:
         try:
@@ -181,7 +191,7 @@ def between(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Any]:
     seconds = took["clock_s"]
     return {
         "seconds": seconds,
-        "other_processors": max(0.0, (took["busy_s"] - took["own_s"]) / seconds),
+        "other_processors": UNKNOWN if took["busy_s"] == UNKNOWN else max(0.0, (took["busy_s"] - took["own_s"]) / seconds),
         "stolen_processors": took["stolen_s"] / seconds,
         **{name: took[name] for name in ("throttled_s", "hot", "swapped_bytes")},
         "gpus": end["gpus"],

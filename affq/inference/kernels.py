@@ -1,12 +1,9 @@
 """Where does a text's time go? The kernels of one profiled text, by what they do, at prefill and at decode."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from affq.inference.measure import Produce
-
-if TYPE_CHECKING:
-    from transformers import BatchEncoding
 
 FIRST_TOKEN = "affq: first token"
 WARM_TOKENS = 2
@@ -37,7 +34,7 @@ class KernelTime(TypedDict):
     seconds: float
 
 
-def profile(produce: Produce, inputs: "BatchEncoding", new_tokens: int) -> list[KernelTime]:
+def profile(produce: Produce, inputs: Any, new_tokens: int, on_gpu: bool) -> list[KernelTime]:
     """Profile one text of `new_tokens` tokens, the longest kernels of a group first.
 
     Profiling takes time itself: the shares are to be read, not the sum.
@@ -49,7 +46,6 @@ def profile(produce: Produce, inputs: "BatchEncoding", new_tokens: int) -> list[
             pass
 
     produce(inputs, WARM_TOKENS)
-    on_gpu = inputs["input_ids"].device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU] + on_gpu * [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities, acc_events=True) as profiled:
         produce(inputs, new_tokens, mark)

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import psutil
 
+from affq.errors import InputError
 from affq.inference.probes import UNKNOWN, Clock, Probe, Readings
-from affq.inference.requests import Key, Request, key_of
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import BatchEncoding
+from affq.inference.requests import AtToken, Key, Made, Request, key_of
 
 WARM_UPS = 10  # at most
 STEADY = 0.05  # spread of the last three warm-ups, over the fastest of them, at which warming up ends
@@ -27,16 +24,13 @@ READINGS = 3  # of each batch size
 FULL = 0.9  # of the free memory: a batch that is expected to take more is not tried
 FINE = 16  # parts of the largest batch that fits: by less than one of them a next is not larger, and ends the search
 
-Prepare = Callable[[Sequence[Request]], "BatchEncoding"]  # requests to the inputs of one batch
+Prepare = Callable[[Sequence[Request]], Any]  # requests to the inputs of one batch, as the engine takes them
 
 
 class Produce(Protocol):
-    """Generates exactly `new_tokens` tokens for each text of a batch, and calls at_token() after each step.
+    """Generates exactly `new_tokens` tokens for each text of a batch, and calls at_token() after each step: Engine.produce."""
 
-    Returns token ids, (texts, prompt + new_tokens).
-    """
-
-    def __call__(self, inputs: "BatchEncoding", new_tokens: int, at_token: Callable[[], Any] | None = None) -> "torch.Tensor": ...
+    def __call__(self, inputs: Any, new_tokens: int, at_token: AtToken | None = None) -> list[Made]: ...
 
 
 class TimingSettings(Protocol):
@@ -90,10 +84,12 @@ class TokenReading(Key, TokenTiming):
 class Latency(WarmUp):
     """The raw readings of a resource pass.
 
-    width: of the median's interval over the median, when the rounds ended; None where there was no interval.
+    width: of the median's interval over the median, when the rounds ended; None where there was no interval. too_short: how many
+    texts an engine ended before their second token; they are not among the readings.
     """
 
     texts: list[TextReading]
+    too_short: int
     rounds: int
     width: float | None
     stopped: Literal["aim", "cap"]
@@ -120,35 +116,43 @@ def time_texts(
     After warming up, each request is generated once, which gives ttft_s and latency_s. Besides its first token the clock is
     read at none, since waiting for each would slow them. If there is an `aim`, readings end when width(seconds of all texts,
     whether they end so) is at most that; else after `rounds`. Then the first `token_texts` requests are timed token by token.
-    Inputs are made outside the clock; no garbage is collected inside it.
+    Inputs are made outside the clock; no garbage is collected inside it. Raises InputError where no text has two tokens.
 
     settings: a study's measurement.
     """
     inputs = [prepare([request]) for request in requests]
     warm = warm_up(inputs[0], produce, settings.warmup_tokens, clock)
     texts: list[TextReading] = []
-    reached, narrow = float("inf"), False
+    too_short, reached, narrow = 0, float("inf"), False
     for number, request, prompt in ((n, *pair) for n in range(settings.rounds) for pair in zip(requests, inputs, strict=True)):
         timing = time_text(prompt, produce, settings.new_tokens, clock)
+        if timing is None:
+            too_short += 1
+            continue
         texts.append({**key_of(request), "round": number, **timing})
         reached = width([reading["latency_s"] for reading in texts], settings.aim is not None)
         narrow = settings.aim is not None and reached <= settings.aim
         if narrow:
             break
+    if not texts:
+        problem = f"none of the {too_short} timed texts has two tokens, from which the time of a token is known"
+        raise InputError(problem, remedy="choose an engine that ignores the end of a text, or a model that writes more")
+    by_token = [
+        (request, time_tokens(prompt, produce, settings.new_tokens, clock))
+        for request, prompt in list(zip(requests, inputs, strict=True))[: settings.token_texts]
+    ]
     return {
         **warm,
         "texts": texts,
+        "too_short": too_short,
         "rounds": texts[-1]["round"] + 1,
         "width": reached if reached < float("inf") else None,
         "stopped": "aim" if narrow else "cap",
-        "tokens": [
-            {**key_of(request), **time_tokens(prompt, produce, settings.new_tokens, clock)}
-            for request, prompt in list(zip(requests, inputs, strict=True))[: settings.token_texts]
-        ],
+        "tokens": [{**key_of(request), **timing} for request, timing in by_token if timing],
     }
 
 
-def warm_up(inputs: "BatchEncoding", produce: Produce, tokens: int, clock: Clock = time.perf_counter) -> WarmUp:
+def warm_up(inputs: Any, produce: Produce, tokens: int, clock: Clock = time.perf_counter) -> WarmUp:
     """Generate texts of so many tokens until three in a row take the same time within STEADY, WARM_UPS at most."""
     seconds: list[float] = []
     steady = False
@@ -162,8 +166,11 @@ def warm_up(inputs: "BatchEncoding", produce: Produce, tokens: int, clock: Clock
     return {"warmup_s": seconds, "steady": steady}
 
 
-def time_text(inputs: "BatchEncoding", produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> Timing:
-    """Time one text, and its first token within it: that reading of the clock does not show (tests/bench/latency.md)."""
+def time_text(inputs: Any, produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> Timing | None:
+    """Time one text, and its first token within it: that reading of the clock does not show (tests/bench/latency.md).
+
+    None for a text that an engine ends before its second token.
+    """
     first: list[float] = []
 
     def at_token() -> None:
@@ -172,14 +179,20 @@ def time_text(inputs: "BatchEncoding", produce: Produce, new_tokens: int, clock:
 
     with _uncollected():
         start = clock()
-        output = produce(inputs, new_tokens, at_token)
+        (made,) = produce(inputs, new_tokens, at_token)
         end = clock()
-    token_ids = output[0, -new_tokens:].tolist()
-    return {"ttft_s": first[0] - start, "latency_s": end - start, "new_tokens": len(token_ids), "token_ids": token_ids}
+    if made.new_tokens < 2 or not first:
+        return None
+    return {
+        "ttft_s": first[0] - start,
+        "latency_s": end - start,
+        "new_tokens": made.new_tokens,
+        "token_ids": list(made.token_ids),
+    }
 
 
-def time_tokens(inputs: "BatchEncoding", produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> TokenTiming:
-    """Time one text token by token, waiting for the device at each."""
+def time_tokens(inputs: Any, produce: Produce, new_tokens: int, clock: Clock = time.perf_counter) -> TokenTiming | None:
+    """Time one text token by token, waiting for the device at each. None for one that an engine ends before its second token."""
     moments: list[float] = []
 
     def at_token() -> None:
@@ -188,6 +201,8 @@ def time_tokens(inputs: "BatchEncoding", produce: Produce, new_tokens: int, cloc
     with _uncollected():
         start = clock()
         produce(inputs, new_tokens, at_token)
+    if len(moments) < 2:
+        return None
     return {"ttft_s": moments[0] - start, "token_s": [after - before for before, after in pairwise(moments)]}
 
 
@@ -247,34 +262,44 @@ def _expected_bytes(points: list[dict[str, Any]], size: int) -> float:
 def _time_batch(
     prepare: Prepare, produce: Produce, batch: Sequence[Request], new_tokens: int, probe: Probe, clock: Clock
 ) -> dict[str, Any] | None:
-    """Time one batch READINGS times; return None where a GPU's memory runs out."""
+    """Time one batch READINGS times; return None where a GPU's memory runs out.
+
+    Its new_tokens are those that were made, of each text on average: an engine may end one before.
+    """
     import torch
 
-    probe.start()
     seconds: list[float] = []
+    tokens = 0
     try:
         inputs = prepare(batch)
+        probe.start()  # an engine may load the model anew for a batch of this size
         produce(inputs, 2)
         for _ in range(READINGS):
             with _uncollected():
                 start = clock()
-                produce(inputs, new_tokens)
+                made = produce(inputs, new_tokens)
                 seconds.append(clock() - start)
+            tokens += sum(text.new_tokens for text in made)
     except torch.OutOfMemoryError:
         return None
-    return {"batch": len(batch), "seconds": seconds, "new_tokens": new_tokens, **probe.read()}
+    made_a_text = max(1, tokens // (READINGS * len(batch)))
+    return {"batch": len(batch), "seconds": seconds, "new_tokens": made_a_text, **probe.read()}
 
 
-def over_batches(readings: Sequence[Mapping[str, Any]]) -> tuple[float, int, dict[str, Readings]]:
+def over_batches(readings: Sequence[Mapping[str, Any]]) -> tuple[float, int | str, dict[str, Readings]]:
     """Return the seconds of a pass in batches, its largest cache_bytes, and for each phase the highest of each reading.
 
     readings: of each batch, {quality_s, cache_bytes, phases}. What is unknown for one batch is unknown for the pass.
     """
+
+    def highest(values: list[Any]) -> int | str:
+        return UNKNOWN if UNKNOWN in values else max(values)
+
     phases: dict[str, Readings] = {}
     for phase, first in readings[0]["phases"].items():
-        by_name = {name: [reading["phases"][phase][name] for reading in readings] for name in first}
-        phases[phase] = {name: UNKNOWN if UNKNOWN in values else max(values) for name, values in by_name.items()}
-    return sum(r["quality_s"] for r in readings), max(r["cache_bytes"] for r in readings), phases
+        phases[phase] = {name: highest([reading["phases"][phase][name] for reading in readings]) for name in first}
+    cache_bytes = highest([reading["cache_bytes"] for reading in readings])
+    return sum(reading["quality_s"] for reading in readings), cache_bytes, phases
 
 
 def since_start() -> float:

@@ -40,16 +40,18 @@ class Probe(Protocol):
 
 
 class RssProbe:
-    """Reads this process's resident memory above a base: its peak in a phase, on Linux, and what is held after it.
+    """Reads a process's resident memory above a base: its peak in a phase, on Linux, and what is held after it.
 
-    Make it after all imports and before the model is loaded: the base is what is resident then.
+    Make it after all imports and before the model is loaded: the base is what is resident then. pid: of another process than this
+    one, whose freed memory it gives back by itself.
     """
 
     kind = "rss"
-    _status, _reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-    def __init__(self) -> None:
-        self._base_bytes = psutil.Process().memory_info().rss
+    def __init__(self, pid: int | None = None) -> None:
+        self._process, self._own = psutil.Process(pid), pid is None
+        self._status, self._reset = (Path(f"/proc/{self._process.pid}/{file}") for file in ("status", "clear_refs"))
+        self._base_bytes = self._process.memory_info().rss
         self.base: Readings = {"base_bytes": self._base_bytes}
 
     def free_bytes(self) -> int:
@@ -72,9 +74,11 @@ class RssProbe:
         except OSError:
             peak_bytes = UNKNOWN
         self._trim()
-        return {"peak_bytes": peak_bytes, "held_bytes": psutil.Process().memory_info().rss - self._base_bytes}
+        return {"peak_bytes": peak_bytes, "held_bytes": self._process.memory_info().rss - self._base_bytes}
 
     def _trim(self) -> None:
+        if not self._own:
+            return
         gc.collect()
         try:
             # What was freed would otherwise stay with the allocator and count as resident.
@@ -171,6 +175,26 @@ class _Highest:
         return self._value
 
 
+class UnknownProbe:
+    """Stands where no memory can be read: that of another machine, or of a server that does not tell."""
+
+    kind = UNKNOWN
+
+    def __init__(self) -> None:
+        self.base: Readings = {}
+
+    def start(self) -> None:
+        """Begin a phase, of which nothing will be known."""
+
+    def read(self) -> Readings:
+        """Return {peak_bytes, held_bytes}, both unknown."""
+        return {"peak_bytes": UNKNOWN, "held_bytes": UNKNOWN}
+
+    def free_bytes(self) -> int:
+        """Return 0: of no memory it is known that it is free."""
+        return 0
+
+
 class PrefillAndDecode:
     """Reads a probe over one generation in two phases, parted at its first token: call `at_token` after each token.
 
@@ -222,10 +246,13 @@ def settle() -> None:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """Return a description of the device, cpu or cuda, in words and numbers; what cannot be read is None."""
+    """Return a description of the device, cpu or cuda, in words and numbers; what cannot be read is None.
+
+    server: of the machine that asks it, and measures how long that takes.
+    """
     import torch
 
-    cpu = device == "cpu"
+    cpu = device != "cuda"
     return {
         "device": device,
         "device_name": _processor() if cpu else torch.cuda.get_device_name(),

@@ -1,7 +1,9 @@
 """What a model is asked for and what it writes: requests, generations, and the key that tells one text of a run from another."""
 
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+AtToken = Callable[[], Any]  # is called after each step, which gives every text of a batch a token
 
 
 class Key(TypedDict):
@@ -41,6 +43,23 @@ class Generation(Key, Ending):
 
     kind: str
     prompt: str
+
+
+class AloneText(Key):
+    """A timed text by itself, in a batch of one; None where it has no counterpart in the quality pass."""
+
+    text: str | None
+
+
+class Made(NamedTuple):
+    """What was generated for one prompt that is timed.
+
+    token_ids: the new ones; () where an engine does not tell them. new_tokens: how many there are: as many as were asked for,
+    unless the engine ends a text when it likes.
+    """
+
+    token_ids: Sequence[int]
+    new_tokens: int
 
 
 class Sampling(TypedDict):

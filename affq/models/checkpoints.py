@@ -5,17 +5,18 @@ import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from affq.errors import InputError
 from affq.files import read_text
-from affq.models import configuration
+from affq.models import configuration, quantized
 
 A_MODEL = "a model is a folder with config.json, safetensors weights and a tokenizer"
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
+DTYPES |= {"F8_E5M2": "float8_e5m2", "I32": "int32", "I8": "int8", "U8": "uint8"}
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what families of models call how many layers they have
 SETTINGS = ("generation_config.json", "special_tokens_map.json")  # what loading reads besides two other files of settings
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -40,26 +41,6 @@ OTHER_TASKS = (
     *("ForMultipleChoice", "ForImageClassification", "ForSpeechSeq2Seq"),
 )
 
-# What loads each kind of quantized checkpoint, as its quantization_config names the kind.
-BACKENDS = {
-    "aqlm": "aqlm",
-    "auto-round": "auto-round",
-    "awq": "gptqmodel",
-    "bitnet": "transformers' BitNet kernels",
-    "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed-tensors",
-    "eetq": "eetq",
-    "fbgemm_fp8": "fbgemm-gpu",
-    "fp8": "FP8 kernels",
-    "gptq": "gptqmodel",
-    "hqq": "hqq",
-    "mxfp4": "MXFP4 kernels",
-    "quanto": "optimum-quanto",
-    "quark": "amd-quark",
-    "torchao": "torchao",
-    "vptq": "vptq",
-}
-
 
 class LoadError(RuntimeError):
     """The weights, the configuration or the tokenizer could not be loaded."""
@@ -69,7 +50,8 @@ class LoadError(RuntimeError):
 class Checkpoint:
     """What the headers of a folder's weight files say.
 
-    stored_dtype: the torch dtype that takes most bytes. parameters: elements of all tensors. stored_bytes: of those tensors.
+    stored_dtype: the torch dtype that takes most bytes. parameters: elements of all tensors, packed ones as they are stored.
+    stored_bytes: of those tensors.
     """
 
     stored_dtype: str
@@ -81,7 +63,7 @@ def examine(folder: Path, task: str = GENERATION) -> Checkpoint:
     """Read a model folder's configuration and the headers of its safetensors files.
 
     Raises InputError, with the file and the remedy, for a folder that cannot be loaded: no readable configuration or weights,
-    pickle weights only, shards that are missing or cut, weights that are quantized already, code of its own, no tokenizer.
+    pickle weights only, shards that are missing or cut, weights quantized by nobody knows what, code of its own, no tokenizer.
     """
     config = check_configuration(folder, task)
     bytes_of: dict[str, int] = {}
@@ -114,18 +96,11 @@ def _need_tokenizer_libraries(folder: Path) -> None:
     with open(alone[0], "rb") as opened:
         of_tiktoken = TIKTOKEN_LINE.match(opened.read(1000))
     needed = ("tiktoken",) if of_tiktoken else ("sentencepiece", "protobuf")
-    if lacking := [name for name in needed if not _installed(name)]:
+    if lacking := quantized.lacking(needed):
         libraries = " and ".join(lacking)
         problem = f"{{place}} has its tokenizer in {alone[0].name} alone, which is read with {libraries}: not installed here"
         remedy = f"pip install {' '.join(lacking)}, or copy the tokenizer.json that was made of it into the folder"
         raise InputError(problem, value=alone[0].name, place=folder, remedy=remedy)
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
 
 
 def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:
@@ -148,7 +123,7 @@ def check_configuration(folder: Path, task: str = GENERATION) -> dict[str, Any]:
         problem = "{place} names weight files of its own (transformers_weights)"
         raise InputError(problem, place=file, remedy="name them as usual")
     if config.get("quantization_config"):
-        _refuse_quantized(folder, config["quantization_config"])
+        _check_quantized(folder, config["quantization_config"], task)
     _refuse_unknown(folder, config)
     configuration.check_values(config, file)
     configuration.check_amounts(config, file)
@@ -246,14 +221,14 @@ def _tensors(file: Path) -> Iterator[tuple[str, int, int]]:
     yield from tensors
 
 
-def _refuse_quantized(folder: Path, quantization: Any) -> None:
-    # transformers would load it as it was quantized before, whatever precision is asked for.
-    method = str(quantization.get("quant_method", "an unnamed method") if isinstance(quantization, dict) else quantization)
-    backend = BACKENDS.get(method, "a backend of its own")
-    carried = "" if backend == "bitsandbytes" else ", which affq does not carry"
-    problem = f"{{place}} is quantized already, by {method}: it needs {backend}{carried}"
-    remedy = "give the weights it was made from, and name the precisions to compare"
-    raise InputError(problem, value=method, place=folder, remedy=remedy)
+def _check_quantized(folder: Path, settings: Any, task: str) -> None:
+    """Raise InputError unless a quantization_config is data, of a method that transformers knows, and of a model for texts."""
+    method = quantized.method(settings)
+    if method not in quantized.METHODS or not isinstance(settings, dict) or task != GENERATION:
+        kind = "" if task == GENERATION else ", and a classifier is loaded as it was trained"
+        problem = f"{{place}} is quantized already, by {reprlib.repr(method)[1:-1]}{kind or ', which transformers does not know'}"
+        raise InputError(problem, value=method, place=folder, remedy="give the weights it was made from")
+    configuration.check_quantization(settings, folder / "config.json")
 
 
 def _refuse_other_tasks(folder: Path, config: dict[str, Any]) -> None:

@@ -29,6 +29,13 @@ SILENT = frozenset(
     + ("trust_remote_code", "use_kernels", "use_pretrained_backbone", "use_timm_backbone")
 )
 
+# What a quantization_config may say. A registry of compressed-tensors takes a word with a colon for a file of Python, and runs
+# it; torchao calls whatever of its own a _type names. Names of layers may be patterns; `meta` says who made it, and is not read.
+WORD = re.compile(r"[\w.+ -]{0,100}", re.ASCII)
+TORCHAO_TYPE = re.compile(r"torch\.dtype|\w+(Config|Format|Algorithm|Preference|Type|Domain)|Per[A-Z]\w+", re.ASCII)
+FREE = {"block_name_to_quantize", "ignore", "ignored_layers", "llm_int8_skip_modules", "module_name_preceding_first_block"}
+FREE |= {"modules_in_block_to_quantize", "modules_to_convert", "modules_to_not_convert", "targets"}
+
 # The names of transformers' tokenizers, and of what reads a tokenizer.json of whatever kind.
 TOKENIZER_CLASS = re.compile(r"(?!Auto)\w+Tokenizer(Fast)?|(Tokenizers|Python|SentencePiece|MistralCommon)Backend", re.ASCII)
 A_TOKENIZER = ("LlamaTokenizer", "PreTrainedTokenizerFast", "or another tokenizer of transformers")
@@ -64,7 +71,18 @@ def check_values(values: dict[str, Any], place: Path) -> None:
         if value and plain == "quantization_config" and inner:
             raise _refusal(key, value, place, remedy="give the weights that it was quantized from")
         if value is not None and (plain == MAX_LENGTH or not isinstance(value, (dict, list))):
+            if keys[0] == "quantization_config" and plain.endswith("dtype"):
+                continue  # float8_e4m3fn, torch.int8: of weights, not of the model; check_quantization holds its words
             _check_code(plain, key, value, place)
+
+
+def check_quantization(settings: dict[str, Any], place: Path) -> None:
+    """Raise InputError, with key and value, unless each word of a quantization_config is a plain one. place: its config.json."""
+    for keys, value in _walk(settings):
+        if not isinstance(value, str) or keys[-1] in FREE or keys[0] == "meta":
+            continue
+        if not (TORCHAO_TYPE if keys[-1] == "_type" else WORD).fullmatch(value):
+            raise _refusal(keys[-1], value, place, remedy="give the weights that it was quantized from")
 
 
 def check_amounts(values: dict[str, Any], place: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from affq.errors import InputError
-from affq.models import checkpoints, weights
+from affq.models import checkpoints, quantized, weights
+from affq.models.precisions import STORED
 
 # What of a hub repository makes a model: no folders inside it (other formats), no second copy of the weights.
 WANTED = {
@@ -98,7 +99,9 @@ def _download(repository: str, revision: str, say: Callable[[str], None], task: 
         disable_progress_bars()
     download: Callable[..., Any] = functools.partial(snapshot_download, repository, revision=revision, token=token())
     download(allow_patterns=["config.json"], dry_run=True)  # raises where the hub cannot be asked
-    checkpoints.check_configuration(Path(download(allow_patterns=["config.json"])), task)
+    config = checkpoints.check_configuration(Path(download(allow_patterns=["config.json"])), task)
+    if words := quantized.lacks(quantized.of_configuration(config), STORED):
+        raise InputError(words, value=repository)
     plan = download(**WANTED, dry_run=True)
     if not any(file.filename.endswith(".safetensors") for file in plan):
         problem = (

@@ -13,15 +13,17 @@ from typing import Any, TypedDict
 import torch
 import transformers
 from safetensors import safe_open
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from affq import imports
 from affq.inference import chat, generate
-from affq.models import architectures
-from affq.models.checkpoints import LoadError, check_configuration, weight_files
+from affq.models import architectures, quantized
+from affq.models.checkpoints import LoadError, check_configuration, examine, weight_files
 from affq.models.configuration import LOCAL, NO_CODE
-from affq.models.precisions import PRECISIONS, PrecisionError
+from affq.models.precisions import PRECISIONS, STORED, Precision, PrecisionError
+from affq.models.quantized import Quantized
 
 imports.models_of_transformers()
 transformers.utils.logging.disable_progress_bar()
@@ -37,17 +39,26 @@ RAISED = re.compile(r"^((?:\w+\.)*\w+Error: .+)$", re.M)
 # What may stay unquantized when the linear layers are quantized. Anything else that does fails the run.
 MAY_STAY = ("embedding", "head", "norm", "router gate", "bias")
 
+# What a layer of a quantized checkpoint keeps of its one weight, each as a parameter or a buffer of its own.
+OF_ONE_WEIGHT = re.compile(
+    r"weight|(weight|input|output)_(packed|shape|scale|scale_inv|global_scale|zero_point|g_idx)|qweight|qzeros|scales|g_idx"
+)
+PLAIN = ("float64", "float32", "float16", "bfloat16")
+
 
 class Stored(TypedDict):
     """One parameter as it is stored, counted once.
 
     role: embedding, head, norm, router gate, bias, or else weight. elements: of the unquantized shape. bytes: what is really
-    stored, quantization state and scales counted.
+    stored, quantization state, scales and zero points counted. dtype: of the tensor that holds the weight itself; bits: of that
+    one, for each element. method: what quantized it; None for a parameter that is a plain floating-point number.
     """
 
     name: str
     role: str
     dtype: str
+    method: str | None
+    bits: float
     elements: int
     bytes: int
 
@@ -63,15 +74,19 @@ def import_for(folder: Path, precision: str, seed: int | None = None) -> None:
     """Import all that loading and generating will need, by building the model without memory (on the meta device).
 
     Call it before the memory base is read: the base then holds the code, and what comes above it is the model's. Raises
-    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes. seed: as
-    for `load`, and then there are no weights to look at.
+    LoadError for weights of another shape than the configuration's: transformers does not look where it quantizes; and for a
+    library that is not installed. seed: as for `load`, and then there are no weights to look at.
     """
-    if PRECISIONS[precision].quantization:
-        imports.bitsandbytes()
     with _explained(folder):
-        check_configuration(folder)
+        stored = quantized.of_configuration(check_configuration(folder))
+    _need_precision(stored, precision)
+    if words := quantized.lacks(stored, precision):
+        raise LoadError(words)
+    for package in quantized.needed(stored, precision):
+        imports.quantizer(package)
+    with _explained(folder):
         empty = empty_of(transformers.AutoConfig.from_pretrained(folder, **LOCAL), precision)
-        if seed is not None:
+        if seed is not None or stored:  # packed weights have shapes of their own, and are held against their layers' names
             return
         asked: Any = {name: list(parameter.shape) for name, parameter in empty.named_parameters()}
         mapping = get_model_conversion_mapping(empty)
@@ -112,10 +127,18 @@ def load(
     """
     entry = PRECISIONS[precision]
     with _explained(folder):
-        check_configuration(folder)
+        stored = quantized.of_configuration(check_configuration(folder))
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         unfused = _unfused(config, precision)
-    options: dict[str, Any] = {"dtype": getattr(torch, entry.compute_dtype), "device_map": {"": device}, "use_safetensors": True}
+    _need_precision(stored, precision)
+    if entry.cuda_only and device == "cpu":
+        raise PrecisionError(f"{precision} cannot be computed on cpu: {quantized.CUDA_ONLY}; choose another precision")
+    name = entry.compute_dtype
+    if precision == STORED and not stored and (name := examine(folder).stored_dtype) not in PLAIN:
+        raise LoadError(f"{folder.name} holds its weights as {name}, and config.json does not say how they were quantized")
+    # What was quantized says itself what it is computed over.
+    dtype = "auto" if stored else getattr(torch, name)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
     if room:
         # One GPU is filled after the other: a model that fits one is on one, and the fewest wait for each other.
         options |= {"device_map": "sequential", "max_memory": room}
@@ -124,7 +147,7 @@ def load(
     # weight by weight from the mapped file, so that a model which fits at 8 bits need not fit at 16.
     options["disable_mmap"] = device == "cpu" and not unfused
     if entry.quantization:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(**entry.quantization)
+        options["quantization_config"] = _quantization(entry)
     with _explained(folder):
         if seed is None:
             loader: Any = unfused or transformers.AutoModelForCausalLM
@@ -142,7 +165,7 @@ def load(
         for parameter in filter(torch.is_floating_point, model.parameters()):
             parameter.data = parameter.data.clone()  # out of the mapped file
     with _explained(folder):
-        ends = _ends(folder, tokenizer)
+        ends = ends_of(folder, tokenizer)
     # A checkpoint's own settings (suppressed tokens, time limits, penalties) would weigh in otherwise.
     start = model.generation_config.bos_token_id
     model.generation_config = transformers.GenerationConfig(bos_token_id=start, eos_token_id=ends or None)
@@ -153,7 +176,32 @@ def load(
     return model.eval(), tokenizer
 
 
-def _ends(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+def _need_precision(stored: Quantized | None, precision: str) -> None:
+    """Raise PrecisionError for a precision that weights which are quantized already cannot be had at."""
+    if stored and precision != STORED:
+        raise PrecisionError(f"{precision} cannot be had of this model: {quantized.already(stored)}")
+
+
+def _quantization(entry: Precision) -> Any:
+    """Return what tells transformers to quantize to a precision."""
+    if entry.library == quantized.BITSANDBYTES:
+        return transformers.BitsAndBytesConfig(**entry.quantization)
+    from torchao import quantization
+
+    options = dict(entry.quantization)
+    return transformers.TorchAoConfig(getattr(quantization, options.pop("torchao"))(**options))
+
+
+def tokenizer_of(folder: Path) -> tuple[transformers.PretrainedConfig, transformers.PreTrainedTokenizerBase, list[int]]:
+    """Return the configuration and the tokenizer of a folder, and the ids that end a text, as `load` has them; no weights."""
+    with _explained(folder):
+        check_configuration(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        return config, tokenizer, ends_of(folder, tokenizer)
+
+
+def ends_of(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of the tokens that end a text, wherever they are declared, the tokenizer's own first.
 
     The files are asked, not the model's configuration: that makes up what they leave out.
@@ -253,31 +301,72 @@ def _raise_if_memory(words: str, error: Exception) -> None:
 def census(model: transformers.PreTrainedModel) -> list[Stored]:
     """Count every parameter once; a tied one is the same parameter."""
     head = model.get_output_embeddings()
+    method = method_of(model)
     seen: set[int] = set()
     rows: list[Stored] = []
     for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue  # tied: the head of many models is the embedding
-            seen.add(id(parameter))
-            state = getattr(parameter, "quant_state", None)
-            shape = state.shape if state is not None else parameter.shape
-            tensors = {t.data_ptr(): t.nbytes for t in _stored(module, parameter, state)}
+        for name, elements, held in _held(module, seen):
+            tensors = {tensor.data_ptr(): tensor for tensor in held}  # one that is kept under two names is one
+            dtype = str(held[0].dtype).removeprefix("torch.")
             rows.append(
                 {
                     "name": f"{path}.{name}",
                     "role": _role(module, name, head),
-                    "dtype": str(parameter.dtype).removeprefix("torch."),
-                    "elements": torch.Size(shape).numel(),
-                    "bytes": sum(tensors.values()),
+                    "dtype": dtype,
+                    "method": None if dtype in PLAIN else method,
+                    "bits": round(8 * held[0].nbytes / elements, 2) if elements else 0.0,
+                    "elements": elements,
+                    "bytes": sum(tensor.nbytes for tensor in tensors.values()),
                 }
             )
     return rows
 
 
-def _stored(module: torch.nn.Module, parameter: torch.nn.Parameter, state: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors that hold one parameter: itself, and what bitsandbytes keeps beside it."""
-    yield parameter.data
+def method_of(model: transformers.PreTrainedModel) -> str | None:
+    """Return what quantized a model, as its configuration names it; None for a model that is not."""
+    method = getattr(model, "quantization_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def _held(module: torch.nn.Module, seen: set[int]) -> Iterator[tuple[str, int, list[torch.Tensor]]]:
+    """Yield (name, elements, tensors that hold it, the weight itself first) of each parameter of a module that was not `seen`.
+
+    What a layer keeps of one weight in several parameters and buffers is one, called weight.
+    """
+    parameters = dict(module.named_parameters(recurse=False))
+    every = parameters | dict(module.named_buffers(recurse=False))
+    parts = {name: tensor for name, tensor in every.items() if OF_ONE_WEIGHT.fullmatch(name)}
+    if parts.keys() - {"weight"} and not seen.intersection(map(id, parts.values())):
+        yield "weight", _elements(module, parts), _unwrapped(*parts.values())
+        seen.update(map(id, parts.values()))
+    for name, parameter in parameters.items():
+        if id(parameter) in seen:
+            continue  # tied: the head of many models is the embedding
+        seen.add(id(parameter))
+        state = getattr(parameter, "quant_state", None)
+        shape = state.shape if state is not None else parameter.shape
+        yield name, torch.Size(shape).numel(), [*_unwrapped(parameter.data), *_beside(module, parameter, state)]
+
+
+def _elements(layer: Any, parts: Mapping[str, torch.Tensor]) -> int:
+    """Return how many elements the weight has that a layer keeps in parts."""
+    whole = parts.get("weight")
+    return whole.numel() if whole is not None else int(layer.in_features) * int(layer.out_features)
+
+
+def _unwrapped(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that hold some, the largest first: or those that a class of torchao's wraps, at any depth."""
+    plain: list[torch.Tensor] = []
+    for tensor in tensors:
+        if is_traceable_wrapper_subclass(tensor):
+            plain += _unwrapped(*(getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]))
+        else:
+            plain.append(tensor)
+    return sorted(plain, key=lambda tensor: tensor.nbytes, reverse=True)
+
+
+def _beside(module: torch.nn.Module, parameter: torch.nn.Parameter, state: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors that bitsandbytes keeps beside a parameter."""
     # LLM.int8 keeps rows and scales on the parameter, and moves them to the layer's state at the first product.
     for holder in (parameter, getattr(module, "state", None)):
         for name in ("CB", "SCB"):
@@ -301,12 +390,15 @@ def _role(module: torch.nn.Module, name: str, head: torch.nn.Module | None) -> s
     return "router gate" if kind.endswith("Router") else "weight"
 
 
-def prove(rows: Sequence[Stored], precision: str) -> None:
+def prove(rows: Sequence[Stored], precision: str, folder: Path | None = None) -> None:
     """Raise PrecisionError unless a census shows the precision: every weight is held by its weight_dtype.
 
-    Where the precision quantizes, MAY_STAY may be held by its compute_dtype instead. The share that a message gives is of all
-    parameters, by elements.
+    Where the precision quantizes, MAY_STAY may be held by its compute_dtype instead. Of what is loaded as it is stored, every
+    layer that the files of `folder` hold packed must be. The share that a message gives is of all parameters, by elements.
     """
+    if precision == STORED:
+        assert folder, "what is stored is held against its folder"
+        return _prove_stored(rows, folder)
     entry = PRECISIONS[precision]
     wrong = [
         row
@@ -323,12 +415,28 @@ def prove(rows: Sequence[Stored], precision: str) -> None:
         )
 
 
-def by_role(rows: Sequence[Stored]) -> list[dict[str, Any]]:
-    """Return the sums of a census by role and dtype: {role, dtype, parameters, elements, bytes}."""
-    sums: dict[tuple[str, str], dict[str, Any]] = {}
+def _prove_stored(rows: Sequence[Stored], folder: Path) -> None:
+    packed, held = quantized.layers(weight_files(folder)), set()
     for row in rows:
-        zero = {"role": row["role"], "dtype": row["dtype"], "parameters": 0, "elements": 0, "bytes": 0}
-        total = sums.setdefault((row["role"], row["dtype"]), zero)
+        if row["method"]:  # the model may call a layer by a longer name than the files do
+            names = row["name"].removesuffix(".weight").split(".")
+            held |= {".".join(names[place:]) for place in range(len(names))}
+    if lost := sorted(packed - held):
+        problem = f"{len(lost)} of the {len(packed)} layers that the files hold packed are not so when loaded, as {lost[0]}"
+        raise PrecisionError(f"{STORED} did not take effect: {problem}; give the weights it was made from")
+    if not packed:
+        dtype = examine(folder).stored_dtype
+        if others := [row["name"] for row in rows if row["dtype"] != dtype and row["role"] not in MAY_STAY]:
+            raise PrecisionError(f"{STORED} did not take effect: {len(others)} weights are not {dtype}, as {others[0]}")
+
+
+def by_role(rows: Sequence[Stored]) -> list[dict[str, Any]]:
+    """Return the sums of a census by its columns but names: {role, dtype, method, bits, parameters, elements, bytes}."""
+    sums: dict[tuple[str, str, str | None, float], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["role"], row["dtype"], row["method"], row["bits"])
+        zero = {**dict(zip(("role", "dtype", "method", "bits"), key, strict=True)), "parameters": 0, "elements": 0, "bytes": 0}
+        total = sums.setdefault(key, zero)
         total["parameters"] += 1
         total["elements"] += row["elements"]
         total["bytes"] += row["bytes"]
@@ -341,12 +449,11 @@ def described(model: transformers.PreTrainedModel, tokenizer: transformers.PreTr
     chat_template: "none" where the model is given a prompt as it stands. ends: {token: id} that a text ends at. thinking_switch:
     whether the chat template turns thinking on and off.
     """
-    quantized = getattr(model, "is_quantized", False)
     return {
         "class": type(model).__name__,
         "attention": str(model.config._attn_implementation),
         "compute_dtype": str(model.dtype).removeprefix("torch."),
-        "kernels": "bitsandbytes" if quantized else "torch",
+        "kernels": method_of(model) or "torch",
         "placed": _placed(model),
         "chat_template": "the tokenizer's" if chat.template_of(tokenizer) else "none",
         "thinking_switch": chat.has_switch(tokenizer),

@@ -18,8 +18,10 @@ import transformers
 from affq import imports
 from affq.errors import InputError
 from affq.inference import Request
-from affq.models import loading
-from affq.models.precisions import PRECISIONS
+from affq.models import ggufs, loading, quantized
+from affq.models.engines import LLAMA_CPP
+from affq.models.engines.asked import AskedEngine
+from affq.models.precisions import PRECISIONS, STORED
 from affq.models.sources import Source
 
 BYTES = ("weights_bytes", "kv_bytes", "activation_bytes", "peak_bytes")
@@ -71,6 +73,8 @@ class PlannedRun(Protocol):
     def model(self) -> Source: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def engine(self) -> AskedEngine: ...
 
 
 class Predicted(TypedDict):
@@ -121,20 +125,50 @@ def of_run(run: PlannedRun, device: str) -> Predicted | None:
 
 def _of_run(run: PlannedRun, device: str, batch: int | None = None) -> Predicted:
     """Predict the pass of a run that needs more, in batches of the study's size or of another."""
+    if run.engine.address:
+        raise Unpredictable(f"it is that of the server at {run.engine.address}")
     study = run.study
     words = max(len(request["request"].split()) for request in study.requests)
     prompt_tokens = math.ceil(TOKENS_PER_WORD * words) + TEMPLATE_TOKENS
     largest = min(batch or study.batch, len(study.requests))
     passes = [(largest, study.generation.max_new_tokens), (1, study.measurement.new_tokens)]
     try:
-        config = run.model.config
-        predicted = [predict(config, run.precision, device, Sizes(texts, prompt_tokens, new)) for texts, new in passes]
+        if run.engine.name == LLAMA_CPP:
+            return _by_llama_cpp(run, Sizes(largest, prompt_tokens, max(new for _, new in passes)))
+        predicted = [_predict(run, device, Sizes(texts, prompt_tokens, new)) for texts, new in passes]
+    except Unpredictable:
+        raise
     except InputError as error:
         raise Unpredictable(str(error)) from None
     except Exception as error:  # a damaged configuration ends in whatever its reader trips over
         words_of_it = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise Unpredictable(f"a model cannot be built from its configuration ({words_of_it})") from None
     return max(predicted, key=lambda memory: memory["peak_bytes"])
+
+
+def _predict(run: PlannedRun, device: str, sizes: Sizes) -> Predicted:
+    """Predict the memory of a run that generates texts of these sizes.
+
+    What is loaded as it is stored takes the bytes of its files, and besides what a plain precision of its dtype does. Where
+    layers are quantized, each is made whole for its product; compressed-tensors keeps them so.
+    """
+    model, config = run.model, {key: value for key, value in run.model.config.items() if key != "quantization_config"}
+    if run.precision != STORED:
+        return predict(config, run.precision, device, sizes)
+    dtype = (config.get("dtype") or config.get("torch_dtype") or "bfloat16") if model.quantized else model.stored_dtype
+    plain = next((name for name, entry in PRECISIONS.items() if entry.weight_dtype == dtype), None)
+    if plain is None:
+        raise Unpredictable(f"its weights are stored as {dtype}")
+    predicted = predict(config, plain, device, sizes)
+    if not model.quantized or model.quantized.method == quantized.COMPRESSED_TENSORS:
+        return predicted
+    whole = _largest_layer_bytes(_shape(json.dumps(config, sort_keys=True), plain), plain)
+    more = model.stored_bytes - predicted["weights_bytes"]
+    return predicted | {
+        "weights_bytes": model.stored_bytes,
+        "activation_bytes": predicted["activation_bytes"] + whole,
+        "peak_bytes": predicted["peak_bytes"] + more + whole,
+    }
 
 
 @dataclass(frozen=True)
@@ -210,7 +244,8 @@ def room(run: PlannedRun, predicted: Predicted | None, device: str) -> dict[int 
     free on each GPU. Weights that are quantized are never offloaded: bitsandbytes would keep them as float32 there. Raises
     torch.OutOfMemoryError if the GPUs cannot hold the weights, and may not leave any to the RAM.
     """
-    offload = run.study.offload and not PRECISIONS[run.precision].quantization
+    whole = not run.model.quantized if run.precision == STORED else not PRECISIONS[run.precision].quantization
+    offload = run.study.offload and whole
     free = free_of_gpus() if device == "cuda" else []
     if len(free) < 2 and not (free and offload):
         return None
@@ -270,7 +305,8 @@ def _quantized(parameter: _Parameter, precision: str) -> bool:
 
 def _packs(precision: str, device: str) -> bool:
     """Return whether bitsandbytes packs 4-bit layers anew at their first product: on CPUs that compute in bfloat16."""
-    if device != "cpu" or PRECISIONS[precision].weight_dtype != "uint8":
+    entry = PRECISIONS[precision]
+    if device != "cpu" or entry.weight_dtype != "uint8" or entry.library != quantized.BITSANDBYTES:
         return False
     imports.bitsandbytes()
     from bitsandbytes.functional import has_avx512bf16
@@ -283,11 +319,19 @@ def _stored_bytes(parameter: _Parameter, precision: str, packed: bool) -> int:
 
     LLM.int8 keeps a float32 scale for each output row; 4 bits keep one for each block of 64 weights, which packing turns to
     bfloat16, and a code book of 16. Quantized once more, the scales are a byte, with a float32 for 256 of them, a code book of
-    256 and a mean; packing undoes that, and leaves the mean.
+    256 and a mean; packing undoes that, and leaves the mean. torchao keeps a float32 scale for each row of 8 bits, of int8 a zero
+    point of a byte beside it; of 4 bits a scale and a zero point of 16 for each group, and rows filled up to a multiple of 1,024.
     """
     elements, entry = math.prod(parameter.shape), PRECISIONS[precision]
     if not _quantized(parameter, precision):
         return elements * _itemsize(precision)
+    if entry.library == quantized.TORCHAO:
+        columns = parameter.shape[-1]
+        rows = elements // columns
+        if entry.bits == 4:
+            columns, rows = 1024 * math.ceil(columns / 1024), 8 * math.ceil(rows / 8)
+            return rows * columns // 2 + 4 * rows * columns // entry.quantization["group_size"]
+        return elements + rows * (5 if entry.weight_dtype == "int8" else 4)
     if entry.weight_dtype == "int8":
         return elements + 4 * elements // parameter.shape[-1]
     matrices = math.prod(parameter.shape[:-2])  # a mixture's experts are one parameter, and quantized each by itself
@@ -331,9 +375,39 @@ def _activation_bytes(shape: _Shape, precision: str, sizes: Sizes, packed: bool)
 
 
 def _workspace_bytes(shape: _Shape, precision: str, tokens: int) -> int:
-    """Return what bitsandbytes needs for the largest quantized layer: int8 its products as int32, nf4 its weights as bfloat16."""
-    layers = [parameter.shape[-2:] for parameter in shape.parameters if _quantized(parameter, precision)]
-    if PRECISIONS[precision].weight_dtype == "int8":
+    """Return what is needed for the largest quantized layer: its products as int32, or its weights as bfloat16."""
+    if precision in ("int8", "int8dq"):
         # Inputs as float16 and as int8, products as int32 and as float16.
+        layers = [parameter.shape[-2:] for parameter in shape.parameters if _quantized(parameter, precision)]
         return max(tokens * (3 * columns + 6 * rows) for rows, columns in layers)
-    return max((rows * columns * _itemsize(precision) for rows, columns in layers), default=0)
+    return _largest_layer_bytes(shape, precision) if PRECISIONS[precision].quantization else 0
+
+
+def _largest_layer_bytes(shape: _Shape, precision: str) -> int:
+    """Return the bytes of the largest layer that is quantized, or would be, as activations are held."""
+    layers = [parameter.shape[-2:] for parameter in shape.parameters if parameter.role not in loading.MAY_STAY]
+    return max((rows * columns for rows, columns in layers), default=0) * _itemsize(precision)
+
+
+def _by_llama_cpp(run: PlannedRun, sizes: Sizes) -> Predicted:
+    """Predict what llama.cpp takes of its process's memory, where all room is made before the first text.
+
+    Keys and values are float16, in a room of whole cells for each slot. Compute buffers are for the tokens that are computed at
+    once, and with them the mask of attention; or for the logits of all slots. Each slot besides keeps its logits and its
+    candidates for a token, 20 bytes for each token of the vocabulary. Measured with the llama.cpp of 2026.10 and Llama's layers.
+    """
+    shape = _shape(json.dumps(run.model.config, sort_keys=True), "fp32")
+    text, slots = shape.config, sizes.batch
+    room = ggufs.room(sizes.prompt_tokens + sizes.new_tokens)
+    weights_bytes = run.model.gguf_bytes
+    if run.precision in ggufs.TYPES:
+        matrices = sum(math.prod(parameter.shape) for parameter in shape.parameters if len(parameter.shape) > 1)
+        others = sum(math.prod(parameter.shape) for parameter in shape.parameters if len(parameter.shape) < 2)
+        weights_bytes = round(matrices * ggufs.BYTES[run.precision]) + 4 * others
+    kv_bytes = slots * room * 2 * sum(width for width, _ in shape.layers)
+    tokens, inner = min(512, slots * room), getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    layer_bytes = 4 * tokens * (5 * text.hidden_size + 3 * inner)
+    logits_bytes = 4 * (tokens * 11 * text.hidden_size // 2 + slots * text.vocab_size)
+    activation_bytes = max(layer_bytes, logits_bytes) + 2 * tokens * room + slots * 20 * text.vocab_size
+    peak_bytes = weights_bytes + kv_bytes + activation_bytes + LIBRARIES_BYTES
+    return Predicted(weights_bytes=weights_bytes, kv_bytes=kv_bytes, activation_bytes=activation_bytes, peak_bytes=peak_bytes)

