@@ -12,7 +12,7 @@ BIN := .venv/bin
 .PHONY: report test test-full lint lab gpu clean lock
 
 report: .venv/installed
-	@echo "affq: running the default study: one small model at four precisions, no GPU needed; a few minutes on two cores with AVX-512, twenty without."
+	@echo "affq: running the default study: one small model at four precisions, and as it was published, no GPU needed; a few minutes on two cores with AVX-512, twenty without."
 	@echo "affq: its weights and the judge's (170 MB) are fetched first if they are not in your cache."
 	@$(BIN)/affq run default; status=$$?; $(BIN)/affq report default && exit $$status
 

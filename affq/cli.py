@@ -158,7 +158,9 @@ def plan(
     from affq.report import words
 
     change = words.planned_power(*Results(loaded, results).smallest_change) if loaded.judged else []
-    for line in [*words.planned(rows, machine, read_claims(loaded.claims)), *change, *planning.damaged_weights(loaded)]:
+    lines = [*words.planned(rows, machine, read_claims(loaded.claims)), *words.left_out(loaded.left_out())]
+    lines += [*words.lacking(planned.run for planned in every), *change]
+    for line in [*lines, *planning.damaged_weights(loaded)]:
         _say(line)
     if other := planning.left_over(loaded, results):
         _say(f"Kept beside them, of other settings, prompts or weights: {', '.join(other)}")
@@ -169,6 +171,7 @@ def preview(
     study: STUDY_OR_MODEL,
     precision: Annotated[str | None, typer.Option(help="one of the study's; else the first that it names")] = None,
     model: Annotated[str | None, typer.Option(help="one of the study's; else the first that it names")] = None,
+    engine: Annotated[str | None, typer.Option(help="one of the study's; else the first that it names")] = None,
     prompts: Annotated[int, typer.Option(min=1, help="how many of the study's prompts, from the first on")] = 3,
 ) -> None:
     """Show what a study's first prompts give: a text for each emotion, and the emotion that is judged. Nothing is recorded.
@@ -181,7 +184,7 @@ def preview(
     _need_judged(loaded)
     from affq.runner import preview as previewing
 
-    shown = previewing.preview(loaded, model, precision, prompts, _say)
+    shown = previewing.preview(loaded, model, precision, engine, prompts, _say)
     for line in previewing.lines(shown, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         _say(line)
 

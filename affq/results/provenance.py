@@ -80,7 +80,8 @@ def conditions(about: dict) -> dict:
     """Return what of a run.json decides texts and readings; the commit does not, nor the size of the memory."""
     software = {name: about["software"].get(name) for name in ("python", "versions", "code_digest")}
     hardware = {name: value for name, value in about["hardware"].items() if name != "memory_bytes"}
-    return software | {"hardware": hardware} | {name: about[name] for name in ("settings", "stored_dtype", "weights_sha256")}
+    served = {"hardware": hardware, "engine": about.get("engine", {})}
+    return software | served | {name: about[name] for name in ("settings", "stored_dtype", "weights_sha256")}
 
 
 def code_digest(rooms: Iterable[str], notebook: str) -> str:

@@ -82,6 +82,7 @@ class Run(Part):
     software: Software
     hardware: Hardware
     weights_sha256: str
+    engine: dict[str, str] = {}
     predicted: Predicted | None = None
     texts_kept: Count
     process: Number
@@ -109,13 +110,22 @@ class Text(TextKey):
     opens_turn: bool
 
 
+class PromptIds(Part):
+    """How many prompts have the same token ids by an engine's own template and tokenizer as by ours; first: one that has not."""
+
+    compared: Count
+    equal: Count
+    first: str | None = None
+
+
 class Model(Part):
-    """What loading.described says of a model."""
+    """What Engine.described says of a model."""
 
     compute_dtype: str
     chat_template: str
     ends: dict[str, Count]
     placed: str = ""
+    prompt_ids: PromptIds | None = None
 
 
 class Stored(Row):
@@ -123,6 +133,8 @@ class Stored(Row):
 
     role: str
     dtype: str
+    method: str | None = None
+    bits: float | None = None
     parameters: Count
     elements: Count
     bytes: Count
@@ -153,7 +165,7 @@ class Memory(Row):
     """Readings of memory by phase."""
 
     kind: str
-    cache_bytes: Count
+    cache_bytes: Count | Unknown
     phases: Phases
     base_bytes: Bytes = 0
     base_device_used_bytes: Bytes = 0
@@ -172,7 +184,7 @@ class Load(Row):
     """interference.between"""
 
     seconds: Seconds
-    other_processors: float
+    other_processors: float | Unknown
     stolen_processors: float
     throttled_s: float | Unknown
     hot: int | Unknown
@@ -215,6 +227,7 @@ class Pass(Part):
     rounds: Number
     stopped: str
     texts: list[TimedText] = Field(min_length=1)
+    too_short: Count = 0
     tokens: list[TimedTokens]
     load: Loads
 
@@ -255,6 +268,7 @@ class Measurements(Part):
     """measurements.json"""
 
     model: Model
+    census_loaded: list[Stored] = []
     census: list[Stored]
     memory: Memory
     passes: list[Pass] = Field(min_length=1)

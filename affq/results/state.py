@@ -40,6 +40,7 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout"
     UNSUPPORTED = "unsupported"
     LOAD_FAILED = "load_failed"
+    SERVER_FAILED = "server_failed"
     ERROR = "error"
     DAMAGED = "damaged"
     OTHER_VERSION = "other_version"

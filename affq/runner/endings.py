@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from affq.inference import probes
-from affq.models import PRECISIONS
+from affq.models import PRECISIONS, STORED, held_bits, why_not
 from affq.results import Failure, FailureKind
 from affq.runner import estimate
 from affq.study import Run
@@ -37,6 +37,8 @@ def of_error(run: Run, free_bytes: int, name: str, words: str) -> Failure:
     host = name == "MemoryError" or any(phrase in words for phrase in HOST_WORDS)
     if host or name == "OutOfMemoryError" or any(phrase in words for phrase in GPU_WORDS):
         return Failure(FailureKind.OUT_OF_MEMORY, words, _host_remedy(run, free_bytes) if host else _gpu_remedy(run))
+    if name == "ServerError":
+        return Failure(FailureKind.SERVER_FAILED, words, f"once it is there again, the same command {GOES_ON}", again=True)
     if kind := KINDS.get(name):
         return Failure(kind, words)
     disk = any(phrase in words for phrase in DISK_WORDS)
@@ -66,13 +68,18 @@ def of_timeout(what: str, limit_s: float) -> Failure:
 
 
 def _host_remedy(run: Run, free_bytes: int) -> str:
-    needed = {name: estimate.memory_bytes(replace(run, precision=name)) for name in PRECISIONS}
+    needed = {name: estimate.memory_bytes(replace(run, precision=name)) for name in _to_be_had(run)}
     return f"loading needs about {needed[run.precision] / 1e9:.1f} GB, {free_bytes / 1e9:.1f} were free: {_less(run, needed)}"
 
 
 def _gpu_remedy(run: Run) -> str:
-    needed = {name: run.model.parameters * entry.bits / 8 for name, entry in PRECISIONS.items()}
+    needed = {name: run.model.parameters * held_bits(run.model, name) / 8 for name in _to_be_had(run)}
     return f"its weights alone need about {needed[run.precision] / 1e9:.1f} GB: {_less(run, needed)}"
+
+
+def _to_be_had(run: Run) -> list[str]:
+    """Return the precisions that a run's model can have on its engine, the run's own among them."""
+    return [name for name in PRECISIONS if why_not(run.model, name, run.engine, run.study.device) is None]
 
 
 def _less(run: Run, needed: Mapping[str, float]) -> str:
@@ -80,7 +87,7 @@ def _less(run: Run, needed: Mapping[str, float]) -> str:
 
     needed: bytes by precision.
     """
-    lower = next((name for name in PRECISIONS if needed[name] < 0.9 * needed[run.precision]), None)
+    lower = next((name for name in needed if name != STORED and needed[name] < 0.9 * needed[run.precision]), None)
     tries = [f"try {lower}"] if lower else []
     tries += [f"once it is loaded, batch {run.study.batch // 2} takes less"] if run.study.batch > 1 else []
     return ", or ".join(tries) or "free some, or take a machine with more"

@@ -11,7 +11,7 @@ import psutil
 
 from affq.files import packaged_yaml
 from affq.inference import READINGS
-from affq.models import PRECISIONS
+from affq.models import PRECISIONS, STORED, TRANSFORMERS
 from affq.study import Run, Study
 
 PROBE_S = 0.2
@@ -19,16 +19,18 @@ USEFUL_CORES = 8  # behind more of them, reading the weights from memory sets th
 
 
 def seconds(run: Run, device: str) -> float | None:
-    """Return the seconds that one run is estimated to take; None for what was never measured: other devices, a new precision.
+    """Return the seconds that one run is estimated to take; None for what was never measured: other devices and engines, a new
+    precision.
 
     Right to a factor of two or three: it is what the default study took (reference_speed.yaml), in proportion to parameters,
     tokens and this machine's fp32 speed. Further off are processors without bf16 units at all but fp32, mixtures of experts,
     which compute with a part of their parameters, texts that end early, and sampled ones, whose noise takes 0.7 ms a token of
     a 49,152-token vocabulary and is not counted.
     """
-    if device != "cpu" or run.precision not in reference()["seconds"]:
+    measured = run.precision + ("" if run.engine.name == TRANSFORMERS else f" on {run.engine.name}")
+    if device != "cpu" or measured not in reference()["seconds"]:
         return None
-    took, then, now = reference()["seconds"][run.precision], reference()["sizes"], _sizes(run)
+    took, then, now = reference()["seconds"][measured], reference()["sizes"], _sizes(run)
     # A step gives each text of a batch a token: so much time for the first, so much for each one more.
     first_s = took["resource_s"] / then["timed_tokens"]
     more_s = (took["quality_s"] / then["max_new_tokens"] - then["batches"] * first_s) / (then["texts"] - then["batches"])
@@ -53,6 +55,8 @@ def memory_bytes(run: Run) -> int:
     Measured for one file of float32 and for one of bfloat16: up to 6 % less. Long texts in large batches can take more.
     """
     model = run.model
+    if run.precision == STORED:
+        return reference()["base_bytes"] + 2 * model.stored_bytes
     # What is stored in fewer than 16 bits a weight (GGUF) is loaded from a float32 copy; random weights are in no file.
     copied = 0 < model.stored_bytes < 2 * model.parameters
     file_bytes = 4 * model.parameters if copied else model.stored_bytes

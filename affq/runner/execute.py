@@ -20,6 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from affq import files
 from affq.errors import InputError, command
 from affq.inference import probes
+from affq.models import fetch
 from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
 from affq.runner import endings, estimate, kernel
 from affq.runner.planning import Choice, Planned, plan
@@ -36,12 +37,11 @@ def run_study(study: Study, results: Path | str, tell: Tell, choice: Choice, fai
     A run that fails leaves the others going, unless `fail_fast`. Weights are fetched first: no run reaches the network.
     tell(event) is told what goes on. Raises InputError if another process holds the results.
     """
-    wanted = {planned.model for planned in plan(study, results, choice) if planned.to_run}
+    to_fetch = [planned.run for planned in plan(study, results, choice) if planned.to_run]
     folder = study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before a download
-    for model in study.models:
-        if model.name in wanted:
-            model.fetch(lambda words: tell(Fetching(words)))
+    for run in to_fetch:
+        fetch(run.model, run.precision, run.engine, lambda words: tell(Fetching(words)))
     with locks.held(folder, "lock", lambda words: tell(Fetching(words))):
         # A kernel whose affq was killed may live on, and write.
         locks.end_processes(_mark(folder))
@@ -60,7 +60,7 @@ def _run_all(study: Study, chosen: Sequence[Planned], results: Path | str, tell:
         _time_again(study, chosen, results, tell)
     for number, planned in enumerate(chosen, 1):
         record, state, note, start_s = planned.record, planned.state, planned.reason, time.monotonic()
-        about = OfRun(number, len(chosen), record.run.id, planned.model, planned.precision)
+        about = OfRun(number, len(chosen), record.run.id, planned.model, planned.precision, planned.engine)
         if planned.to_run:
             guess_s = guesses[record.run.id]
             later_s = None if later_s is None or guess_s is None else later_s - guess_s
@@ -109,7 +109,7 @@ def _time_again(study: Study, chosen: Sequence[Planned], results: Path | str, te
         for number, planned in enumerate(chosen, 1):
             record = planned.record
             if planned.to_run and (process == most or record.failure() is None):
-                about = OfRun(number, len(chosen), planned.run_id, planned.model, planned.precision)
+                about = OfRun(number, len(chosen), planned.run_id, planned.model, planned.precision, planned.engine)
                 with watched(record, None, _telling(tell, about, None)):
                     execute_run(record, results, planned.keeps_texts, process)
 
@@ -160,7 +160,7 @@ def _attempt(record: Record[Run], results: Path | str, process: int, last: bool)
     """Execute the generating notebook once, for one process; return how it failed, None if it did not."""
     run, limits = record.run, record.run.study.limits
     parameters: dict[str, str | int] = {"study": run.study.source, "model": run.model.name, "precision": run.precision}
-    parameters |= {"results": str(results), "process": process}
+    parameters |= {"engine": run.engine.label, "results": str(results), "process": process}
     killed_before, free_bytes, too_long = endings.oom_kills(), probes.free_bytes(), threading.Event()
     mark = _mark(record.folder.parent)
 
@@ -301,6 +301,7 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     _need_complete(study, results)
     has = {"throughput": bool(study.measurement.throughput), "profile": study.measurement.profile}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
+    has["engines"] = len({run.engine for run in study.runs()}) > 1
     has["labels"] = bool(kept_labels(results, study))
     without = [tag for tag, there in has.items() if not there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.

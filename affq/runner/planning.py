@@ -15,7 +15,7 @@ from affq.study import Run, Study
 class Choice:
     """What the user asks for beyond the runs that are missing, partial, or would end otherwise now.
 
-    only: patterns; a run is chosen if its id, model or precision matches one; all of them where there is none.
+    only: patterns; a run is chosen if its id, model, precision or engine matches one; all of them where there is none.
     stale, failed: do those again. force: do all again.
     """
 
@@ -53,6 +53,10 @@ class Planned:
         return self.run.precision
 
     @property
+    def engine(self) -> str:
+        return self.run.engine.label
+
+    @property
     def status(self) -> Status:
         return self.state.status
 
@@ -80,13 +84,13 @@ def plan(study: Study, results: Path | str, choice: Choice) -> list[Planned]:
     every = [_planned(run, results, choice) for run in study.runs()]
     for pattern in choice.only:
         if not any(_chosen(planned, (pattern,)) for planned in every):
-            known = dict.fromkeys(name for p in every for name in (p.precision, p.model, p.run_id) if name)
+            known = dict.fromkeys(name for p in every for name in (p.precision, p.model, p.engine, p.run_id) if name)
             raise InputError(f"--only {pattern!r} matches no run of study {study.name}", value=pattern, choices=known)
     return [planned for planned in every if not choice.only or _chosen(planned, choice.only)]
 
 
 def _chosen(planned: Planned, patterns: Iterable[str]) -> bool:
-    names = [name for name in (planned.run_id, planned.model, planned.precision) if name]
+    names = [name for name in (planned.run_id, planned.model, planned.precision, planned.engine) if name]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -15,7 +13,7 @@ from affq.inference import Generation, Request, key_of, measure, probes
 from affq.results import FailureKind
 from affq.runner import endings, kernel
 from affq.scoring import saying_little, scores
-from affq.study import Run, Study, prompts
+from affq.study import Run, Study, on_engine, prompts
 
 
 @dataclass(frozen=True)
@@ -31,25 +29,39 @@ class Preview:
     waited_s: float
 
 
-def preview(study: Study, model: str | None, precision: str | None, most: int, say: Callable[[str], None]) -> Preview:
+def preview(
+    study: Study, model: str | None, precision: str | None, engine: str | None, most: int, say: Callable[[str], None]
+) -> Preview:
     """Generate and judge a text for each emotion of the study's first prompts, at most so many.
 
-    model, precision: of a run of the study; None for the first that the study names. say(words) is told what goes on. Weights
-    that are not here are fetched. Raises InputError for what would make the run fail.
+    model, precision, engine: of a run of the study; None for any, of which the first is taken. say(words) is told what goes on.
+    Weights that are not here are fetched. Raises InputError for what would make the run fail.
     """
-    run, judge = study.run(model or study.models[0].name, precision or study.precisions[0]), study.judges[0]
+    run, judge = _chosen(study, model, precision, engine), study.judges[0]
     seeds = prompts.read_prompts(study.prompts)
     if most > len(seeds):
         say(f"All the prompts that the study has are tried: {len(seeds)}.")
     requests = [request for request in prompts.cross(seeds[:most], study.emotions) if request["emotion"]]
-    run.model.fetch(say)
+    models.fetch(run.model, run.precision, run.engine, say)
     judge.fetch(say)
     judge.need(study.emotions)
-    say(f"Generating {len(requests)} texts with {run.model.name} at {run.precision} …")
+    say(f"Generating {len(requests)} texts with {run.model.name} at {run.precision}{on_engine(run.engine.label)} …")
     with _offline(), kernel.stripped(), saying_little():
         texts = _generate(run, requests)
         judged = [row["judged_emotion"] for row in scores.emotion_scores(texts, judge)]
     return Preview(run, texts, judged, measure.since_start())
+
+
+def _chosen(study: Study, model: str | None, precision: str | None, engine: str | None) -> Run:
+    """Return the first run that is of what is named, in the study's own order. Raises InputError if there is none."""
+    asked = dict(study.engines)
+    engines = list(asked)
+    for run in sorted(study.runs(), key=lambda run: (engines.index(run.engine), asked[run.engine].index(run.precision))):
+        named = (model in (None, run.model.name), precision in (None, run.precision), engine in (None, run.engine.label))
+        if all(named):
+            return run
+    first = study.runs()[0]
+    return study.run(model or first.model.name, precision or first.precision, engine or first.engine.label)
 
 
 @contextmanager
@@ -80,23 +92,19 @@ def _generate(run: Run, requests: list[Request]) -> list[Generation]:
 
 def _quality_pass(run: Run, requests: list[Request]) -> list[Generation]:
     from affq.inference import generate  # torch, which reads some of kernel.LEFT_OUT when it is imported
-    from affq.models import memory
 
-    study, precision, folder, settings = run.study, run.precision, run.model.folder, run.study.generation
-    device = models.resolve_device(study.device)
-    models.import_for(folder, precision)
-    room = memory.room(run, memory.of_run(run, device), device)
-    loaded, tokenizer = models.load(folder, precision, device, room=room)
-    models.prove(models.census(loaded), precision)
-    network = cast(generate.Model, loaded)  # transformers does not declare that its models generate
-    prepare = partial(generate.prepare, network, tokenizer, thinking=settings.thinking)
-    prompt_tokens = generate.count_tokens(network, tokenizer, requests, settings.max_new_tokens, settings.thinking)
-    longest = prepare(requests)["input_ids"].shape[1] + settings.max_new_tokens
-    models.make_ready(loaded, precision, study.engine, prepare(requests[:1]), longest)
-    texts: list[Generation] = []
-    for batch in generate.in_batches(requests, prompt_tokens, study.batch):
-        options = (settings.max_new_tokens, None, study.sampling, settings.thinking)
-        texts += generate.texts(network, tokenizer, batch, *options)[0]
+    serving = models.engine_of(run)
+    serving.import_all()
+    serving.instruments()
+    serving.load()
+    try:
+        prompt_tokens = serving.count_tokens(requests)
+        serving.make_ready(requests)
+        texts: list[Generation] = []
+        for batch in generate.in_batches(requests, prompt_tokens, run.study.batch):
+            texts += serving.texts(batch)[0]
+    finally:
+        serving.close()
     places = [key_of(request) for request in requests]
     return sorted(texts, key=lambda text: places.index(key_of(text)))
 

@@ -22,7 +22,7 @@ from rich.text import Text
 from affq.errors import printable
 from affq.results import Record, Stage, Status
 from affq.runner import estimate
-from affq.study import Run, Study
+from affq.study import Run, Study, run_label
 
 EVERY_S = 0.5  # between two looks
 PLAIN_EVERY_S = 30  # between two plain lines on the same stage
@@ -64,10 +64,11 @@ class OfRun(Event):
     run_id: str | None
     model: str
     precision: str
+    engine: str
 
     @property
     def name(self) -> str:
-        return f"[{self.number}/{self.runs}] {self.model} {self.precision}"
+        return f"[{self.number}/{self.runs}] {run_label(self.model, self.precision, self.engine)}"
 
 
 @dataclass(frozen=True)

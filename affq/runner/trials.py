@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
-from affq.models import PRECISIONS
+from affq.errors import InputError
+from affq.models import PRECISIONS, STORED, TRANSFORMERS, AskedEngine, sources, why_not
 from affq.runner import kernel
 
 DESCRIBE = "from affq.runner.trials import describe; describe()"
@@ -86,13 +87,19 @@ def describe() -> None:
     print(json.dumps(about))
 
 
+def tried(device: str) -> list[str]:
+    """Return the precisions that transformers can have on a device, but for what is loaded as some checkpoint stores it."""
+    model, engine = sources.absent("any", InputError("no model in particular")), AskedEngine(TRANSFORMERS, TRANSFORMERS)
+    return [name for name in PRECISIONS if name != STORED and why_not(model, name, engine, device) is None]
+
+
 def trials(device: str) -> dict[str, str]:
     """Try every precision on a device; return {precision: why it does not work, or ""}.
 
     One process tries them in turn; where it ends early, that precision does not work, and another process goes on after it.
     """
     reasons: dict[str, str] = {}
-    while left := [name for name in PRECISIONS if name not in reasons]:
+    while left := [name for name in tried(device) if name not in reasons]:
         printed, end = _child(TRY, device, *left)
         rows = [json.loads(line) for line in printed if line.startswith('{"precision"')]  # libraries may print as well
         reasons |= {row["precision"]: row["reason"] for row in rows}
@@ -127,8 +134,9 @@ def try_precisions(device: str, names: Iterable[str]) -> None:
         for name in names:
             reason = ""
             try:
+                models.import_for(folder, name)
                 model, tokenizer = models.load(folder, name, device)
-                models.prove(models.census(model), name)
+                models.prove(models.census(model), name, folder)
                 network = cast(generate.Model, model)  # transformers does not declare that its models generate
                 generate.exactly(network, tokenizer, generate.tokenize(network, tokenizer, ["word"]), new_tokens=4)
             except Exception as error:  # whatever it is, it is the answer

@@ -10,7 +10,9 @@ from .study import Run as Run
 from .study import Study as Study
 from .study import load_study as load_study
 from .study import names_a_model as names_a_model
+from .study import on_engine as on_engine
 from .study import packaged as packaged
+from .study import run_label as run_label
 from .study_file import Budget as Budget
 from .study_file import Generation as Generation
 from .study_file import Limits as Limits

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from affq.errors import InputError
+from affq.models import ENGINES
 from affq.study.settings import SHORT, OneOf, Precision, Settings, read_yaml
 
 
@@ -55,6 +56,7 @@ class Claim(Settings):
     statistic: Annotated[str, OneOf(STATISTICS), Field(title="statistic")]
     precision: Precision | None = None
     against: Precision | None = None
+    engine: Annotated[str, OneOf(ENGINES), Field(title="engine")] | None = None
     peaks_within: Annotated[float, Field(gt=0, lt=1)] | None = None
     direction: Literal["higher", "lower"] | None = None
     size: float | None = None

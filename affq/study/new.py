@@ -1,5 +1,6 @@
 """Write the study of one model."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import yaml
 from affq import files
 from affq.errors import InputError, command
 from affq.files import slug
+from affq.models import STORED, quantized, sources
 from affq.study.settings import Document
 from affq.study.study import Study, load_study, need_name, packaged, resolve
 
@@ -51,7 +53,7 @@ def draft(
     _need_free(path)
     values = {
         "models": [_beside(model, path) if revision is None else f"{model}@{revision}"],
-        "precisions": list(precisions or load_study("default").precisions),
+        "precisions": list(precisions or _precisions(model)),
         "prompts": prompts and _beside(prompts, path),
         "emotions": list(emotions) or None,
         "device": device,
@@ -71,6 +73,14 @@ def _name(model: str) -> str:
     """Return the name of a model's study: that of its folder, file or repository."""
     path = Path(os.path.expanduser(model.partition("@")[0])).resolve()
     return slug(path.stem if path.suffix.lower() == ".gguf" else path.name)
+
+
+def _precisions(model: str) -> tuple[str, ...]:
+    """Return the precisions of a model's study that names none: as it is stored, if that is quantized already."""
+    with contextlib.suppress(InputError):  # which the study's own check says in its words
+        if (source := sources.find(model, Path())) and source.quantized and source.quantized.method != quantized.GGUF:
+            return (STORED,)
+    return load_study("default").engines[0][1]
 
 
 def _need_free(path: Path) -> None:

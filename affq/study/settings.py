@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
-from operator import getitem
+from operator import getitem, or_
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -120,13 +120,13 @@ class Document:
 
 
 def _schema_at(model: type[Settings], keys: Keys) -> dict[str, Any]:
-    """Return the JSON schema of what stands under these keys, null left out."""
+    """Return the JSON schema of what stands under these keys: of several kinds the first, and what it has not of the others."""
     schema = whole = model.model_json_schema()
     for key in keys:
         schema = schema["items"] if isinstance(key, int) else schema["properties"][key]
-        schema = {**schema, **schema.get("anyOf", [{}])[0]}
-        if "$ref" in schema:
-            schema = whole["$defs"][schema["$ref"].rpartition("/")[2]]
+        kinds = [{**schema, **kind} for kind in schema.get("anyOf", [{}])]
+        kinds = [whole["$defs"][kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind for kind in kinds]
+        schema = reduce(or_, reversed(kinds))
     return schema
 
 
@@ -141,6 +141,8 @@ def _described(schema: dict[str, Any]) -> str:
             return f"a number from {least}{to}"
         case "number":
             return f"between {schema['exclusiveMinimum']} and {schema['exclusiveMaximum']:,}"
+        case "string" if "pattern" in schema and "examples" in schema:
+            return f"a word such as {schema['examples'][0]}"
         case "object":
             return f"a mapping with keys of: {', '.join(schema['properties'])}"
     return {"boolean": "true or false", "string": "a text", "array": "a list of names, with one at least"}[schema["type"]]

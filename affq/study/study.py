@@ -14,7 +14,20 @@ from affq.emotions import EMOTIONS
 from affq.errors import InputError, command
 from affq.files import ascii_name, slug
 from affq.inference import Request, Sampling
-from affq.models import ENGINES, PRECISIONS, Source, sources, weights
+from affq.models import (
+    ENGINES,
+    OPENAI,
+    PRECISIONS,
+    STORED,
+    AskedEngine,
+    Source,
+    check_address,
+    held_bits,
+    quantized,
+    sources,
+    weights,
+    why_not,
+)
 from affq.results import METRICS, OF_OTHER_TEXTS, kept_runs
 from affq.scoring import Judge, classifiers
 from affq.scoring import packaged as packaged_judges
@@ -30,6 +43,7 @@ from affq.study.study_file import (
     Generation,
     Limits,
     Measurement,
+    NamedEngine,
     NamedJudge,
     NamedModel,
     StudyFile,
@@ -38,13 +52,24 @@ from affq.study.study_file import (
 MOST_TEXTS = 1_000_000  # of a run
 
 
+def run_label(model: str, precision: str, engine: str) -> str:
+    """Return what a run is called in a sentence: its engine is named where it is not the first of ENGINES."""
+    return f"{model} {precision}" + ("" if engine == ENGINES[0] else f" {engine}")
+
+
+def on_engine(engine: object) -> str:
+    """Return ` on <engine>`, which goes behind a model at a precision; "" for the first of ENGINES, and for none."""
+    return f" on {engine}" if isinstance(engine, str) and engine != ENGINES[0] else ""
+
+
 @dataclass(frozen=True)
 class Run:
-    """One (model, precision) of a study."""
+    """One (model, precision, engine) of a study."""
 
     study: "Study"
     model: Source
     precision: str
+    engine: AskedEngine
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -55,7 +80,7 @@ class Run:
             "revision": self.model.revision,
             "weights": study.weights,
             "precision": {"name": self.precision, **asdict(PRECISIONS[self.precision])},
-            "engine": study.engine,
+            "engine": self.engine.settings,
             "offload": study.offload,
             "prompts_sha256": study.prompts_sha256,
             "emotions": list(study.emotions),
@@ -65,6 +90,11 @@ class Run:
             "generation": study.generation.model_dump(exclude_none=True),
             "measurement": study.measurement.model_dump(),
         }
+
+    @property
+    def label(self) -> str:
+        """Return what the run is called in a sentence."""
+        return run_label(self.model.name, self.precision, self.engine.label)
 
     @property
     def random_seed(self) -> int | None:
@@ -78,7 +108,7 @@ class Run:
         The engine stands before the digest where it is not the first of ENGINES.
         """
         name = f"{ascii_name(self.model.name)}--{self.precision}"
-        name += f"--{self.study.engine}" if self.study.engine != ENGINES[0] else ""
+        name += f"--{ascii_name(self.engine.label)}" if self.engine.name != ENGINES[0] else ""
         return name if self.settings["revision"] is None else f"{name}--{_sha256(self.settings)[:10]}"
 
 
@@ -86,14 +116,14 @@ class Run:
 class Study:
     """What is compared. Paths are resolved; `source` is what `load_study` was given: notebooks run in the same folder.
 
-    perplexity: the model that says how likely texts are; None for none. notes: what to know of models that are not here.
+    engines: each with its precisions. perplexity: the model that says how likely texts are; None for none. notes: what to know of
+    models that are not here.
     """
 
     name: str
     source: str
     models: tuple[Source, ...]
-    precisions: tuple[str, ...]
-    engine: str
+    engines: tuple[tuple[AskedEngine, tuple[str, ...]], ...]
     weights: str
     device: str
     offload: bool
@@ -113,8 +143,27 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def runs(self) -> list[Run]:
-        """Return the runs: model by model, each from its highest precision down."""
-        return [Run(self, model, p) for model in self.models for p in PRECISIONS if p in self.precisions]
+        """Return the runs: model by model, engine by engine, each from its highest precision down."""
+        return [run for run, why in self._combinations if why is None]
+
+    def left_out(self) -> list[tuple[Run, str]]:
+        """Return the combinations of model, precision and engine that cannot be had, each with the reason."""
+        return [(run, why) for run, why in self._combinations if why is not None]
+
+    @cached_property
+    def _combinations(self) -> list[tuple[Run, str | None]]:
+        asked = [(model, engine, precisions) for model in self.models for engine, precisions in self.engines]
+        return [
+            (Run(self, model, precision, engine), why_not(model, precision, engine, self.device))
+            for model, engine, precisions in asked
+            for precision in sorted(precisions, key=lambda precision: _from_highest(model, precision))
+        ]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Return the precisions that the study names for any engine, from the highest down."""
+        named = {precision for _, precisions in self.engines for precision in precisions}
+        return tuple(precision for precision in PRECISIONS if precision in named)
 
     @cached_property
     def prompts_sha256(self) -> str:
@@ -153,17 +202,24 @@ class Study:
         also = ("perplexity",) if self.perplexity else ()
         return (*(judge.name for judge in self.judges), "rouge-references", "rouge-baseline", "text-quality", *also)
 
-    def run(self, model: str, precision: str) -> Run:
-        """Return one run by the name of its model and its precision. Raises InputError if there is none."""
-        runs = {(run.model.name, run.precision): run for run in self.runs()}
-        if (model, precision) not in runs:
-            known = ", ".join(f"{m} {p}" for m, p in runs)
-            raise InputError(f"study {self.name} has no run of {model!r} at {precision!r}", remedy=f"it has: {known}")
-        return runs[model, precision]
+    def run(self, model: str, precision: str, engine: str = ENGINES[0]) -> Run:
+        """Return one run by its model's name, its precision and its engine's label. Raises InputError if there is none."""
+        runs = {(run.model.name, run.precision, run.engine.label): run for run in self.runs()}
+        if (model, precision, engine) not in runs:
+            known = ", ".join(run.label for run in runs.values())
+            on = "" if engine == ENGINES[0] else f" on {engine!r}"
+            problem = f"study {self.name} has no run of {model!r} at {precision!r}{on}"
+            raise InputError(problem, remedy=f"it has: {known}")
+        return runs[model, precision, engine]
 
-    def baseline(self, model: Source) -> Run:
-        """Return the run that this model's paired figures are taken against: the highest precision that the study names."""
-        return Run(self, model, next(p for p in PRECISIONS if p in self.precisions))
+    def baseline(self, run: Run) -> Run:
+        """Return the run that a run's paired figures are taken against: its model's highest precision on the same engine."""
+        return next(other for other in self.runs() if (other.model, other.engine) == (run.model, run.engine))
+
+
+def _from_highest(model: Source, precision: str) -> tuple[float, int]:
+    """Return what sorts precisions of a model from the highest down: what holds most bits first, then by the table."""
+    return -held_bits(model, precision), list(PRECISIONS).index(precision)
 
 
 def _sha256(value: Any) -> str:
@@ -237,7 +293,7 @@ def _recorded(study: Study, kept: list[dict]) -> Study:
     for place, model in enumerate(study.models):
         if not kept or model.revision is not None:
             continue
-        wanted = [Run(study, model, precision).settings for precision in study.precisions]
+        wanted = [Run(study, model, precision, engine).settings for engine, own in study.engines for precision in own]
         # A folder models/mine that is gone looks like a repository of the hub; its runs are called mine.
         for name in dict.fromkeys((model.name, model.name.rpartition("/")[2])):
             revisions = _revisions(kept, [settings | {"model": name} for settings in wanted])
@@ -276,9 +332,11 @@ class _Names:
                 place=self.document.where("samples"),
             )
         named = [model.model for model in file.models]
-        for key, noun, values in (("models", "model", named), ("precisions", "precision", file.precisions)):
-            self.need_once(key, noun, values)
-        self.need_once("emotions", "emotion", file.emotions)
+        self.need_once(("models",), "model", named)
+        self.need_once(("precisions",), "precision", file.precisions)
+        self.need_once(("emotions",), "emotion", file.emotions)
+        for index, engine in enumerate(file.engines):
+            self.need_once(("engines", index, "precisions"), "precision", engine.precisions or [])
         by_themselves = [None if model.name else model.model for model in file.models]
         models = sources.told_apart(by_themselves, [self.model(*entry) for entry in enumerate(file.models)], self.folder)
         if len({model.name for model in models}) < len(models):
@@ -288,8 +346,7 @@ class _Names:
             name=name,
             source=source,
             models=tuple(models),
-            precisions=tuple(file.precisions),
-            engine=file.engine,
+            engines=self.engines([model.name for model in models]),
             weights=file.weights,
             device=file.device,
             offload=file.offload,
@@ -309,6 +366,7 @@ class _Names:
         )
         # Bad lines are said now, not after a night of generating.
         self.need_few_texts(len(read_prompts(study.prompts)))
+        self.need_runs(study)
         read_references(study.references, study.emotions)
         read_claims(study.claims)
         return study
@@ -321,10 +379,19 @@ class _Names:
             place, remedy = self.document.where("samples"), f"ask for {MOST_TEXTS:,} at most"
             raise InputError(problem, value=self.file.samples, place=place, remedy=remedy)
 
-    def need_once(self, key: str, noun: str, values: list[str]) -> None:
+    def need_runs(self, study: Study) -> None:
+        """Raise InputError for a study none of whose combinations can be had."""
+        if not study.runs():
+            run, why = study.left_out()[0]
+            problem = (
+                f"no run is left of study {study.name} ({{place}}): {run.model.name} at {run.precision} on {run.engine.label}"
+            )
+            raise InputError(f"{problem}: {why}", place=self.document.where("precisions"))
+
+    def need_once(self, keys: tuple[str | int, ...], noun: str, values: list[str]) -> None:
         for index, value in enumerate(values):
             if value in values[:index]:
-                place = self.document.where(key, index)
+                place = self.document.where(*keys, index)
                 raise InputError(f"{noun} {SHORT.repr(value)} in {{place}} is named twice", value=value, place=place)
 
     def model(self, index: int, named: NamedModel) -> Source:
@@ -357,10 +424,61 @@ class _Names:
             raise error
         return sources.absent(value, error)
 
+    def engines(self, models: list[str]) -> tuple[tuple[AskedEngine, tuple[str, ...]], ...]:
+        """Return the engines, each with its precisions. models: their names. Raises InputError for entries that contradict."""
+        engines: list[tuple[AskedEngine, tuple[str, ...]]] = []
+        for index, entry in enumerate(self.file.engines):
+            place = self.document.where("engines", index)
+            if (entry.engine is None) == (entry.openai is None):
+                problem = "an engine in {place} must be a name, or {openai: an address, model: its name there}"
+                raise InputError(problem, place=place, choices=[name for name in ENGINES if name != OPENAI])
+            if entry.openai is None:
+                self.need_no_server(entry, place)
+                engine = AskedEngine(str(entry.engine), str(entry.engine))
+            else:
+                engine = self.server(entry, models, place)
+            if any(engine.label == other.label for other, _ in engines) or entry.name in ENGINES:
+                problem, remedy = (
+                    f"two engines are called {engine.label} ({{place}})",
+                    "leave one out, or give a server a name: …",
+                )
+                raise InputError(problem, value=engine.label, place=place, remedy=remedy)
+            own = (STORED,) if engine.address else self.file.precisions
+            engines.append((engine, tuple(entry.precisions or own)))
+        return tuple(engines)
+
+    def need_no_server(self, entry: NamedEngine, place: str | None) -> None:
+        """Raise InputError for an engine that is no server, and has a server's keys."""
+        for key in ("model", "of", "name"):
+            if (value := getattr(entry, key)) is not None:
+                problem = f"{key} in {{place}} goes with openai: an address, not with engine: {entry.engine}"
+                raise InputError(problem, value=value, place=place)
+
+    def server(self, entry: NamedEngine, models: list[str], place: str | None) -> AskedEngine:
+        """Return the engine behind an address, and which of the study's models it serves."""
+        try:
+            address = check_address(str(entry.openai))
+        except InputError as error:
+            raise error.at(place) from None
+        if entry.model is None:
+            raise InputError("openai in {place} needs model: the name of the model there", place=place)
+        if entry.of is None and len(models) > 1:
+            problem = "openai in {place} does not say which of the study's models the server has"
+            raise InputError(problem, place=place, remedy=f"add of: {' | '.join(models)}")
+        of = entry.of or models[0]
+        if of not in models:
+            raise InputError(f"of in {{place}} is no model of this study: {of!r}", value=of, place=place, choices=models)
+        return AskedEngine(OPENAI, entry.name or OPENAI, address, entry.model, of)
+
     def scoring_model(self) -> Source | None:
         value = self.file.perplexity
         choices = [*weights.generating()[:1], "as under models", "or null"]
-        return None if value is None else self.here("model", value, sources.find, ("perplexity",), choices)
+        model = None if value is None else self.here("model", value, sources.find, ("perplexity",), choices)
+        if model and model.quantized and model.quantized.method != quantized.GGUF:
+            problem = f"{{place}}: perplexity is reckoned at fp32, and {model.name} is quantized already, by {model.quantized}"
+            place = self.document.where("perplexity")
+            raise InputError(problem, value=value, place=place, remedy="give the weights it was made from")
+        return model
 
     def judges(self) -> tuple[Judge, ...]:
         judges = tuple(self.judge(index, named) for index, named in enumerate(self.file.judges))

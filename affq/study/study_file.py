@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ValidationError
 
 from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
-from affq.models import ENGINES, weights
+from affq.models import ENGINES, OPENAI, weights
 from affq.scoring import packaged as packaged_judges
 from affq.study.settings import SHORT, OneOf, Precision, Settings
 
 HERE = Path(__file__).parent
 PROMPT_SETS = {path.stem: path for path in sorted((HERE / "prompt_sets").glob("*.csv"))}
 REFERENCE_SETS = {"synthetic": REFERENCES}
-CLAIM_SETS = {"paper": HERE / "claims.yaml"}
+CLAIM_SETS = {"paper": HERE / "claims.yaml", "engines": HERE / "claims-engines.yaml"}
 HOTTEST = 100  # of temperatures: every token is about as likely there
 YEAR_S = 31_536_000
 MOST = 1_000_000_000  # of what anybody can spend
@@ -37,6 +37,7 @@ Seconds = Annotated[int, Field(ge=1, le=YEAR_S)]
 Amount = Annotated[float, Field(gt=0, lt=MOST)]
 Emotion = Annotated[str, OneOf(EMOTIONS), Field(title="emotion")]
 Model = Annotated[str, _suggest(weights.generating)]
+EngineName = Annotated[str, OneOf([name for name in ENGINES if name != OPENAI]), Field(title="engine")]
 JudgeName = Annotated[str, _suggest(packaged_judges)]
 Name = Annotated[str, Field(pattern=r"^[\w][\w.@ -]{0,59}$")]
 
@@ -112,6 +113,26 @@ class NamedJudge(Settings):
     labels: dict[str, str] = {}
 
 
+class NamedEngine(Settings):
+    """An engine by its name, or a server by its address and the name of a model there.
+
+    precisions: its own, where they are not the study's. of: the study's model that a server serves, where there are several.
+    name: what tables call a server.
+    """
+
+    engine: EngineName | None = None
+    openai: str | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
+    of: str | None = None
+    name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,29}$", examples=["my-server"])] | None = None
+    precisions: list[Precision] | None = Field(default=None, min_length=1)
+
+
+def _named_engine(value: Any) -> Any:
+    """Return the settings of an engine that is given by its name alone."""
+    return {"engine": value} if isinstance(value, str) else value
+
+
 def _or_its_name(kind: type[Settings], form: str) -> WrapValidator:
     """Return the validator of what may be given by its name alone, the first of its fields; form: all of them, for messages."""
     first = next(iter(kind.model_fields))
@@ -133,7 +154,9 @@ class StudyFile(Settings):
 
     models: list[Annotated[NamedModel, _or_its_name(NamedModel, "{model: its name, name: another}")]] = Field(min_length=1)
     precisions: list[Precision] = Field(min_length=1)
-    engine: Annotated[str, OneOf(ENGINES), Field(title="engine")] = ENGINES[0]
+    engines: list[Annotated[NamedEngine, BeforeValidator(_named_engine, json_schema_input_type=EngineName | NamedEngine)]] = (
+        Field(default=[NamedEngine(engine=ENGINES[0])], min_length=1)
+    )
     weights: Literal["trained", "random"] = Field(default="trained", title="kind of weights")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offload: bool = False
