@@ -1,5 +1,6 @@
 """Import libraries without what they import for uses that affq has none of: a process starts seconds sooner."""
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -11,13 +12,24 @@ from typing import cast
 def models_of_transformers() -> None:
     """Import what transformers' models are made of, but not scipy for the losses of those that find objects in pictures.
 
-    It goes on as where scipy is not installed: such a model could not be trained in this process, which affq never does.
+    It goes on as where scipy is not installed: such a model could not be trained in this process, which affq never does. Nor
+    torchao, which would be imported, if it is installed, to save what it has quantized; for loading that it is imported then.
     """
     from transformers.utils import import_utils
 
-    with _without("scipy"):
+    with _without("scipy", "torchao"):
         import_utils.is_scipy_available.cache_clear()  # it has looked already, and does not look again
+        import_utils.is_torchao_available.cache_clear()
         import transformers.modeling_utils  # noqa: F401
+    import_utils.is_torchao_available.cache_clear()
+
+
+def quantizer(package: str) -> None:
+    """Import what transformers loads quantized weights with, as pip names it."""
+    if package == "bitsandbytes":
+        bitsandbytes()
+    else:
+        importlib.import_module(package.replace("-", "_"))
 
 
 def bitsandbytes() -> None:

@@ -7,3 +7,5 @@ from .comparison import WANTED as WANTED
 from .comparison import Compared as Compared
 from .planned import planned_runs as planned_runs
 from .results import Results as Results
+from .texts import NAMED as NAMED
+from .texts import run_labels as run_labels

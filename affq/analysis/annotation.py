@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from affq.analysis.texts import codes
+from affq.analysis.texts import NAMED, codes
 from affq.emotions import NONE, folded
 from affq.errors import InputError
 from affq.inference import KEY
@@ -20,11 +20,10 @@ from affq.stats import alpha, by_confusion, by_labels, kappa
 
 COLUMNS = ("id", "text", "label")
 AGREEMENT = ["first", "second", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
-CORRECTED = (
-    "model precision texts labelled judge_alone estimate low high weight labels_alone_estimate labels_alone_low labels_alone_high"
-).split()
+CORRECTED = [*NAMED, *"texts labelled judge_alone estimate low high weight".split()]
+CORRECTED += ["labels_alone_estimate", "labels_alone_low", "labels_alone_high"]
 
-BAND = ["model", "precision", "texts", "low", "high"]
+BAND = [*NAMED, "texts", "low", "high"]
 Labels = dict[str, pd.DataFrame]  # of each person, {id, label}
 # No spreadsheet takes letters alone for a number or a date. Ids that were given before, of letters and digits, become the same.
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
@@ -140,7 +139,7 @@ def corrected(labelled: pd.DataFrame, people: Sequence[str], emotions: Sequence[
     Where several people labelled a text, each of their answers counts for its share. Runs without a label are left out.
     """
     rows = []
-    for (model, precision), texts in labelled.groupby(["model", "precision"], sort=False) if people else ():
+    for run, texts in labelled.groupby(NAMED, sort=False) if people else ():
         answers = np.stack([codes(texts[_column(person)], emotions) for person in people])
         given = np.stack([texts[_column(person)].notna().to_numpy() for person in people])
         if not given.any():
@@ -149,7 +148,7 @@ def corrected(labelled: pd.DataFrame, people: Sequence[str], emotions: Sequence[
         people_of_text = given.sum(axis=0)[:, None]
         labels = np.divide(each.sum(axis=0), people_of_text, out=np.full(each.shape[1:], np.nan), where=people_of_text > 0)
         targets, judged = codes(texts["emotion"], emotions), codes(texts["judged_emotion"], emotions)
-        rows.append({"model": model, "precision": precision, **by_labels(targets, judged, labels, emotions)})
+        rows.append({**dict(zip(NAMED, run, strict=True)), **by_labels(targets, judged, labels, emotions)})
     return pd.DataFrame(rows, columns=CORRECTED)
 
 
@@ -162,9 +161,9 @@ def bands(texts: pd.DataFrame, card: dict, rng: np.random.Generator) -> pd.DataF
     emotions = list(confusion)
     counts = np.array([[confusion[truth][answer] for answer in emotions] for truth in emotions])
     rows = []
-    for (model, precision), asked in texts[texts["emotion"].notna()].groupby(["model", "precision"], sort=False):
+    for run, asked in texts[texts["emotion"].notna()].groupby(NAMED, sort=False):
         targets, judged = codes(asked["emotion"], emotions), codes(asked["judged_emotion"], emotions)
-        rows.append((model, precision, len(asked), *by_confusion(targets, judged, counts, emotions, rng)))
+        rows.append((*run, len(asked), *by_confusion(targets, judged, counts, emotions, rng)))
     return pd.DataFrame(rows, columns=BAND)
 
 

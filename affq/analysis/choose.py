@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from affq.analysis.texts import RUN
 from affq.errors import InputError
 from affq.stats import on_frontier
 
 SIMILAR = 0.15  # peaks are similar that differ by at most this share of the larger one
-RUN = ["run_id", "model", "precision"]
 PEAK = [*RUN, "peak_bytes", "emotion_f1"]
 BLOCKS = ["prompts", "emotion_f1", "blocks", "lowest", "highest"]
 
@@ -18,7 +18,7 @@ BLOCKS = ["prompts", "emotion_f1", "blocks", "lowest", "highest"]
 def frontier(runs: pd.DataFrame, cost: str, draws: np.ndarray | None = None) -> pd.DataFrame:
     """Mark the runs on the frontier of emotion F1 over a cost, in the order of `runs`.
 
-    runs: {run_id, model, precision, emotion_f1, <cost>}; cost: `peak_bytes` or `latency_s`, of one device. draws: F1 (draws,
+    runs: {RUN, emotion_f1, <cost>}; cost: `peak_bytes` or `latency_s`, of one device. draws: F1 (draws,
     runs) with the prompts resampled, the same ones for all runs. Adds on_frontier, and in_draws: the share of draws in which a
     run is on it, NaN without draws.
     """
@@ -36,7 +36,7 @@ def within_budget(runs: pd.DataFrame, peak_bytes: float, latency_s: float, draws
     the next (`runner-up`); a tie goes to less memory, then to less time, then to the earlier row. Where none fits, the
     `nearest`: the run whose larger excess is least, `over` being that excess as a multiple of its budget (1: just fits).
 
-    runs: {run_id, model, precision, emotion_f1, peak_bytes, latency_s}; what lacks F1, or what is limited, is no candidate. draws
+    runs: {RUN, emotion_f1, peak_bytes, latency_s}; what lacks F1, or what is limited, is no candidate. draws
     as in `frontier`; in_draws is the share of them in which the rule takes this run of those that fit, NaN without. Raises
     InputError for a budget that is not above 0, and where no run has all figures.
     """
@@ -64,7 +64,7 @@ def within_budget(runs: pd.DataFrame, peak_bytes: float, latency_s: float, draws
 def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
     """Pair the runs whose peaks differ by at most `within` of the larger one: one row a pair, in the order of `runs`.
 
-    runs: {run_id, model, precision, peak_kind, peak_bytes, emotion_f1}. Returns the columns PEAK of the first run, and of the
+    runs: {RUN, peak_kind, peak_bytes, emotion_f1}. Returns the columns PEAK of the first run, and of the
     other with `other_` before their names. Peaks of different kinds, such as a CPU's and a GPU's, are not compared.
     """
     pairs = [
@@ -79,7 +79,7 @@ def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
 def prices(runs: pd.DataFrame, price_per_hour: float) -> pd.DataFrame:
     """Price 1,000 texts of each run, generated one at a time, at a machine's price per hour, in that price's currency.
 
-    runs: {run_id, model, precision, latency_s}. price · latency · 1000 / 3600: what batches would save is not in it. Raises
+    runs: {RUN, latency_s}. price · latency · 1000 / 3600: what batches would save is not in it. Raises
     InputError for a price that is not above 0.
     """
     if not 0 < price_per_hour < float("inf"):

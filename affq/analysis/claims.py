@@ -11,12 +11,12 @@ import pandas as pd
 from affq.analysis import choose, costs
 from affq.analysis.comparison import Compared
 from affq.errors import InputError
-from affq.models import PRECISIONS
+from affq.models import held_bits
 from affq.results import Reading, Status
 from affq.stats import compare
 from affq.study import STATISTICS, Claim, read_claims
 
-COLUMNS = "claim claimed model precision against statistic estimate low high estimand verdict reason detail".split()
+COLUMNS = "claim claimed model precision engine against statistic estimate low high estimand verdict reason detail".split()
 COLUMNS += "models claimed_low claimed_high device peak_kind".split()
 FIGURES = {"weights_saving": "weights", "peak_saving": "peak", "latency_ratio": "latency"}
 Estimate = tuple[float, float, float, str | None]  # of a statistic, its interval, and what that is an interval of
@@ -60,6 +60,7 @@ class Pair:
 
     model: str | None = None
     precision: str | None = None
+    engine: str | None = None
     against: str | None = None
     run: pd.Series = None
     reference: pd.Series = None
@@ -83,10 +84,11 @@ def verdict(claim: Claim, estimate: float, low: float, high: float) -> Verdict:
 def verdicts(claims: Sequence[Claim], runs: pd.DataFrame, estimate_of: Callable[[str, str, str], Estimate]) -> pd.DataFrame:
     """Return the verdict on each claim for each model, or pair of models, that it is about: a frame of COLUMNS.
 
-    runs: one row a run, {run_id, model, precision, parameters, status, weights (trained or random), device, peak_kind,
-    weights_bytes, peak_bytes, emotion_f1, latency_s}, empty where unknown. estimate_of(statistic, run_id, reference_run_id)
-    returns an Estimate: of a difference of F1 in [-1, 1], of a ratio of latencies, or of a saving as a share; NaN where it cannot
-    be estimated. It is asked for complete runs alone. A claim that is about no model here has one row without a model.
+    runs: one row a run, {run_id, model, precision, engine, parameters, bits (of a weight; 0 where unknown), status, weights
+    (trained or random), device, peak_kind, weights_bytes, peak_bytes, emotion_f1, latency_s}, empty where unknown.
+    estimate_of(statistic, run_id, reference_run_id) returns an Estimate: of a difference of F1 in [-1, 1], of a ratio of
+    latencies, or of a saving as a share; NaN where it cannot be estimated. It is asked for complete runs alone. A claim that is
+    about no model here has one row without a model.
     """
     runs = runs.astype({name: float for name in ("parameters", *(statistic.column for statistic in STATISTICS.values()))})
     rows = [_judged(claim, pair, estimate_of) for claim in claims for pair in _pairs(claim, runs)]
@@ -106,27 +108,41 @@ def _of_one_model(claim: Claim, runs: pd.DataFrame) -> Iterator[Pair]:
         if not (unknown or claim.models == "all" or claim.least <= parameters < claim.below):
             continue
         about_any = True
-        by_precision = {row["precision"]: row for _, row in of_model.iterrows()}
-        missing = [str(precision) for precision in (claim.precision, claim.against) if precision not in by_precision]
-        hindrance = Hindrance(Reason.NO_RUN, " and ".join(missing)) if missing else None
-        if unknown:
-            hindrance = Hindrance(Reason.UNKNOWN_SIZE)
-        run, reference = by_precision.get(claim.precision), by_precision.get(claim.against)
-        yield Pair(model, claim.precision, claim.against, run, reference, hindrance)
+        for engine, rows in _by_engine(claim, of_model):
+            by_precision = {row["precision"]: row for _, row in rows.iterrows()}
+            missing = [str(precision) for precision in (claim.precision, claim.against) if precision not in by_precision]
+            hindrance = Hindrance(Reason.NO_RUN, " and ".join(missing)) if missing else None
+            if unknown:
+                hindrance = Hindrance(Reason.UNKNOWN_SIZE)
+            run, reference = by_precision.get(claim.precision), by_precision.get(claim.against)
+            yield Pair(model, claim.precision, engine, claim.against, run, reference, hindrance)
     if not about_any:
-        yield Pair(None, claim.precision, claim.against, hindrance=Hindrance(Reason.NO_MODEL))
+        yield Pair(None, claim.precision, claim.engine, claim.against, hindrance=Hindrance(Reason.NO_MODEL))
+
+
+def _by_engine(claim: Claim, of_model: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the runs of one model on each engine that a claim is about: its own, or all that have both of its precisions.
+
+    Where none has both, the first stands for all: the claim then says what is missing.
+    """
+    engines = [(str(engine), rows) for engine, rows in of_model.groupby("engine", sort=False)]
+    if claim.engine is not None:
+        return [named for named in engines if named[0] == claim.engine] or [(claim.engine, of_model[:0])]
+    return [named for named in engines if {claim.precision, claim.against} <= {*named[1]["precision"]}] or engines[:1]
 
 
 def _of_two_models(claim: Claim, within: float, runs: pd.DataFrame) -> Iterator[Pair]:
-    """Yield each pair of a larger model at a lower precision and a smaller one at a higher whose peaks are similar."""
+    """Yield each pair on one engine of a larger model at a lower precision and a smaller at a higher whose peaks are similar."""
     by_id, about_any = {row["run_id"]: row for _, row in runs.iterrows()}, False
     for pair in choose.similar_peaks(runs, within).itertuples():
         small, large = sorted((by_id[pair.run_id], by_id[pair.other_run_id]), key=lambda run: run["parameters"])
         about = all(claim.least <= run["parameters"] < claim.below for run in (small, large))  # not so where unknown
-        fewer_bits = PRECISIONS[large["precision"]].bits < PRECISIONS[small["precision"]].bits
-        if about and large["parameters"] > small["parameters"] and fewer_bits:
+        fewer_bits = 0 < large["bits"] < small["bits"]
+        same_engine = large["engine"] == small["engine"] and claim.engine in (None, large["engine"])
+        if about and large["parameters"] > small["parameters"] and fewer_bits and same_engine:
             about_any = True
-            yield Pair(large["model"], large["precision"], f"{small['model']} {small['precision']}", large, small)
+            against = f"{small['model']} {small['precision']}"
+            yield Pair(large["model"], large["precision"], large["engine"], against, large, small)
     if not about_any:
         yield Pair(hindrance=Hindrance(Reason.NO_PAIR, f"{within:.0%}"))
 
@@ -135,7 +151,8 @@ def _judged(claim: Claim, pair: Pair, estimate_of: Callable[[str, str, str], Est
     # A direction's end is the number next to no difference, and it has no other end.
     low, high = (math.nan if math.isinf(end) else round(end, 12) + 0.0 for end in claim.region)
     row: dict[str, object] = {"claim": claim.id, "claimed": claim.sentence, "statistic": claim.statistic, "models": claim.models}
-    row |= {"claimed_low": low, "claimed_high": high, "model": pair.model, "precision": pair.precision, "against": pair.against}
+    row |= {"claimed_low": low, "claimed_high": high, "model": pair.model, "precision": pair.precision}
+    row |= {"engine": pair.engine, "against": pair.against}
     row |= {"estimate": math.nan, "low": math.nan, "high": math.nan, "verdict": Verdict.NOT_TESTABLE, "detail": ""}
     hindrance = pair.hindrance or _hindrance(claim.statistic, pair.run, pair.reference)
     if not hindrance:
@@ -184,6 +201,7 @@ def study_verdicts(compared: Compared, records: Sequence[Reading], summary: pd.D
 
     parameters = {record.run.model.name: count for record in records if not np.isnan(count := _parameters(record))}
     runs = summary.assign(parameters=[parameters.get(record.run.model.name, np.nan) for record in records])
+    runs["bits"] = [held_bits(record.run.model, record.run.precision) for record in records]
     return verdicts(read_claims(compared.study.claims), runs, estimate_of)
 
 
@@ -192,4 +210,4 @@ def _parameters(record: Reading) -> float:
     try:
         return record.run.model.parameters
     except InputError:
-        return sum(row["elements"] for row in record.measurements()["census"]) if record.complete else np.nan
+        return sum(row["elements"] for row in record.measurements()["census"]) or np.nan if record.complete else np.nan

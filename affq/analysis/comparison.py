@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from affq.analysis import choose
-from affq.analysis.texts import asked_and_judged, codes
+from affq.analysis.texts import NAMED, asked_and_judged, codes, named
 from affq.stats import compare, power
 from affq.study import Run, Study
 
@@ -22,14 +22,16 @@ MEANS = ("names_target", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline")
 SWAPS = 1_999  # of two runs' texts, where there are too many to try all
 DRAWS = 1_000  # of the prompts
 WANTED = 0.05  # the change of F1 for which a reader is told how many prompts it takes
-INTERVALS = "model precision figure estimand estimate low high standard_error falls_short".split()
-DIFFERENCES = "model precision against family of estimand estimate_points low_points high_points standard_error_points".split()
+INTERVALS = "model precision engine figure estimand estimate low high standard_error falls_short".split()
+DIFFERENCES = (
+    "model precision engine against family of estimand estimate_points low_points high_points standard_error_points".split()
+)
 DIFFERENCES += ["p", "p_holm", "effect_size", "wrong_sign", "falls_short"]
 DETECTABLE = (
-    "model precision against prompts samples between_points within_points detectable_points prompts_needed samples_needed"
+    "model precision engine against prompts samples between_points within_points detectable_points prompts_needed samples_needed"
 ).split()
-VARIANCE = ["model", "precisions", "source", "share"]
-BY_PROMPTS = ["model", "precision", "prompts", "emotion_f1", "blocks", "lowest", "highest"]
+VARIANCE = ["model", "runs", "source", "share"]
+BY_PROMPTS = [*NAMED, "prompts", "emotion_f1", "blocks", "lowest", "highest"]
 FEWEST = 3  # prompts that an interval for prompts like these takes
 SIZES = (5, 10, 20, 40)  # of prompts
 Statistic = Callable[[np.ndarray], np.ndarray]  # of summed terms, as in stats.compare
@@ -115,7 +117,7 @@ class Compared:
     def pairs(self) -> list[tuple[Run, Run]]:
         """Return each run that has its baseline beside it, with that baseline."""
         by_id = {run.id: run for run in self.runs}
-        with_baseline = [(run, self.study.baseline(run.model)) for run in self.runs]
+        with_baseline = [(run, self.study.baseline(run)) for run in self.runs]
         return [(run, baseline) for run, baseline in with_baseline if baseline.id in by_id and run.id != baseline.id]
 
     def counts_of(self, run_id: str, other_id: str, figure: str = "emotion_f1") -> np.ndarray:
@@ -143,7 +145,7 @@ def intervals(compared: Compared) -> pd.DataFrame:
     """
     rows, exact = [], {of: of == compare.THESE_PROMPTS and compared.greedy for of in ESTIMANDS}
     for run in compared.runs:
-        about = {"model": run.model.name, "precision": run.precision}
+        about = named(run)
         for figure in filter(lambda figure: compared.has(run.id, figure), (*F1S, *MEANS)):
             terms, statistic, scale = compared.terms(run.id, figure)
             short = compared.falls_short(run.id, figure) if figure in F1S else False
@@ -188,7 +190,7 @@ def differences(compared: Compared, rng: np.random.Generator) -> pd.DataFrame:
     """
     rows = []
     for run, baseline in compared.pairs():
-        about = {"model": run.model.name, "precision": run.precision, "against": baseline.precision}
+        about = {**named(run), "against": baseline.precision}
         rows += [about | row for row in _differences(compared, run, baseline, rng)]
     frame = pd.DataFrame(rows, columns=DIFFERENCES)
     for _, family in frame[frame["p"].notna()].groupby("family"):
@@ -268,7 +270,7 @@ def foreseen(study: Study) -> tuple[pd.DataFrame, str]:
     prompts = study.texts_asked // (len(study.emotions) * study.samples)
     alike = len(study.emotions) == reference["emotions"] and study.generation.decoding == reference["decoding"]
     for run in study.runs() if alike else ():
-        baseline = study.baseline(run.model)
+        baseline = study.baseline(run)
         if baseline.precision == reference["against"] != run.precision:
             components = power.Components((reference["points"].get(run.precision, most) / 100) ** 2, np.nan)
             rows.append(_detectable(run, baseline, components, prompts, study.samples))
@@ -276,7 +278,7 @@ def foreseen(study: Study) -> tuple[pd.DataFrame, str]:
 
 
 def _detectable(run: Run, baseline: Run, components: power.Components, prompts: int, samples: int) -> dict:
-    row: dict[str, object] = {"model": run.model.name, "precision": run.precision, "against": baseline.precision}
+    row: dict[str, object] = {**named(run), "against": baseline.precision}
     row |= {"prompts": prompts, "samples": samples}
     row |= {"between_points": 100 * np.sqrt(components.between), "within_points": 100 * np.sqrt(components.within)}
     row["detectable_points"] = 100 * power.detectable_change(components.standard_deviation(samples), prompts)
@@ -299,5 +301,5 @@ def by_prompts(compared: Compared) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=BY_PROMPTS)] if not compared.runs else []
     for run in compared.runs:
         frame = choose.by_prompts(compared.values(run.id, "judged_emotion"), SIZES, macro_f1)
-        frames.append(frame.assign(model=run.model.name, precision=run.precision)[BY_PROMPTS])
+        frames.append(frame.assign(**named(run))[BY_PROMPTS])
     return pd.concat(frames, ignore_index=True)

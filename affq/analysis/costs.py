@@ -1,11 +1,12 @@
 """What runs cost, as frames: memory, latency, throughput, kernels, their time. Raw units; unknown is empty."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from affq.analysis.texts import baseline_of, complete
+from affq.analysis.texts import NAMED, baseline_of, complete, named
 from affq.inference import UNKNOWN, interference
 from affq.results import Reading
 from affq.stats import compare
@@ -18,12 +19,11 @@ READINGS = {
     "single_token_s": "further token, each by itself",
 }
 PERCENTILES = (10, 90, 99)
-RUN = ["model", "precision"]
-LATENCY_STATISTICS = [*RUN, "reading", "of", "n", "median_s", *(f"p{percentile}_s" for percentile in PERCENTILES)]
+LATENCY_STATISTICS = [*NAMED, "reading", "of", "n", "median_s", *(f"p{percentile}_s" for percentile in PERCENTILES)]
 LATENCY_STATISTICS += "low_s high_s interval rounds stopped steady processes".split()
-RATIOS = [*RUN, "against", "figure", "estimand", "estimate", "low", "high"]
-KERNELS = [*RUN, "phase", "group", "kernel", "calls", "seconds"]
-THROUGHPUT = [*RUN, "batch", "texts_per_s", "tokens_per_s", "slowest_s", "fastest_s", "peak_bytes", "stopped"]
+RATIOS = [*NAMED, "against", "figure", "estimand", "estimate", "low", "high"]
+KERNELS = [*NAMED, "phase", "group", "kernel", "calls", "seconds"]
+THROUGHPUT = [*NAMED, "batch", "texts_per_s", "tokens_per_s", "slowest_s", "fastest_s", "peak_bytes", "stopped"]
 
 
 def measured(record: Reading) -> dict[str, object]:
@@ -45,8 +45,9 @@ def measured(record: Reading) -> dict[str, object]:
     }
 
 
-def _weights_bytes(measurements: dict) -> int:
-    return sum(row["bytes"] for row in measurements["census"])
+def _weights_bytes(measurements: dict) -> int | None:
+    """Return the bytes of the stored weights; None where they could not be counted."""
+    return sum(row["bytes"] for row in measurements["census"]) if measurements["census"] else None
 
 
 def _peak_bytes(measurements: dict) -> int | None:
@@ -63,12 +64,8 @@ def _known(value: float | str) -> float | str | None:
 def _frame(
     records: Iterable[Reading], rows: Callable[[dict], Iterable[dict]], columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Return the rows that `rows` makes of each complete run's measurements below each other, model and precision first."""
-    every = [
-        {"model": record.run.model.name, "precision": record.run.precision, **row}
-        for record in complete(records)
-        for row in rows(record.measurements())
-    ]
+    """Return the rows that `rows` makes of each complete run's measurements below each other, what a run is known by first."""
+    every = [{**named(record.run), **row} for record in complete(records) for row in rows(record.measurements())]
     return pd.DataFrame(every, columns=columns)
 
 
@@ -94,8 +91,8 @@ def memory(records: Iterable[Reading]) -> pd.DataFrame:
     for record in complete(records):
         measurements = record.measurements()
         readings = measurements["memory"]
-        row = {"model": record.run.model.name, "precision": record.run.precision, "weights_bytes": _weights_bytes(measurements)}
-        row["cache_bytes"] = readings["cache_bytes"]
+        row: dict[str, Any] = {**named(record.run), "weights_bytes": _weights_bytes(measurements)}
+        row["cache_bytes"] = _known(readings["cache_bytes"])
         for phase, phase_bytes in readings["phases"].items():
             row |= {f"{phase}_{name}": _known(value) for name, value in phase_bytes.items()}
         row |= {f"predicted_{name}": value for name, value in (record.about().get("predicted") or {}).items()}
@@ -123,10 +120,12 @@ def _parts(measurements: dict) -> Iterator[dict]:
     weights_bytes, memory = _weights_bytes(measurements), measurements["memory"]
     decode, cache_bytes = memory["phases"]["decode"], memory["cache_bytes"]
     peak_bytes, held_bytes = decode["peak_bytes"], decode["held_bytes"]
-    row = {"weights_bytes": weights_bytes, "cache_bytes": cache_bytes}
-    if UNKNOWN not in (peak_bytes, held_bytes):
-        rest_bytes = max(0, held_bytes - weights_bytes)
-        row["activations_bytes"] = max(0, peak_bytes - weights_bytes - cache_bytes - rest_bytes)
+    row = {"weights_bytes": weights_bytes, "cache_bytes": _known(cache_bytes)}
+    if UNKNOWN not in (peak_bytes, held_bytes, cache_bytes) and weights_bytes is not None:
+        # What is held may be keys and values too: an engine that makes room for them once keeps it.
+        beside_bytes = max(0, peak_bytes - weights_bytes - cache_bytes)
+        rest_bytes = min(max(0, held_bytes - weights_bytes), beside_bytes)
+        row["activations_bytes"] = beside_bytes - rest_bytes
         used_bytes, base_bytes = decode.get("device_used_bytes", UNKNOWN), memory.get("base_device_used_bytes", UNKNOWN)
         if UNKNOWN not in (used_bytes, base_bytes):
             rest_bytes += max(0, used_bytes - base_bytes - peak_bytes)
@@ -135,8 +134,34 @@ def _parts(measurements: dict) -> Iterator[dict]:
 
 
 def census(records: Iterable[Reading]) -> pd.DataFrame:
-    """Return what is stored at which dtype, by role of the parameter, for each complete run."""
-    return _frame(records, lambda measurements: measurements["census"])
+    """Return what is stored at which dtype, by role of the parameter, for each complete run, as it served."""
+    return _frame(records, lambda measurements: map(_counted, measurements["census"]))
+
+
+def _counted(row: dict) -> dict:
+    """Return a row of a census, method and bits empty where its affq did not count them."""
+    about = {"role": row["role"], "dtype": row["dtype"], "method": row.get("method") or "", "bits": row.get("bits", np.nan)}
+    return {**about, **{name: value for name, value in row.items() if name not in about}}
+
+
+def unpacked(measurements: dict) -> str | None:
+    """Return, in a few words, that weights served otherwise than they were loaded: unpacked for good; None where they did not."""
+    loaded, served = measurements.get("census_loaded", []), measurements["census"]
+    packed, still = _packed(loaded), _packed(served)
+    if sum(still.values()) >= sum(packed.values()):
+        return None
+    loaded_mb, served_mb = (sum(row["bytes"] for row in rows) / 1e6 for rows in (loaded, served))
+    methods = " and ".join(packed)
+    return f"{methods} unpacked the weights when first used: {loaded_mb:,.1f} MB when loaded, {served_mb:,.1f} MB as they served"
+
+
+def _packed(census: Iterable[dict]) -> dict[str, int]:
+    """Return how many elements are held quantized, by what quantized them."""
+    elements: dict[str, int] = {}
+    for row in census:
+        if method := row.get("method"):
+            elements[method] = elements.get(method, 0) + row["elements"]
+    return elements
 
 
 def latency(records: Iterable[Reading]) -> pd.DataFrame:
@@ -169,7 +194,7 @@ def latency_statistics(records: Iterable[Reading]) -> pd.DataFrame:
 
 def _statistics(record: Reading) -> Iterator[dict]:
     processes = record.measurements()["passes"]
-    about = {"model": record.run.model.name, "precision": record.run.precision}
+    about = named(record.run)
     stopped = " and ".join(dict.fromkeys(process["stopped"] for process in processes))
     ends = {"rounds": sum(process["rounds"] for process in processes), "stopped": stopped}
     ends |= {"steady": all(process["steady"] for process in processes), "processes": len(processes)}
@@ -220,12 +245,12 @@ def _points(measurements: dict) -> Iterator[dict]:
 def kernels(records: Iterable[Reading]) -> pd.DataFrame:
     """Return where a profiled text's time went: one row a run, phase, group and kernel, `share` being of the phase's time."""
     kernels = _frame(records, lambda measurements: measurements["kernels"], KERNELS)
-    return kernels.assign(share=kernels["seconds"] / kernels.groupby([*RUN, "phase"])["seconds"].transform("sum"))
+    return kernels.assign(share=kernels["seconds"] / kernels.groupby([*NAMED, "phase"])["seconds"].transform("sum"))
 
 
 def largest_kernels(kernels: pd.DataFrame, count: int = 5) -> pd.DataFrame:
     """Return the `count` largest of each run and phase. kernels: as the frame of that name."""
-    largest = kernels.sort_values("seconds", ascending=False, kind="stable").groupby([*RUN, "phase"]).head(count)
+    largest = kernels.sort_values("seconds", ascending=False, kind="stable").groupby([*NAMED, "phase"]).head(count)
     return largest.sort_index().drop(columns="seconds")
 
 
@@ -233,7 +258,7 @@ def time_spent(records: Iterable[Reading]) -> pd.DataFrame:
     """Return where each complete run's time went, in seconds: process start, loading, the passes; and its scoring afterwards."""
     rows = []
     for record in complete(records):
-        row = {"model": record.run.model.name, "precision": record.run.precision, **record.measurements()["seconds"]}
+        row = {**named(record.run), **record.measurements()["seconds"]}
         row["scoring_s"] = sum(m["seconds"] for m in map(record.manifest, record.run.study.scorers) if m)
         rows.append(row | {"total_s": sum(value for name, value in row.items() if name.endswith("_s"))})
     return pd.DataFrame(rows)
@@ -251,7 +276,7 @@ def ratios(records: Sequence[Reading]) -> pd.DataFrame:
         baseline = baseline_of(record, records)
         if baseline is record or not baseline.complete:
             continue
-        about = {"model": record.run.model.name, "precision": record.run.precision, "against": baseline.run.precision}
+        about = {**named(record.run), "against": baseline.run.precision}
         for figure in ("weights", "peak", "latency"):
             for of in (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)[: 1 + (figure == "latency")]:
                 interval, estimand = ratio(figure, record, baseline, of)

@@ -7,28 +7,28 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.comparison import Compared
-from affq.analysis.texts import asked_and_judged, complete
+from affq.analysis.texts import NAMED, asked_and_judged, complete, named
 from affq.inference import KEY
 from affq.results import Reading
 from affq.scoring import Judge
 from affq.stats import alpha, kappa
 from affq.study import Study
 
-RUN, ANSWERS = ["model", "precision"], ["judged_emotion", "masked_emotion"]
+ANSWERS = ["judged_emotion", "masked_emotion"]
 F1 = ("emotion_f1", "emotion_f1_low", "emotion_f1_high")
 POINTS = ("difference_points", "low_points", "high_points")
-BY_JUDGE = [*RUN, "judge", "texts", *F1, "emotion_f1_masked", *POINTS, "rank"]
-BETWEEN_JUDGES = [*RUN, "judges", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
+BY_JUDGE = [*NAMED, "judge", "texts", *F1, "emotion_f1_masked", *POINTS, "rank"]
+BETWEEN_JUDGES = [*NAMED, "judges", "texts", "same", "cohen_kappa", "krippendorff_alpha"]
 CARD = ("precision", "recall", "f1")
 
 
 def judgements(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
-    """Return what each judge answered: one row a text that was asked for an emotion, and a judge: RUN, KEY, ANSWERS, judge.
+    """Return what each judge answered: one row a text that was asked for an emotion, and a judge: NAMED, KEY, ANSWERS, judge.
 
     texts: Results.texts, which have the first judge's answers.
     """
     first, *others = records[0].run.study.judges
-    frames = [asked_and_judged(texts)[[*RUN, *KEY, *ANSWERS]].assign(judge=first.name)]
+    frames = [asked_and_judged(texts)[[*NAMED, *KEY, *ANSWERS]].assign(judge=first.name)]
     for judge in others:
         for record in complete(records):
             if not (scores := record.scores(judge.name)):
@@ -36,9 +36,7 @@ def judgements(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFrame:
             frame = pd.DataFrame(scores)[[*KEY, "judged_emotion"]].dropna(subset="emotion")
             masked = pd.DataFrame(record.scores(f"{judge.name}-masked"), columns=[*KEY, "judged_emotion"])
             frame = frame.merge(masked.rename(columns={"judged_emotion": "masked_emotion"}), on=KEY, how="left")
-            frame.insert(0, "model", record.run.model.name)
-            frame.insert(1, "precision", record.run.precision)
-            frames.append(frame.assign(judge=judge.name))
+            frames.append(frame.assign(**named(record.run), judge=judge.name)[[*NAMED, *KEY, *ANSWERS, "judge"]])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -46,16 +44,16 @@ def by_judge(judgements: pd.DataFrame, texts: pd.DataFrame, study: Study) -> pd.
     """Return F1 under each judge, and each run's difference from its baseline: one row a run and judge.
 
     Columns BY_JUDGE: emotion_f1 with the ends of its interval for prompts like these; difference_points against the baseline with
-    its ends, empty for the baseline; rank of the run among its model's under this judge, 1 the highest F1, equals sharing the
-    better one. texts: Results.texts.
+    its ends, empty for the baseline; rank of the run among all of its model under this judge, 1 the highest F1, equals sharing
+    the better one. texts: Results.texts.
     """
     rows = []
     for judge, by_one in judgements.groupby("judge", sort=False):
-        answers = by_one[[*RUN, *KEY, *ANSWERS]]
-        compared = Compared(texts.drop(columns=ANSWERS).merge(answers, on=[*RUN, *KEY]), study)
+        answers = by_one[[*NAMED, *KEY, *ANSWERS]]
+        compared = Compared(texts.drop(columns=ANSWERS).merge(answers, on=[*NAMED, *KEY]), study)
         against = {run.id: baseline.id for run, baseline in compared.pairs()}
         for run in compared.runs:
-            row = {"model": run.model.name, "precision": run.precision, "judge": judge, "texts": study.texts_asked}
+            row = {**named(run), "judge": judge, "texts": study.texts_asked}
             row |= dict(zip(F1, compared.figure(run.id, "emotion_f1"), strict=True))
             known = compared.has(run.id, "emotion_f1_masked")
             row["emotion_f1_masked"] = compared.figure(run.id, "emotion_f1_masked")[0] if known else np.nan
@@ -77,14 +75,14 @@ def between_judges(judgements: pd.DataFrame) -> pd.DataFrame:
     """
     judges = list(judgements["judge"].unique())
     groups = [*combinations(judges, 2), *([tuple(judges)] if len(judges) > 2 else [])]
-    answers = judgements.pivot(index=[*RUN, *KEY], columns="judge", values="judged_emotion").reset_index()
-    by_run = dict(list(answers.groupby(RUN, sort=False)))
-    runs = judgements[RUN].drop_duplicates().itertuples(index=False, name=None)
+    answers = judgements.pivot(index=[*NAMED, *KEY], columns="judge", values="judged_emotion").reset_index()
+    by_run = dict(list(answers.groupby(NAMED, sort=False)))
+    runs = judgements[NAMED].drop_duplicates().itertuples(index=False, name=None)
     rows = []
-    for (model, precision), texts in [*((run, by_run[run]) for run in runs), (("all", "all"), answers)]:
+    for run, texts in [*((run, by_run[run]) for run in runs), (("all",) * len(NAMED), answers)]:
         for group in groups:
             known = texts[list(group)].dropna()
-            row = {"model": model, "precision": precision, "judges": " and ".join(group), "texts": len(known)}
+            row = {**dict(zip(NAMED, run, strict=True)), "judges": " and ".join(group), "texts": len(known)}
             row["same"] = known.nunique(axis=1).eq(1).mean()
             row["cohen_kappa"] = kappa(*known.to_numpy().T) if len(group) == 2 else np.nan
             rows.append({**row, "krippendorff_alpha": alpha(known)})

@@ -7,7 +7,7 @@ from affq.analysis.costs import measured
 from affq.models import memory
 from affq.runner import planning
 
-COLUMNS = ("run_id", "model", "precision", "status", "reason", "to_run")
+COLUMNS = ("run_id", "model", "precision", "engine", "status", "reason", "to_run")
 
 
 def planned_runs(runs: Iterable[planning.Planned], machine: memory.Machine | None) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """How well texts are written, whatever their emotion: length, diversity, refusals, perplexity; and what the batch changes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts, in_line
+from affq.analysis.texts import RUN, asked_and_judged, baseline_of, complete, f1_counts, in_line, named
 from affq.inference import KEY
 from affq.results import Reading
 from affq.scoring import distinct_n
@@ -19,7 +20,7 @@ TEXT_QUALITY = (
     *("seq_rep_4", "distinct_1", "distinct_2", "self_bleu"),
     *("perplexity", "scored_itself", "collapsed", "collapsed_low", "collapsed_high"),
 )
-BATCH_EFFECT = "model precision batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
+BATCH_EFFECT = "model precision engine batch timed asked changed changed_by_precision f1_alone f1 f1_baseline".split()
 
 
 def with_statistics(texts: pd.DataFrame, records: Sequence[Reading]) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def batch_effect(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFram
         alone = {tuple(row[name] for name in KEY): row["text"] for row in record.alone()}
         own, other = by_run[record.run.id], by_run.get(baseline.run.id, texts[:0])
         own_texts, other_texts = _by_key(own), _by_key(other)
-        row = {"model": record.run.model.name, "precision": record.run.precision, "batch": study.batch}
+        row: dict[str, Any] = {**named(record.run), "batch": study.batch}
         row |= {"timed": len(alone), "asked": study.texts_asked, "changed": _share_changed(alone, own_texts)}
         if baseline is not record:
             row["changed_by_precision"] = _share_changed({key: own_texts[key] for key in alone}, other_texts)
@@ -91,7 +92,7 @@ def batch_effect(records: Sequence[Reading], texts: pd.DataFrame) -> pd.DataFram
             if baseline is not record:
                 row["f1_baseline"] = _macro_f1(asked_and_judged(other), study.emotions)
         rows.append(row)
-    return pd.DataFrame(rows, columns=BATCH_EFFECT).astype({name: float for name in BATCH_EFFECT[5:]})
+    return pd.DataFrame(rows, columns=BATCH_EFFECT).astype({name: float for name in BATCH_EFFECT[6:]})
 
 
 def _by_key(texts: pd.DataFrame) -> dict[tuple, str]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import annotation, choose, claims, comparison, costs, judges, quality, summary, texts
+from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, quality, summary, texts
 from affq.errors import InputError
 from affq.results import Snapshot, kept_labels, snapshots, study_folder
 from affq.study import Run, Study, load_study
 
-ROUGE = ["model", "precision", "rouge1", "rouge2", "rougeL", "rougeL_to_baseline"]
+ROUGE = [*texts.NAMED, "rouge1", "rouge2", "rougeL", "rougeL_to_baseline"]
 
 
 class Results:
@@ -171,6 +171,11 @@ class Results:
     def ratios(self) -> pd.DataFrame:
         """Costs as multiples of the baseline's."""
         return costs.ratios(self.records)
+
+    @cached_property
+    def engines(self) -> pd.DataFrame:
+        """How far each engine's texts are those of the study's first engine."""
+        return engines.same_texts(self.records)
 
     @cached_property
     def time_spent(self) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from affq.analysis import comparison, costs
-from affq.analysis.texts import baseline_of, complete
+from affq.analysis.texts import baseline_of, complete, named
 from affq.results import Reading, State
 from affq.stats import PROMPTS_LIKE_THESE
 
@@ -27,26 +27,26 @@ def summarize(records: Sequence[Reading], compared: comparison.Compared, interva
     rows = []
     for record in records:
         run, state = record.run, record.state()
-        row = {"run_id": run.id, "study": run.study.name, "model": run.model.name, "precision": run.precision}
-        row |= {"engine": run.settings["engine"], "weights": run.settings["weights"], "status": str(state.status)}
+        row = {"run_id": run.id, "study": run.study.name, **named(run)}
+        row |= {"weights": run.settings["weights"], "status": str(state.status)}
         row |= {"stored_dtype": record.stored_dtype(), "failure": str(state.failure.kind) if state.failure else None}
         row["changed"] = ", ".join(state.changes)
         if record.complete:
             row |= costs.measured(record) | {"stale_scores": ", ".join(_stale_scores(record))}
             if run.study.judged and compared.has(run.id):
                 row |= {"texts": run.study.texts_asked, "emotion_f1_chance": compared.chance_f1(run.id)}
-                row |= figures[run.model.name, run.precision]
+                row |= figures[tuple(named(run).values())]
         rows.append(row | {"note": _note(state, record, baseline_of(record, records), row)})
     return pd.DataFrame(rows, columns=SUMMARY).astype(dict.fromkeys(COUNTS, "Int64"))
 
 
-def _with_ends(intervals: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the BOUNDED figures for prompts like these: {(model, precision): {<figure>, <figure>_low, <figure>_high}}."""
-    figures: dict[tuple[str, str], dict[str, float]] = {}
+def _with_ends(intervals: pd.DataFrame) -> dict[tuple[str, ...], dict[str, float]]:
+    """Return the BOUNDED figures for prompts like these: {NAMED: {<figure>, <figure>_low, <figure>_high}}."""
+    figures: dict[tuple[str, ...], dict[str, float]] = {}
     bounded = (intervals["estimand"] == PROMPTS_LIKE_THESE) & intervals["figure"].isin(BOUNDED)
     for row in intervals[bounded].itertuples():
         ends = {row.figure: row.estimate, f"{row.figure}_low": row.low, f"{row.figure}_high": row.high}
-        figures.setdefault((row.model, row.precision), {}).update(ends)
+        figures.setdefault((row.model, row.precision, row.engine), {}).update(ends)
     return figures
 
 
@@ -79,17 +79,28 @@ def _stale_scores(record: Reading) -> list[str]:
 def _of_measurement(record: Reading, row: dict) -> Iterator[str]:
     if row["device"] == "cuda" and "cpu" in record.measurements()["model"].get("placed", ""):
         yield "weights offloaded to the CPU: latency is not the GPU's"
+    if words := costs.unpacked(record.measurements()):
+        yield words
     if row["disturbed"]:
         yield f"measurement disturbed: {row['disturbed']}"
-    if row["peak_bytes"] is None:
+    if row["device"] == "server":
+        yield "memory unknown: the server does not tell it; times are the client's"
+        made = [text["new_tokens"] for one in record.measurements()["passes"] for text in one["texts"]]
+        if (asked := record.run.study.measurement.new_tokens) != min(made) or asked != max(made):
+            yield f"timed texts have {min(made)} to {max(made)} tokens where {asked} were asked for"
+    elif row["peak_bytes"] is None:
         yield "peak unknown: this system reports none that can be reset"
+    prompt_ids = record.measurements()["model"].get("prompt_ids")
+    if prompt_ids and prompt_ids["equal"] < prompt_ids["compared"]:
+        other = prompt_ids["compared"] - prompt_ids["equal"]
+        yield f"its own template or tokenizer gives other token ids for {other} of {prompt_ids['compared']} prompts"
 
 
 def provenance(records: Sequence[Reading]) -> pd.DataFrame:
     """Return what the complete runs were made of and on: one row a field and value, with the runs that share it."""
     rows = []
     for record in complete(records):
-        run = f"{record.run.model.name} {record.run.precision}"
+        run = record.run.label
         rows += [(name, str(value), run) for name, value in _made_of(record).items() if value is not None]
     frame = pd.DataFrame(rows, columns=["field", "value", "run"])
     runs = frame["run"].nunique()
@@ -108,7 +119,8 @@ def _made_of(record: Reading) -> dict[str, object]:
         "weights loaded": about["weights_sha256"],
         "stored as": about["stored_dtype"],
         "texts kept from an earlier attempt": about["texts_kept"] or None,
-        "engine": settings["engine"],
+        "engine": record.run.engine.name,
+        **{f"engine {name}": value for name, value in about.get("engine", {}).items()},
         "precision": settings["precision"]["name"],
         "weight_dtype": settings["precision"]["weight_dtype"],
         **settings["precision"]["quantization"],

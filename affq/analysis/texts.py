@@ -11,10 +11,12 @@ from affq.errors import InputError
 from affq.inference import KEY
 from affq.results import Reading
 from affq.stats import compare
+from affq.study import Run
 
-RUN = ["run_id", "model", "precision"]
-EMOTION_F1 = ["model", "precision", "emotion", "texts", "recall", "f1"]
-EXAMPLES = "why model precision prompt asked judged target_probability text".split()
+NAMED = ["model", "precision", "engine"]  # what a run is known by, in every frame
+RUN = ["run_id", *NAMED]
+EMOTION_F1 = [*NAMED, "emotion", "texts", "recall", "f1"]
+EXAMPLES = "why model precision engine prompt asked judged target_probability text".split()
 NO_EMOTION = "no emotion"  # what the control's texts were asked for
 
 
@@ -28,8 +30,8 @@ def join(records: Sequence[Reading]) -> pd.DataFrame:
         run, generations = record.run, record.generations()
         keys, judge = list(map(itemgetter(*KEY), generations)), run.study.judges[0].name
         frame = pd.DataFrame(generations)
-        for place, value in enumerate((run.id, run.model.name, run.precision)):
-            frame.insert(place, RUN[place], value)
+        for place, (name, value) in enumerate({"run_id": run.id, **named(run)}.items()):
+            frame.insert(place, name, value)
         judged = in_line(record.scores(judge), keys)
         frame["judged_emotion"] = [row.get("judged_emotion") for row in judged]
         frame["masked_emotion"] = [row.get("judged_emotion") for row in in_line(record.scores(f"{judge}-masked"), keys)]
@@ -49,6 +51,11 @@ def join(records: Sequence[Reading]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def named(run: Run) -> dict[str, str]:
+    """Return what a run is known by: NAMED."""
+    return {"model": run.model.name, "precision": run.precision, "engine": run.engine.label}
+
+
 def complete(records: Iterable[Reading]) -> list[Reading]:
     """Return the records of the complete runs."""
     return [record for record in records if record.complete]
@@ -56,7 +63,7 @@ def complete(records: Iterable[Reading]) -> list[Reading]:
 
 def baseline_of(record: Reading, records: Iterable[Reading]) -> Reading:
     """Return the record of the run that a record's paired figures are taken against."""
-    baseline = record.run.study.baseline(record.run.model).id
+    baseline = record.run.study.baseline(record.run).id
     return next(r for r in records if r.run.id == baseline)
 
 
@@ -92,29 +99,35 @@ def f1_counts(texts: pd.DataFrame, emotions: Sequence[str]) -> np.ndarray:
 def emotion_f1(texts: pd.DataFrame, emotions: Sequence[str]) -> pd.DataFrame:
     """Return F1 by run and emotion, columns EMOTION_F1; a run that is not judged has no row."""
     rows = []
-    for (_, model, precision), judged in asked_and_judged(texts).groupby(RUN, sort=False):
+    for (_, *run), judged in asked_and_judged(texts).groupby(RUN, sort=False):
         counts = f1_counts(judged, emotions)
         right, _, asked = counts
         recall = np.divide(right, asked, out=np.full(len(emotions), np.nan), where=asked > 0)
         by_emotion = zip(emotions, asked.tolist(), recall, compare.f1_by_emotion(counts), strict=True)
-        rows += [(model, precision, *figures) for figures in by_emotion]
+        rows += [(*run, *figures) for figures in by_emotion]
     return pd.DataFrame(rows, columns=EMOTION_F1)
 
 
 def confusion(texts: pd.DataFrame, emotions: Sequence[str]) -> pd.DataFrame:
     """Count texts by emotion asked for (rows; NO_EMOTION is the control) and judged emotion (columns), for each run."""
     asked = texts["emotion"].fillna(NO_EMOTION).rename("asked")
-    counts = pd.crosstab([texts["model"], texts["precision"], asked], texts["judged_emotion"].rename("judged"))
+    counts = pd.crosstab([*(texts[name] for name in NAMED), asked], texts["judged_emotion"].rename("judged"))
     counts = counts.reindex(columns=[*emotions, *[c for c in counts.columns if c not in emotions]], fill_value=0)
-    runs = texts[["model", "precision"]].drop_duplicates().itertuples(index=False, name=None)
+    runs = texts[NAMED].drop_duplicates().itertuples(index=False, name=None)
     order = [(*run, e) for run in runs for e in [*emotions, NO_EMOTION] if (*run, e) in counts.index]
     return counts.reindex(order).rename_axis(columns=None).reset_index()
+
+
+def run_labels(frame: pd.DataFrame) -> pd.Series:
+    """Return the name of each row's run, without what all rows of the frame have in common but for the precision."""
+    shown = [name for name in NAMED if name == "precision" or frame[name].nunique() > 1]
+    return frame[shown].astype(str).agg(" ".join, axis=1) if len(frame) else pd.Series(dtype=str)
 
 
 def side_by_side(texts: pd.DataFrame, emotion: str) -> pd.DataFrame:
     """Return the first samples for one emotion: a row a prompt, a column a run, judged emotions in brackets."""
     asked = texts[texts["emotion"] == emotion]
-    run = asked["model"] + " " + asked["precision"] if asked["model"].nunique() > 1 else asked["precision"]
+    run = run_labels(asked)
     marked = "[" + asked["judged_emotion"].fillna("not judged") + "] " + asked["text"]
     wide = asked.assign(run=run, marked=marked).pivot_table(
         index="prompt_id", columns="run", values="marked", aggfunc="first", sort=False
@@ -139,8 +152,7 @@ def examples(texts: pd.DataFrame) -> pd.DataFrame:
             request = model[(model[KEY] == list(widest)).all(axis=1)]
             chosen += _ends(request, "differs most: highest", "differs most: lowest")
     rows = [
-        (why, *(row[name] for name in ("model", "precision", "prompt_id", "emotion", "judged_emotion", *EXAMPLES[-2:])))
-        for why, row in chosen
+        (why, *(row[name] for name in (*NAMED, "prompt_id", "emotion", "judged_emotion", *EXAMPLES[-2:]))) for why, row in chosen
     ]
     return pd.DataFrame(rows, columns=EXAMPLES)
 

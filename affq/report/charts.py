@@ -18,13 +18,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from affq.analysis import run_labels
 from affq.errors import printable
 from affq.inference import kernels as groups
 from affq.models import PRECISIONS
 
 # One colour and one mark a precision, in every chart; the colours stay apart for the colour-blind, the marks in grey.
-COLOURS = dict(zip(PRECISIONS, sns.color_palette("colorblind", len(PRECISIONS)), strict=True))
-MARKS = dict(zip(PRECISIONS, "osD^vPX*<>dph", strict=False))
+PALETTE = [*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)]
+COLOURS = dict(zip(PRECISIONS, PALETTE, strict=False))
+MARKS = dict(zip(PRECISIONS, "osD^vPX*<>dphH8", strict=False))
+ENGINE_MARKS = "osD^vPX"  # where colours are precisions
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oooo")
 WIDTH = 3.3  # inches
 LINE = 24  # letters of a run's name before it is broken
@@ -68,11 +71,10 @@ def _title(axes: Axes, words: str) -> None:
 
 
 def _runs(frame: pd.DataFrame) -> pd.Series:
-    """Return the name of each row's run for an axis: the precision, with the model before it where there are several."""
-    precision = frame["precision"].astype(str)
-    if frame["model"].nunique() < 2:
-        return precision
-    names = frame["model"].map(printable) + " " + precision
+    """Return the name of each row's run for an axis: the precision, with its model and engine where there are several."""
+    names = run_labels(frame).map(printable)
+    if frame["model"].nunique() < 2 and frame["engine"].nunique() < 2:
+        return names
     return names.map(lambda name: "\n".join(textwrap.wrap(name, LINE, drop_whitespace=False)))
 
 
@@ -272,7 +274,7 @@ def f1_against_cost(
     ring. On axes that are given a click picks a point, and of many points a legend tells those that have no room for a name.
     """
     drawn, scale = at_cost(summary, cost), 1e6 if cost == "peak_bytes" else 1
-    drawn = drawn.assign(run=_runs, at=drawn[cost] / scale)
+    drawn = drawn.assign(run=_runs, at=drawn[cost] / scale, height=drawn["emotion_f1"])
     picked, axes = axes is not None, axes or _axes(8)
     right = 1.15 * drawn["at"].max() if len(drawn) else 1
     frontier = drawn[drawn["run_id"].isin(best)]
@@ -284,8 +286,13 @@ def f1_against_cost(
     colours = [COLOURS[name] for name in drawn["precision"]]
     rings = ["black" if run_id == chosen else "none" for run_id in drawn["run_id"]]
     size, reach = (110, 8) if picked else (35, None)
-    axes.scatter(drawn["at"], drawn["emotion_f1"], s=size, color=colours, edgecolors=rings, linewidths=2, picker=reach, zorder=3)
     named = drawn
+    if picked or drawn["engine"].nunique() < 2:  # one collection of points, of which a click picks one
+        axes.scatter(
+            drawn["at"], drawn["emotion_f1"], s=size, color=colours, edgecolors=rings, linewidths=2, picker=reach, zorder=3
+        )
+    else:
+        named = _by_engine(axes, drawn, summary)
     if picked and len(drawn) > NAMED:
         for precision in _present(drawn):
             axes.scatter([], [], color=COLOURS[precision], label=precision)
@@ -311,7 +318,37 @@ def _name_points(axes: Axes, points: pd.DataFrame, right: float, style: tuple[in
     for number, (row, before, after) in enumerate(zip(points.itertuples(), ends, ends[2:], strict=False)):
         is_left = row.at - before > after - row.at
         by = (-away if is_left else away, -9 if number % 2 else 3)
-        _note(axes, row.run, (row.at, row.emotion_f1), by, ha="right" if is_left else "left", size=size)
+        _note(axes, row.run, (row.at, row.height), by, ha="right" if is_left else "left", size=size)
+
+
+def time_against_memory(summary: pd.DataFrame) -> Axes:
+    """Draw seconds for a text over peak memory, a colour a precision and a mark an engine. summary: Results.summary."""
+    known = summary.dropna(subset=["peak_bytes", "latency_s"]).astype({"peak_bytes": float}).sort_values("peak_bytes")
+    drawn = known.assign(run=_runs, at=known["peak_bytes"] / 1e6, height=known["latency_s"])
+    axes, right = _axes(9), 1.15 * drawn["at"].max() if len(drawn) else 1
+    spread = _spread(drawn, "latency", "_s")
+    axes.errorbar(drawn["at"], drawn["latency_s"], yerr=spread, fmt="none", color="0.6", capsize=2.5, linewidth=0.8)
+    for number, row in enumerate(_by_engine(axes, drawn, summary).itertuples()):  # neighbours above and below in turn
+        _note(axes, row.run, (row.at, row.height), (0, -13 if number % 2 else 6), size="medium")
+    axes.set(
+        xlabel=f"peak while generating, MB ({_kind(drawn)})", ylabel="seconds for a text, median", xlim=(0, right), ylim=(0, None)
+    )
+    _title(axes, "Time against memory, by engine")
+    return axes
+
+
+def _by_engine(axes: Axes, points: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Draw points with the mark of their engine, in the colour of their precision; return them called by precision alone.
+
+    points: at, height, precision, engine. A legend says which mark is whose, the same in every chart of a study.
+    """
+    engines = list(summary["engine"].unique())
+    for engine, runs in points.groupby("engine", sort=False):
+        mark, colours = ENGINE_MARKS[engines.index(engine) % len(ENGINE_MARKS)], [COLOURS[name] for name in runs["precision"]]
+        axes.scatter(runs["at"], runs["height"], s=35, color=colours, marker=mark, zorder=3)
+        axes.scatter([], [], color="0.3", marker=mark, label=printable(engine))
+    _legend_below(axes)
+    return points.assign(run=points["precision"])
 
 
 def judged_control(texts: pd.DataFrame, emotions: Sequence[str]) -> Axes:

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from affq.analysis import Compared
+from affq.analysis import NAMED, Compared
+from affq.models import TRANSFORMERS
 from affq.report.output import latex
 from affq.report.reading import Column
 
@@ -28,12 +29,12 @@ def main_tables(summary: pd.DataFrame, differences: pd.DataFrame, claims: pd.Dat
         _figures("latency (s)", ".2f", summary, "latency_s", "latency_low_s", "latency_high_s"),
     ]
     best = unbeaten(summary, compared)
-    columns = [*_words(summary, "model", "precision"), *(quality if summary["emotion_f1"].notna().any() else []), *costs]
+    columns = [*_words(summary, *_names(summary)), *(quality if summary["emotion_f1"].notna().any() else []), *costs]
     latex(columns, "summary", {F1: [run_id in best for run_id in summary["run_id"]]})
 
     overall = differences[(differences["family"] == "overall") & differences["wrong_sign"].notna()]
     columns = [
-        *_words(overall, "model", "precision", "against"),
+        *_words(overall, *_names(overall), "against"),
         _figures("difference of F1 (points)", "+z.1f", overall, "estimate_points", "low_points", "high_points"),
         _figures("p", ".3f", overall, "p"),
         _figures("p (Holm)", ".3f", overall, "p_holm"),
@@ -42,7 +43,7 @@ def main_tables(summary: pd.DataFrame, differences: pd.DataFrame, claims: pd.Dat
 
     named = claims.assign(statistic=[name.replace("_", " ") for name in claims["statistic"]])
     columns = [
-        *_words(named, "claim", "model", "precision", "against", "statistic"),
+        *_words(named, "claim", *_names(named), "against", "statistic"),
         _figures("estimate", ".2f", claims, "estimate", "low", "high"),
         *_words(claims, "verdict"),
     ]
@@ -56,6 +57,11 @@ def unbeaten(summary: pd.DataFrame, compared: Compared) -> set[str]:
         return set()
     best = judged.loc[judged["emotion_f1"].idxmax(), "run_id"]
     return {other for other in judged["run_id"] if other == best or not compared.f1_difference(best, other).low > 0}
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    """Return what tells a frame's runs apart: the engine is left out where all have the usual one."""
+    return [name for name in NAMED if name != "engine" or not frame["engine"].dropna().eq(TRANSFORMERS).all()]
 
 
 def _words(frame: pd.DataFrame, *names: str) -> list[Column]:

@@ -11,9 +11,10 @@ from itertools import takewhile
 import pandas as pd
 
 from affq.errors import printable
+from affq.models import TRANSFORMERS
 
 AT_A_GLANCE = (
-    "model precision status device emotion_f1 emotion_f1_low emotion_f1_high emotion_f1_masked emotion_f1_chance "
+    "model precision engine status device emotion_f1 emotion_f1_low emotion_f1_high emotion_f1_masked emotion_f1_chance "
     "rougeL_to_baseline weights_bytes peak_bytes latency_s note"
 ).split()
 TITLES = {
@@ -54,10 +55,12 @@ class Column:
 def for_reading(frame: pd.DataFrame, empty: str = "") -> list[Column]:
     """Return the columns of a raw frame with units: bytes in MB (10^6), seconds to three figures, others to two decimals.
 
-    empty: what stands where there is no value. Run ids are left out, since model and precision name a run; so are columns without
-    a value, unless `empty` says something of them. A column whose name is no identifier is called as data are, such as a run.
+    empty: what stands where there is no value. Run ids are left out, since model, precision and engine name a run, and an engine
+    that is the usual one throughout; so are columns without a value, unless `empty` says something of them. A column whose name
+    is no identifier is called as data are, such as a run.
     """
-    named = [name for name in frame.columns if not str(name).endswith("run_id")]
+    usual = "engine" in frame and frame["engine"].dropna().isin([TRANSFORMERS, "all"]).all()  # all: a row over all runs
+    named = [name for name in frame.columns if not str(name).endswith("run_id") and not (usual and str(name).endswith("engine"))]
     known = [name for name in named if empty or frame.empty or frame[name].notna().any()]
     return [_column(str(name), frame[name], empty) for name in known]
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import Results, annotation, choose, disagreement
+from affq.analysis import NAMED, Results, annotation, choose, disagreement
 from affq.errors import InputError
 from affq.inference import KEY
 from affq.report import escaped, words
 from affq.results import Note
+from affq.study import run_label
 
 Request = tuple[str, str, int]  # prompt id, emotion, sample
 RUN_TEXTS = 100  # of one run on a page
@@ -58,7 +59,7 @@ def load(study: str | Path, results: str | Path) -> Explored:
 
 
 def chosen(texts: pd.DataFrame, **values: Sequence[str]) -> pd.DataFrame:
-    """Return the texts that have one of the values in each column that is named: model, precision, emotion, prompt_id."""
+    """Return the texts that have one of the values in each column that is named: model, precision, engine, emotion, prompt_id."""
     wanted = np.ones(len(texts), dtype=bool)
     for column, allowed in values.items():
         wanted &= texts[column].isin(allowed).to_numpy()
@@ -104,7 +105,7 @@ def _page(content: str) -> str:
 
 
 def side_by_side(explored: Explored, texts: pd.DataFrame, request: Request | None) -> str:
-    """Return the texts of one request as HTML, a column a run, each against its model's baseline.
+    """Return the texts of one request as HTML, a column a run, each against its model's baseline on its engine.
 
     texts: the chosen ones. A baseline that is not chosen is compared with all the same.
     """
@@ -112,11 +113,11 @@ def side_by_side(explored: Explored, texts: pd.DataFrame, request: Request | Non
     if request is None or here.empty:
         return _page("<p>No text is chosen.</p>")
     study = explored.results.study
-    baselines = {model.name: study.baseline(model) for model in study.models}
+    baselines = {run.id: study.baseline(run) for run in study.runs()}
     every = of_request(explored.texts, request).set_index("run_id")["text"]
     columns = []
     for row in here.itertuples():
-        baseline = baselines[row.model]
+        baseline = baselines[row.run_id]
         if row.run_id == baseline.id:
             text, compared = escaped(row.text), "the baseline"
         elif baseline.id not in every:
@@ -128,7 +129,7 @@ def side_by_side(explored: Explored, texts: pd.DataFrame, request: Request | Non
             compared = f"{share:.0%} of its words are not those at {baseline.precision}"
         bars = _bars(row.probabilities, row.emotion) if row.probabilities else ""
         judged = _judged(row.emotion, row.judged_emotion, row.probabilities)
-        head = f"<h4>{escaped(row.model)} {row.precision}</h4><small>judged: {judged}; {compared}</small>"
+        head = f"<h4>{escaped(run_label(row.model, row.precision, row.engine))}</h4><small>judged: {judged}; {compared}</small>"
         columns.append(f'<article>{head}<p class="text">{text or "<i>an empty text</i>"}</p>{bars}</article>')
     asked = f"<p><small>Asked for {escaped(request[1])}:</small> {escaped(here['request'].iloc[0])}</p>"
     return _page(f'{asked}<div class="runs">{"".join(columns)}</div>')
@@ -155,13 +156,13 @@ def run_texts(texts: pd.DataFrame, run_id: str) -> str:
     if len(here) > RUN_TEXTS:
         counted = f"the first {RUN_TEXTS} of {counted}; choose fewer above"
     head = "<tr><th>prompt</th><th>asked for</th><th>judged</th><th>text</th></tr>"
-    title = f"<p><b>{escaped(first['model'])} {first['precision']}</b>: {counted}</p>"
+    title = f"<p><b>{escaped(run_label(*first[NAMED]))}</b>: {counted}</p>"
     return _page(f'{title}<div class="list"><table>{head}{rows}</table></div>')
 
 
 def notes(kept: Sequence[Note], texts: pd.DataFrame) -> str:
     """Return the notes on the texts that are given as HTML, the latest last. kept: results.kept_notes."""
-    runs = texts["model"] + " " + texts["precision"]
+    runs = pd.Series([run_label(*run) for run in texts[NAMED].itertuples(index=False, name=None)], texts.index, dtype=str)
     named = [(str(note["id"]).translate(annotation.LETTERS), note) for note in kept]  # ids of former versions have digits
     lines = (
         f"<p><small>{escaped(note['time'])} on {escaped(runs[text_id])}:</small> {escaped(note['note'])}</p>"

@@ -7,10 +7,11 @@ import pandas as pd
 from ipympl.backend_nbagg import Canvas, FigureManager
 from matplotlib.figure import Figure
 
-from affq.analysis import choose, disagreement
+from affq.analysis import NAMED, choose, disagreement
 from affq.errors import InputError, printable
 from affq.report import charts, escaped
 from affq.results import keep_note, kept_notes
+from affq.study import run_label
 from affq.widgets import explore
 from affq.widgets.keys import keyed
 
@@ -21,8 +22,8 @@ COSTS = {"memory": "peak_bytes", "latency": "latency_s"}
 class Explorer:
     """A study's texts and runs to look through: `texts`, `worth` and `budget` are boxes of widgets, to be shown.
 
-    The other attributes are the widgets that are used: filters (models, precisions, emotion, prompt), order, asked (the request
-    that is shown), target and note, cost and run, memory_gb and seconds_a_text. Raises InputError if no run is complete.
+    The other attributes are the widgets that are used: filters (models, precisions, engines, emotion, prompt), order, asked (the
+    request that is shown), target and note, cost and run, memory_gb and seconds_a_text. Raises InputError if no run is complete.
     """
 
     def __init__(self, study: str | Path, results: str | Path) -> None:
@@ -38,7 +39,7 @@ class Explorer:
 
     def _make_texts(self) -> None:
         texts = self.explored.texts
-        self.models, self.precisions = (self._several(texts, name) for name in ("model", "precision"))
+        self.models, self.precisions, self.engines = (self._several(texts, name) for name in NAMED)
         self.emotion, self.prompt = (self._one(texts, name) for name in ("emotion", "prompt_id"))
         self.order = widgets.ToggleButtons(options=["as asked", "most disagreement first"], style={"button_width": "auto"})
         self.asked = widgets.Select(rows=8, layout={"width": "34em"})
@@ -47,14 +48,15 @@ class Explorer:
         self.note = widgets.Textarea(placeholder="What struck you about this text?", layout={"width": "34em"}, rows=2)
         self.keep, self.message = widgets.Button(description="Keep the note"), widgets.Label()
         self.back, self.forward = (widgets.Button(description=word) for word in ("Previous (p)", "Next (n)"))
-        for filter in (self.models, self.precisions, self.emotion, self.prompt):
+        for filter in (self.models, self.precisions, self.engines, self.emotion, self.prompt):
             filter.observe(lambda _: self._filter(self.asked.value), "value")
         self.order.observe(lambda _: self._filter(None), "value")  # from the top of the new order
         self.asked.observe(self._show, "value")
         self.back.on_click(lambda _: self._step(-1))
         self.forward.on_click(lambda _: self._step(1))
         self.keep.on_click(lambda _: self._keep())
-        filters = widgets.HBox([self.models, self.precisions, widgets.VBox([self.emotion, self.prompt, self.order])])
+        engines = [self.engines] if len(self.engines.options) > 1 else []
+        filters = widgets.HBox([self.models, self.precisions, *engines, widgets.VBox([self.emotion, self.prompt, self.order])])
         buttons = widgets.VBox([self.back, self.forward, widgets.Label("Keys: n, p, and w to write a note; click here first.")])
         noting = widgets.HBox([self.target, self.note, widgets.VBox([self.keep, self.message])])
         box = widgets.VBox([filters, widgets.HBox([self.asked, buttons]), self.side_by_side, noting, self.noted], layout=WIDE)
@@ -75,7 +77,8 @@ class Explorer:
     def _chosen(self) -> pd.DataFrame:
         filters = {"emotion": self.emotion.value, "prompt_id": self.prompt.value}
         asked = {name: [value] for name, value in filters.items() if value}
-        return explore.chosen(self.explored.texts, model=self.models.value, precision=self.precisions.value, **asked)
+        several = {"model": self.models.value, "precision": self.precisions.value, "engine": self.engines.value}
+        return explore.chosen(self.explored.texts, **several, **asked)
 
     def _filter(self, former: explore.Request | None) -> None:
         """Choose texts by the filters, list what they were asked for, and show the former request where it is left."""
@@ -105,7 +108,7 @@ class Explorer:
         request = self.asked.value
         self.side_by_side.value = explore.side_by_side(self.explored, self.here, request)
         rows = explore.of_request(self.here, request)
-        self.target.options = [(f"{printable(row.model)} {row.precision}", row.id) for row in rows.itertuples()]
+        self.target.options = [(printable(run_label(row.model, row.precision, row.engine)), row.id) for row in rows.itertuples()]
         self.target.index = 0 if len(rows) else None
         self.message.value = ""
         self.noted.value = explore.notes(self.kept, rows)
@@ -137,7 +140,7 @@ class Explorer:
         FigureManager(self.canvas, 0)
         self.run_texts = widgets.HTML()
         runs = self.explored.texts.drop_duplicates("run_id").itertuples()
-        options = [(f"{printable(row.model)} {row.precision}", row.run_id) for row in runs]
+        options = [(printable(run_label(row.model, row.precision, row.engine)), row.run_id) for row in runs]
         self.run = widgets.Select(options=options, index=0, rows=8, layout={"width": "34em"}, description="run")
         self.canvas.mpl_connect("pick_event", lambda event: setattr(self.run, "value", self.points[event.ind[0]]))
         self.cost.observe(lambda _: self._draw(), "value")

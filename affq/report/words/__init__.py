@@ -18,10 +18,14 @@ from affq.report.words.costs import latency as latency
 from affq.report.words.costs import memory as memory
 from affq.report.words.costs import throughput as throughput
 from affq.report.words.costs import time_spent as time_spent
+from affq.report.words.engines import latency_ratios as latency_ratios
+from affq.report.words.engines import same_texts as same_texts
 from affq.report.words.judges import agreement as agreement
 from affq.report.words.judges import band as band
 from affq.report.words.judges import card as card
 from affq.report.words.judges import people as people
+from affq.report.words.planning import lacking as lacking
+from affq.report.words.planning import left_out as left_out
 from affq.report.words.planning import planned as planned
 from affq.report.words.planning import planned_power as planned_power
 from affq.report.words.planning import savings as savings

@@ -5,7 +5,7 @@ import pandas as pd
 
 from affq.analysis import choose
 from affq.report.words.text import as_data
-from affq.study import Budget
+from affq.study import Budget, on_engine
 
 
 def choice(taken: pd.DataFrame | None, budget: Budget) -> str:
@@ -37,7 +37,7 @@ def _run(row: pd.Series) -> str:
     costs = {"GB": row["peak_bytes"] / 1e9, "s a text": row["latency_s"]}
     known = [f"{cost:,.2f} {unit}" for unit, cost in costs.items() if not np.isnan(cost)]
     figures = ", ".join([f"emotion F1 {row['emotion_f1']:.2f}", *known])
-    return f"{row['model']} at {row['precision']} ({figures})"
+    return f"{row['model']} at {row['precision']}{on_engine(row['engine'])} ({figures})"
 
 
 def _share(row: pd.Series) -> str:

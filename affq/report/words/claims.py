@@ -6,7 +6,7 @@ import pandas as pd
 
 from affq.analysis import Reason, Verdict
 from affq.report.words.text import as_data
-from affq.study import STATISTICS
+from affq.study import STATISTICS, on_engine
 
 
 def verdicts(frame: pd.DataFrame) -> str:
@@ -28,7 +28,8 @@ def _measured(row: dict) -> str:
         claimed = f"below {statistic.neutral}"
     else:
         claimed = statistic.figure(row["claimed_low"], row["claimed_high"])
-    pair = f"{as_data(row['model'])} on {row['device']}, {row['precision']} against {as_data(row['against'])}"
+    where = f"{row['device']}{as_data(on_engine(row['engine']))}"
+    pair = f"{as_data(row['model'])} on {where}, {row['precision']} against {as_data(row['against'])}"
     resident = (
         ". Here that is resident memory, not a GPU's" if (row["statistic"], row["peak_kind"]) == ("peak_saving", "rss") else ""
     )
@@ -46,7 +47,7 @@ def _not_testable(row: dict) -> str:
         Reason.NO_MODEL: f"No model in this study has {models} parameters",
         Reason.NO_PAIR: f"{larger} at a lower precision has a peak within {detail} of a smaller one's at a higher precision",
         Reason.UNKNOWN_SIZE: "how many parameters it has is unknown",
-        Reason.NO_RUN: f"the study has no run of it at {detail}",
+        Reason.NO_RUN: f"the study has no run of it at {detail}{as_data(on_engine(row['engine']))}",
         Reason.NOT_COMPLETE: detail,
         Reason.RANDOM_TEXTS: "its weights are random, and its texts mean nothing",
         Reason.RANDOM_OUTLIERS: "its weights are random, without the outlier columns that take LLM.int8 its time",

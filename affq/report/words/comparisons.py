@@ -3,30 +3,32 @@
 import numpy as np
 import pandas as pd
 
-from affq.analysis import WANTED
-from affq.report.words.text import as_data, run_name
+from affq.analysis import NAMED, WANTED
+from affq.report.words.text import as_data, at, run_name
 from affq.stats import PROMPTS_LIKE_THESE, THESE_PROMPTS
 
 
 def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """Return, in two sentences a model, what the lowest precision saves, and what it costs of the emotion.
+    """Return, in two sentences a model and engine, what the lowest precision saves, and what it costs of the emotion.
 
     The frames are those of Results.
     """
     complete, lines = summary["weights_bytes"].notna().sum(), []
     if complete < len(summary):
         lines.append(f"{complete} of {len(summary)} runs are complete.")
-    for model, runs in summary.groupby("model", sort=False):
+    several = summary["engine"].nunique() > 1
+    for (model, engine), runs in summary.groupby(["model", "engine"], sort=False):
+        name = f"**{as_data(model)}**{f' on {as_data(engine)}' if several else ''}"
         ends = runs.iloc[[0, -1]]
         if (lost := ends["weights_bytes"].isna()).any():
             precisions = " and ".join(ends["precision"][lost].unique())
-            lines.append(f"**{as_data(model)}**: no comparison, since {precisions} is not complete.")
+            lines.append(f"{name}: no comparison, since {precisions} is not complete.")
         elif len(runs) > 1:
             high, low = runs.iloc[0], runs.iloc[-1]
             saved = 1 - low["weights_bytes"] / high["weights_bytes"]
             lines.append(
-                f"**{as_data(model)}** at {low['precision']} takes {saved:.0%} less memory for its weights than at "
-                f"{high['precision']}, {low['weights_bytes'] / 1e6:,.0f} MB, and {low['latency_s'] / high['latency_s']:.2f} "
+                f"{name} {at(low['precision'])} takes {saved:.0%} less memory for its weights than "
+                f"{at(high['precision'])}, {low['weights_bytes'] / 1e6:,.0f} MB, and {low['latency_s'] / high['latency_s']:.2f} "
                 f"times the time for a text.{_f1_change(high, low, differences)}"
             )
     return "\n\n".join(lines)
@@ -35,7 +37,7 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
 def _f1_change(high: pd.Series, low: pd.Series, differences: pd.DataFrame) -> str:
     if pd.isna(low["emotion_f1"]):
         return ""
-    is_this = differences[["model", "precision", "family"]].eq([low["model"], low["precision"], "overall"]).all(axis="columns")
+    is_this = differences[[*NAMED, "family"]].eq([*low[NAMED], "overall"]).all(axis="columns")
     change = ""
     for row in differences[is_this].dropna(subset=["wrong_sign", "low_points"]).itertuples():
         chance = ", which chance could give" if row.low_points <= 0 <= row.high_points else ""
@@ -57,7 +59,8 @@ def differences(frame: pd.DataFrame, greedy: bool) -> str:
     tests = f"{len(tested)} test{'s' * (len(tested) > 1)}"
     lines = []
     for row in tested.itertuples():
-        points = f"- **{run_name(row.model, row.precision)} against {row.against}**: {row.estimate_points:+z.1f} points of F1"
+        run = run_name(row.model, row.precision, row.engine)
+        points = f"- **{run} against {row.against}**: {row.estimate_points:+z.1f} points of F1"
         if np.isnan(row.low_points):
             lines.append(f"{points}; too few prompts, or all alike, so that there is no interval.")
             continue
@@ -87,7 +90,8 @@ def _of_these(overall: pd.DataFrame, greedy: bool) -> str:
     if these["low_points"].isna().all():
         return f"For *{THESE_PROMPTS}* the interval is not estimable: each text was drawn once (`samples: 1`)."
     lines = [
-        f"- {run_name(row.model, row.precision)} {row.estimate_points:+z.1f} ({row.low_points:+z.1f} to {row.high_points:+z.1f})"
+        f"- {run_name(row.model, row.precision, row.engine)} {row.estimate_points:+z.1f} "
+        f"({row.low_points:+z.1f} to {row.high_points:+z.1f})"
         for row in these.itertuples()
     ]
     return "\n".join([f"For *{THESE_PROMPTS}* alone, with the interval over what sampling gives:", "", *lines])
@@ -98,7 +102,7 @@ def shortfalls(intervals: pd.DataFrame) -> str:
     known = intervals["low"].notna() & (intervals["estimand"] == PROMPTS_LIKE_THESE)
     short = intervals[known & intervals["falls_short"]]
     overall = short[short["figure"].isin(["emotion_f1", "emotion_f1_masked"])]
-    runs = list(dict.fromkeys(run_name(row.model, row.precision) for row in overall.itertuples()))
+    runs = list(dict.fromkeys(run_name(row.model, row.precision, row.engine) for row in overall.itertuples()))
     emotions = int(short["figure"].str.startswith("f1 ").sum())
     sentences = []
     if runs:
@@ -121,9 +125,10 @@ def detectable(frame: pd.DataFrame) -> str:
     for row in known.itertuples():
         prompts = "no number of" if pd.isna(row.prompts_needed) else row.prompts_needed
         more = "" if pd.isna(row.samples_needed) else f", or {row.samples_needed} samples of each of these"
+        run = run_name(row.model, row.precision, row.engine)
         lines.append(
-            f"- **{run_name(row.model, row.precision)} against {row.against}**: {least(row.detectable_points, '.1f')}; a change "
-            f"of {100 * WANTED:.0f} points would need {prompts} prompts{more}."
+            f"- **{run} against {row.against}**: {least(row.detectable_points, '.1f')}; a change of {100 * WANTED:.0f} points "
+            f"would need {prompts} prompts{more}."
         )
     samples = f" and {first['samples']} samples of each" if first["samples"] > 1 else ""
     head = f"With {first['prompts']} prompts{samples}, one paired test at 5 % detects, with 80 % power, a change of F1:"
@@ -138,9 +143,9 @@ def least(detectable_points: float, digits: str) -> str:
 def by_prompts(frame: pd.DataFrame) -> str:
     """Return how far the choice of prompts moves F1; "" where there are too few to choose from. frame: Results.by_prompts."""
     lines = []
-    for (model, precision), rows in frame[frame["blocks"] > 1].groupby(["model", "precision"], sort=False):
+    for run, rows in frame[frame["blocks"] > 1].groupby(NAMED, sort=False):
         ends = ", ".join(f"{row.lowest:.2f} to {row.highest:.2f} with {row.prompts}" for row in rows.itertuples())
-        lines.append(f"- **{run_name(model, precision)}**: {ends}.")
+        lines.append(f"- **{run_name(*run)}**: {ends}.")
     head = "How far does the choice of prompts move F1? Lowest to highest, over sets of as many prompts that share none:"
     return "\n".join([head, "", *lines]) if lines else ""
 

@@ -2,7 +2,9 @@
 
 import pandas as pd
 
+from affq.analysis import NAMED
 from affq.report.words.text import run_name
+from affq.study import run_label
 
 PEAKS = {
     "rss": "On a CPU the peak is that of the process's resident memory above what it held after its imports. *Activations, "
@@ -56,21 +58,21 @@ def latency(statistics: pd.DataFrame, aim: float | None) -> str:
 
 def kernels(kernels: pd.DataFrame) -> str:
     """Return which share of a profiled text's time goes to what, by run and phase, in plain text. kernels: Results.kernels."""
-    shares = kernels.groupby(["model", "precision", "phase", "group"], sort=False)["share"].sum().reset_index()
+    shares = kernels.groupby([*NAMED, "phase", "group"], sort=False)["share"].sum().reset_index()
     return "; ".join(
-        f"{model} {precision}, {phase}: " + ", ".join(f"{row.group} {row.share:.0%}" for row in rows.itertuples())
-        for (model, precision, phase), rows in shares.groupby(["model", "precision", "phase"], sort=False)
+        f"{run_label(*run)}, {phase}: " + ", ".join(f"{row.group} {row.share:.0%}" for row in rows.itertuples())
+        for (*run, phase), rows in shares.groupby([*NAMED, "phase"], sort=False)
     )
 
 
 def throughput(points: pd.DataFrame) -> str:
     """Return the largest batch of each run, its tokens a second, and what set the limit. points: Results.throughput."""
     lines = []
-    for (model, precision), rows in points.groupby(["model", "precision"], sort=False):
+    for run, rows in points.groupby(NAMED, sort=False):
         last, first = rows.iloc[-1], rows.iloc[0]
         limit = {"cap": "the study's cap", "memory": "about the largest that memory holds"}[last["stopped"]]
         lines.append(
-            f"- **{run_name(model, precision)}**: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
+            f"- **{run_name(*run)}**: {last['tokens_per_s']:,.0f} tokens a second at {last['batch']} texts at once "
             f"({limit}), {last['tokens_per_s'] / first['tokens_per_s']:.1f} times as many as one by one."
         )
     return "\n".join(lines)

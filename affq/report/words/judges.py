@@ -2,12 +2,13 @@
 
 import pandas as pd
 
+from affq.analysis import run_labels
 from affq.report.words.text import as_data, run_name
 from affq.scoring import Judge
 
 
 def agreement(by_judge: pd.DataFrame, between: pd.DataFrame) -> str:
-    """Return how far the judges agree, how each orders a model's precisions, and whether one contradicts another.
+    """Return how far the judges agree, how each orders a model's runs, and whether one contradicts another.
 
     The frames are Results.by_judge and between_judges. The orders are of estimates; a contradiction is of intervals: by one
     judge a run is better than its baseline, by another worse.
@@ -19,12 +20,14 @@ def agreement(by_judge: pd.DataFrame, between: pd.DataFrame) -> str:
         beyond_chance = f" ({', '.join(known)}; 0 is chance, 1 full agreement)" if known else ""
         paragraphs.append(f"{as_data(row.judges)} {_same(row.same, row.texts)}{beyond_chance}.")
     for model, runs in by_judge.groupby("model", sort=False):
-        if runs["precision"].nunique() < 2:
+        runs = runs.assign(run=run_labels(runs))
+        if runs["run"].nunique() < 2:
             continue
-        ranks = runs.pivot(index="precision", columns="judge", values="rank")
+        ranks = runs.pivot(index="run", columns="judge", values="rank")
         orders = "; ".join(f"by {as_data(judge)} {_order(ranks[judge])}" for judge in runs["judge"].unique())
         same = "in the same order" if ranks.nunique(axis=1).eq(1).all() else "in different orders"
-        paragraphs.append(f"**{as_data(model)}**: estimated F1 puts the precisions {same}: {orders}. {_contradictions(runs)}")
+        several = "precisions" if runs["engine"].nunique() == 1 else "runs"
+        paragraphs.append(f"**{as_data(model)}**: estimated F1 puts the {several} {same}: {orders}. {_contradictions(runs)}")
     return "\n\n".join(paragraphs)
 
 
@@ -33,13 +36,13 @@ def _same(share: float, texts: float) -> str:
 
 
 def _order(ranks: pd.Series) -> str:
-    """Return precisions by rank, equals joined."""
+    """Return runs by rank, equals joined."""
     return ", ".join(" = ".join(equals.index) for _, equals in ranks.groupby(ranks))
 
 
 def _contradictions(runs: pd.DataFrame) -> str:
-    better, worse = (set(runs.loc[sure, "precision"]) for sure in (runs["low_points"] > 0, runs["high_points"] < 0))
-    if both := [precision for precision in runs["precision"].unique() if precision in better & worse]:
+    better, worse = (set(runs.loc[sure, "run"]) for sure in (runs["low_points"] > 0, runs["high_points"] < 0))
+    if both := [run for run in runs["run"].unique() if run in better & worse]:
         return f"**The conclusion depends on the judge**: by one {', '.join(both)} is better than the baseline, by another worse."
     return "No judge's interval contradicts another's."
 
@@ -53,8 +56,9 @@ def people(between: pd.DataFrame, corrected: pd.DataFrame) -> str:
         lines.append(f"{pair} {_same(row.same, row.texts)}{kappa}")
     for row in corrected.itertuples():
         interval = "too few labels for an interval" if pd.isna(row.low) else f"95 % interval {row.low:.2f} to {row.high:.2f}"
+        run = run_name(row.model, row.precision, row.engine)
         lines.append(
-            f"**{run_name(row.model, row.precision)}**: emotion F1 as people read the texts is {row.estimate:.2f}, {interval} "
+            f"**{run}**: emotion F1 as people read the texts is {row.estimate:.2f}, {interval} "
             f"({row.labelled} of {row.texts} texts labelled); by the judge alone it is {row.judge_alone:.2f}"
         )
     return "\n".join(f"- {line}." for line in lines)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from affq.analysis import WANTED
+from affq.models import TRANSFORMERS, lacks
 from affq.report.words.comparisons import least
-from affq.study import Claim
+from affq.study import Claim, Run, on_engine
 
 if TYPE_CHECKING:  # it imports torch, which the summary's sentences do without
     from affq.models import memory
@@ -48,6 +49,20 @@ def planned(runs: Sequence[dict], machine: memory.Machine | None, claims: Iterab
     return lines
 
 
+def left_out(combinations: Iterable[tuple[Run, str]]) -> list[str]:
+    """Return the combinations that a study has no run of, each reason once. combinations: Study.left_out."""
+    by_reason: dict[str, list[str]] = {}
+    for run, why in combinations:
+        by_reason.setdefault(why, []).append(f"{run.model.name} {run.precision} on {run.engine.label}")
+    return [f"Left out: {', '.join(runs)}: {why}" for why, runs in by_reason.items()]
+
+
+def lacking(runs: Iterable[Run]) -> list[str]:
+    """Return which packages runs need that are not installed here, each said once."""
+    words = (lacks(run.model, run.precision, run.engine) for run in runs)
+    return [f"Lacking: {what}" for what in dict.fromkeys(filter(None, words))]
+
+
 def unpredicted(runs: Sequence[dict]) -> list[str]:
     """Return why the memory of runs is not predicted, each reason once, unless it is why they are to be run.
 
@@ -68,10 +83,11 @@ def _at_hand(machine: memory.Machine | None) -> str:
 def savings(runs: Sequence[dict]) -> list[str]:
     """Return for each model what int8 saves of the predicted memory, by arithmetic.
 
-    runs: {model, precision, weights_bytes, peak_bytes}, the bytes None where unknown. Nothing for models without int8 beside
-    fp32 or fp16.
+    runs: {model, precision, engine, weights_bytes, peak_bytes}, the bytes None where unknown. Nothing for models without int8
+    beside fp32 or fp16.
     """
-    lines, known = [], {(run["model"], run["precision"]): run for run in runs if run["peak_bytes"] is not None}
+    usual = [run for run in runs if run["peak_bytes"] is not None and run["engine"] == TRANSFORMERS]
+    lines, known = [], {(run["model"], run["precision"]): run for run in usual}
     for model in dict.fromkeys(model for model, precision in known if precision == "int8"):
         low, saved = known[model, "int8"], []
         for high in (known[model, precision] for precision in ("fp32", "fp16") if (model, precision) in known):
@@ -91,7 +107,7 @@ def planned_power(detectable: pd.DataFrame, texts: str) -> list[str]:
     for row in detectable.dropna(subset="detectable_points").itertuples():
         needed = "no number of" if pd.isna(row.prompts_needed) else f"{row.prompts_needed:,}"
         change = f"{least(row.detectable_points, '.0f')}; {100 * WANTED:.0f} points need {needed} prompts"
-        changes.setdefault(f"{row.precision} against {row.against}: {change}", []).append(row.model)
+        changes.setdefault(f"{row.precision} against {row.against}{on_engine(row.engine)}: {change}", []).append(row.model)
     lines: list[str] = []
     for change, models in changes.items():
         is_general = len(models) == detectable["model"].nunique() > 1

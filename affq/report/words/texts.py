@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pandas as pd
 from pandas.api.typing import DataFrameGroupBy
 
+from affq.analysis import NAMED
 from affq.report.words.text import as_data, run_name, span
 from affq.scoring import Judge
-from affq.study import Study
+from affq.study import Study, on_engine
 
 SMALL = 0.5  # an effect of the batch is small beside the precision's up to this share of it
 
@@ -16,8 +17,8 @@ SMALL = 0.5  # an effect of the batch is small beside the precision's up to this
 def caveats(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect: pd.DataFrame) -> str:
     """List what a reader must know before believing the figures. The frames are Results.summary, texts and batch_effect."""
     lines = [
-        f"**The measurement of {as_data(row.model)} at {row.precision} was disturbed**, so do not rely on its times: "
-        f"{as_data(row.disturbed)}."
+        f"**The measurement of {as_data(f'{row.model} at {row.precision}{on_engine(row.engine)}')} was disturbed**, so do not "
+        f"rely on its times: {as_data(row.disturbed)}."
         for row in summary[summary["disturbed"].fillna("") != ""].itertuples()
     ]
     lines += _of_judged(study, summary, texts, effect) if study.judged else _of_random_weights()
@@ -48,7 +49,7 @@ def _of_judged(study: Study, summary: pd.DataFrame, texts: pd.DataFrame, effect:
         yield "No text is judged yet: there is no F1, and nothing that rests on it."
         return
     asked = texts[texts["emotion"].notna()]
-    by_run = asked.assign(cut=~asked["ended"], none=asked["judged_emotion"] == "none").groupby(["model", "precision"])
+    by_run = asked.assign(cut=~asked["ended"], none=asked["judged_emotion"] == "none").groupby(NAMED)
     yield _errs(study.judges[0])
     yield f"Chance alone: with the targets shuffled, F1 is {summary['emotion_f1_chance'].mean():.2f}, the runs' average."
     tokens = study.generation.max_new_tokens
@@ -117,7 +118,7 @@ def batch(effect: pd.DataFrame) -> Iterator[str]:
                 f"F1 is {row.f1_alone:.2f} alone and {row.f1:.2f} in the batch; the baseline's is {row.f1_baseline:.2f}"
             )
         if effects:
-            run = run_name(row.model, row.precision)
+            run = run_name(row.model, row.precision, row.engine)
             yield f"**{run}: batching changes the texts about as much as the precision does**: {'; '.join(effects)}."
 
 
