@@ -19,6 +19,7 @@ def judgements(**answers):
         {
             "model": "smollm2-135m",
             "precision": precision,
+            "engine": "transformers",
             "prompt_id": f"p{i // 2}",
             "emotion": target,
             "sample": 0,
@@ -65,7 +66,7 @@ def test_f1_and_order_under_each_judge_by_hand(study):
 
 
 def test_judges_contradict_each_other_where_their_intervals_do():
-    row = {"model": "m", "emotion_f1": 0.5, "rank": 1, "texts": 4}
+    row = {"model": "m", "engine": "transformers", "emotion_f1": 0.5, "rank": 1, "texts": 4}
     frame = pd.DataFrame(
         [
             row | {"precision": "fp32", "judge": "a", "low_points": np.nan, "high_points": np.nan},
@@ -90,7 +91,7 @@ def test_agreement_by_hand():
     # disagreement 2·5·3/(8·7) = 15/28, observed 1/4: α = 1 − 7/15.
     assert (run["texts"], run["same"], run["cohen_kappa"]) == (4, 0.75, pytest.approx(0.5))
     assert run["krippendorff_alpha"] == pytest.approx(8 / 15)
-    assert every == run | {"model": "all", "precision": "all"}
+    assert every == run | {"model": "all", "precision": "all", "engine": "all"}
 
 
 def test_three_judges_have_a_row_together():

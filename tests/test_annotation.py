@@ -17,7 +17,7 @@ def texts():
     """Two runs, ten prompts, two emotions, and a control: 40 texts that were asked for an emotion. The judge answers joy."""
     rows = [
         {"run_id": f"m--{precision}", "model": "m", "precision": precision, "prompt_id": f"p{number}", "emotion": emotion}
-        | {"sample": 0, "text": f"{precision} {number} {emotion}", "judged_emotion": "joy"}
+        | {"engine": "transformers", "sample": 0, "text": f"{precision} {number} {emotion}", "judged_emotion": "joy"}
         for precision in ("fp32", "int8")
         for number in range(10)
         for emotion in (*EMOTIONS, None)

@@ -27,7 +27,8 @@ def test_charts_set_their_whole_style(styled):
 
 
 def test_same_readings_give_the_same_points():
-    texts = pd.DataFrame({"model": "m", "precision": ["fp32", "fp32", "int8"], "latency_s": [1.0, 1.0, 2.0], "new_tokens": 8})
+    texts = pd.DataFrame({"precision": ["fp32", "fp32", "int8"], "latency_s": [1.0, 1.0, 2.0], "new_tokens": 8})
+    texts = texts.assign(model="m", engine="transformers")
     medians = texts.iloc[1:].assign(latency_low_s=0.5, latency_high_s=2.5)
     places = [[points.get_offsets().tolist() for points in charts.latency(texts, medians).collections] for _ in range(2)]
     assert places[0] == places[1]

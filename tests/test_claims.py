@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import affq
 from affq.analysis import claims as verdicts
 from affq.errors import InputError
-from affq.models import PRECISIONS
+from affq.models import ENGINES, PRECISIONS
 from affq.report import words
 from affq.study import claims
 
@@ -108,6 +108,8 @@ def run(model, precision, **given):
         "run_id": f"{model}--{precision}",
         "model": model,
         "precision": precision,
+        "engine": "transformers",
+        "bits": {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8}[precision],
         "parameters": {"7b": 6.7e9, "13b": 13.02e9, "unknown": None}[model],
         "status": "ok",
         "weights": "trained",
@@ -274,6 +276,47 @@ def test_pair_of_which_one_model_is_not_spoken_of_is_none():
     assert sentence.startswith("C5: not testable here. No larger model (below 10 B parameters) at a lower precision")
 
 
+def test_pair_of_models_is_of_one_engine():
+    rows = [run("7b", "fp32"), run("13b", "int8", engine="other", run_id="other")]
+    assert judged(rows, "C5")["reason"].tolist() == ["no_pair"]
+    rows += [run("7b", "bf16", engine="other"), run("13b", "int8")]
+    pairs = [("13b", "transformers", "7b fp32"), ("13b", "other", "7b bf16")]
+    assert sorted(judged(rows, "C5")[["model", "engine", "against"]].itertuples(index=False, name=None)) == sorted(pairs)
+    compiled = PAPERS["C5"].model_copy(update={"engine": "other"})
+    assert verdicts.verdicts([compiled], pd.DataFrame(rows), estimate_of)["against"].tolist() == ["7b bf16"]
+
+
+COMPILED = "transformers-compiled"
+
+
+def test_claim_without_an_engine_is_about_each_that_has_both_precisions_and_one_with_an_engine_about_it():
+    rows = [run("7b", precision) for precision in ("fp32", "int8")]
+    rows += [
+        run("7b", precision, engine=COMPILED, run_id=f"7b--{precision}--{COMPILED}") for precision in ("fp32", "int8", "bf16")
+    ]
+    rows.append(run("7b", "int8", engine="one precision alone"))
+    asked = []
+
+    def estimate_of(*what):
+        asked.append(what[1:])
+        return 2.1, 1.9, 2.3, "these texts"
+
+    frame = judged(rows, "C4", estimate_of=estimate_of)
+    assert frame["engine"].tolist() == ["transformers", COMPILED]
+    assert asked == [("7b--int8", "7b--fp32"), (f"7b--int8--{COMPILED}", f"7b--fp32--{COMPILED}")]
+    assert said(frame)[1].startswith(f"C4: supported. 7b on cuda on {COMPILED}, int8 against fp32, ratio of seconds a text: ")
+    of_one = PAPERS["C4"].model_copy(update={"engine": COMPILED})
+    assert verdicts.verdicts([of_one], pd.DataFrame(rows), estimate_of)["engine"].tolist() == [COMPILED]
+
+
+def test_claim_about_an_engine_that_lacks_a_run_says_which():
+    of_one = PAPERS["C4"].model_copy(update={"engine": COMPILED})
+    rows = [run("7b", "fp32"), run("7b", "int8"), run("7b", "fp32", engine=COMPILED)]
+    for some, missing in ((rows, "int8"), (rows[:2], "int8 and fp32")):
+        frame = verdicts.verdicts([of_one], pd.DataFrame(some), estimate_of)
+        assert said(frame) == [f"C4: not testable here. 7b: the study has no run of it at {missing} on {COMPILED}."]
+
+
 @pytest.mark.parametrize("larger, smaller", [("fp32", "int8"), ("bf16", "bf16"), ("fp16", "bf16")])  # two kinds of 16 bits
 def test_larger_model_at_no_lower_precision_is_no_pair(larger, smaller):
     assert judged([run("7b", smaller), run("13b", larger)], "C5")["verdict"].tolist() == ["not testable here"]
@@ -310,9 +353,10 @@ def test_claim_of_ones_own_is_read(tmp_path):
             {"statistic": "memory"},
             "unknown statistic 'memory' in …, line 3; known: weights_saving, peak_saving, latency_ratio, emotion_f1_difference",
         ),
-        ({"statistc": 1}, "unknown key 'statistc' in …, line 9; known: sentence, statistic, precision, against, peaks_within, "),
+        ({"statistc": 1}, "unknown key 'statistc' in …, line 9; known: sentence, statistic, precision, against, engine, "),
         ({"source": None}, "claim 'mine' in …, line 2 names no source; a claim needs sentence, statistic and source"),
         ({"sentence": 3}, "sentence in …, line 2 must be a text; found 3"),
+        ({"engine": "eager"}, f"unknown engine 'eager' in …, line 9; known: {', '.join(ENGINES)}"),
         ({"precision": "int7"}, f"unknown precision 'int7' in …, line 4; known: {', '.join(PRECISIONS)}"),
         ({"precision": ["int8"]}, "unknown precision ['int8'] in …, line 5; known: fp32"),
         ({"against": "int8"}, "claim 'mine' in …, line 5 compares int8 with itself"),

@@ -29,7 +29,7 @@ AFFQ = Path(sys.executable).with_name("affq")
 def test_plan_of_the_default_study_lists_its_runs(tmp_path):
     done = affq("plan", "default", cwd=tmp_path)
     assert done.returncode == 0
-    assert [line.split("--")[1] for line in done.stdout.splitlines() if "--" in line] == ["fp32", "bf16", "int8", "nf4"]
+    assert [line.split("--")[1] for line in done.stdout.splitlines() if "--" in line] == ["fp32", "bf16", "int8", "nf4", "stored"]
     assert "int8 saves against fp32" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_notebooks_are_copied_with_results_as_seen_from_there_and_never_overwrit
 def test_bad_input_is_one_sentence_and_exit_status_2(command, tmp_path):
     done = affq(command, "defualt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "default, default-40, default-full, paper, paper-random"
+    known = "default, default-40, default-full, engines, paper, paper-random"
     assert done.stderr == f"affq: unknown study 'defualt'; known: {known}; or give the path of a .yaml file\n"
 
 

@@ -113,7 +113,15 @@ def test_intervals_that_rest_on_too_few_right_texts_are_warned_of(write_study):
 
 
 def test_one_interval_of_an_emotion_or_several_are_said_to_fall_short():
-    found = pd.DataFrame({"figure": ["f1 joy", "f1 fear"], "model": "m", "precision": "int8", "estimand": PROMPTS_LIKE_THESE})
+    found = pd.DataFrame(
+        {
+            "figure": ["f1 joy", "f1 fear"],
+            "model": "m",
+            "precision": "int8",
+            "engine": "transformers",
+            "estimand": PROMPTS_LIKE_THESE,
+        }
+    )
     found = found.assign(low=0.1, falls_short=True)
     assert words.shortfalls(found[:1]).startswith("1 interval of a single emotion rests on")
     assert words.shortfalls(found).startswith("2 intervals of single emotions rest on")
@@ -195,7 +203,8 @@ def test_detectable_change_shrinks_with_prompts_and_names_its_price(write_study)
 def test_plan_says_once_what_all_models_have_in_common():
     rows = [("a", "int8", 29.3, 274), ("a", "nf4", 29.3, 274), ("b", "int8", 29.3, 274), ("b", "nf4", 272.0, pd.NA)]
     columns = ["model", "precision", "detectable_points", "prompts_needed"]
-    head, *lines = words.planned_power(pd.DataFrame(rows, columns=columns).assign(against="fp32"), "others")
+    same = {"against": "fp32", "engine": "transformers"}
+    head, *lines = words.planned_power(pd.DataFrame(rows, columns=columns).assign(**same), "others")
     assert head.endswith("if prompts vary as in others:") and lines == [
         "each model: int8 against fp32: from 29 points; 5 points need 274 prompts",
         "a: nf4 against fp32: from 29 points; 5 points need 274 prompts",

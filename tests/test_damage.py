@@ -81,7 +81,7 @@ def test_text_with_a_right_seal_and_wrong_values_is_a_damaged_run(runs, edit, sa
         (lambda m: m.update(passes=[]), "passes: list should have at least 1 item"),
         (lambda m: m["memory"]["phases"].pop("decode"), "it has no memory → phases → decode"),
         (lambda m: m["memory"]["phases"]["decode"].update(peak_bytes=[1]), "peak_bytes"),
-        (lambda m: m["memory"].update(cache_bytes=10**30), "memory → cache_bytes: input should be less than"),
+        (lambda m: m["memory"].update(cache_bytes=10**30), "memory → cache_bytes → constrained-int: input should be less than"),
         (lambda m: m.update(census=[{"bytes": "many"}]), "it has no census → 0 → role"),
     ],
 )

@@ -21,7 +21,7 @@ from affq.study.study import load_study
 CLOSED = "http://127.0.0.1:9"  # nothing listens there
 H100 = trials.Device("NVIDIA H100", "9.0", 84_000_000_000, 85_000_000_000)
 ABOUT = {"processor": "A CPU", "cores": 8, "threads": 4, "driver": None, "cuda": None, "warned": [], "devices": []}
-WORKS = dict.fromkeys(PRECISIONS, "")
+WORKS = dict.fromkeys(trials.tried("cpu"), "")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_real_machine_runs_the_default_study_and_says_so_without_a_secret(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert all(re.match(r"(ok   |lack |note ) \S|\s{19}→ ", line) for line in lines)
-    assert f"ok    precisions   cpu: {', '.join(PRECISIONS)} work" in lines
+    assert f"ok    precisions   cpu: {', '.join(trials.tried('cpu'))} work" in lines
     assert re.match(r"ok    verdict      The default study can run here: make report, about \d+ (min|h)\.", lines[-1])
     assert any(line.startswith(f"note  hub          {CLOSED} cannot be reached (ConnectError: ") for line in lines)
     assert "ok    token        HF_TOKEN is set" in lines
@@ -94,7 +94,7 @@ def test_trial_proves_the_precision_and_goes_on_behind_a_failure(monkeypatch, ca
 
 
 def without(*failing):
-    return ", ".join(name for name in PRECISIONS if name not in failing)
+    return ", ".join(name for name in WORKS if name not in failing)
 
 
 def test_only_a_precision_of_the_default_study_on_the_device_it_runs_on_is_lacking(monkeypatch):

@@ -31,7 +31,8 @@ def timing(**settings):
 
 
 def a_run(precision, model=SMOLLM2, **sizes):
-    return Run(replace(load_study("default"), **sizes), model, precision)
+    study = replace(load_study("default"), **sizes)
+    return Run(study, model, precision, study.runs()[0].engine)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def broken(tmp_path, monkeypatch):
         folder = tmp_path / "broken"
         folder.mkdir(exist_ok=True)
         parameters = nbformat.v4.new_code_cell(
-            "study = ''\nmodel = ''\nprecision = ''\nresults = ''\nprocess = 1", metadata={"tags": ["parameters"]}
+            "study = ''\nmodel = ''\nprecision = ''\nengine = ''\nresults = ''\nprocess = 1", metadata={"tags": ["parameters"]}
         )
         node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
         node.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}

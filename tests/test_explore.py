@@ -96,6 +96,23 @@ def test_filters_choose_columns_and_requests(explorer):
     assert explorer.side_by_side.value.count("<article>") == 2
 
 
+def test_engines_are_a_filter_where_there_are_several(write_study, explorer, tmp_path):
+    assert explorer.engines not in explorer.texts.children[0].children  # of one engine there is nothing to choose
+    study = load_study(write_study("both", precisions=["fp32"], engines=["transformers", "transformers-compiled"]))
+    for record in records.records(tmp_path / "reports", study):
+        write_run(record, ["joy"] * 6, PEAKS, [1.0], more=f" {record.run.engine.label}")
+    several = Explorer(tmp_path / "both.yaml", tmp_path / "reports")
+    assert several.engines in several.texts.children[0].children
+    assert several.engines.value == ("transformers", "transformers-compiled")
+    assert several.side_by_side.value.count("<article>") == 2 and "smollm2-135m fp32 transformers-compiled" in shown(
+        several.side_by_side
+    )
+    several.engines.value = ("transformers-compiled",)
+    assert several.side_by_side.value.count("<article>") == 1
+    assert "fp32 note joy transformers-compiled" in shown(several.side_by_side)
+    assert [label for label, _ in several.target.options] == ["smollm2-135m fp32 transformers-compiled"]
+
+
 def test_a_filter_leaves_the_request_that_is_shown(explorer):
     explorer.asked.value = ("day", "sadness", 0)
     explorer.emotion.value = "sadness"

@@ -21,12 +21,13 @@ LOW = {"int8": 0.02, "nf4": -0.01, "fp32": np.nan}
 COMPARED = SimpleNamespace(f1_difference=lambda best, other: compare.Interval(0.1, {"bf16": LOW}[best][other], 0.3, 0.1, 9))
 DIFFERENCES = pd.DataFrame(
     {
-        **{"model": ["a", "a"], "precision": "nf4", "against": "fp32", "family": ["overall", "emotion"], "wrong_sign": 0.1},
+        **{"model": ["a", "a"], "precision": "nf4", "engine": "transformers", "against": "fp32"},
+        **{"family": ["overall", "emotion"], "wrong_sign": 0.1},
         **{"estimate_points": -2.04, "low_points": -5.0, "high_points": 0.96, "p": 0.25, "p_holm": 0.5},
     }
 )
-VERDICT = {"claim": "C_1", "model": "a", "precision": "int8", "against": "fp32", "statistic": "peak_saving", "estimate": 0.76}
-VERDICTS = pd.DataFrame([VERDICT | {"verdict": "supported"}], columns=COLUMNS)
+VERDICT = {"claim": "C_1", "model": "a", "precision": "int8", "engine": "transformers", "against": "fp32"}
+VERDICTS = pd.DataFrame([VERDICT | {"statistic": "peak_saving", "estimate": 0.76, "verdict": "supported"}], columns=COLUMNS)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def summary():
     frame["emotion_f1_low"], frame["emotion_f1_high"] = [0.2, 0.4, 0.3, np.nan, np.nan], [0.4, 0.6, 0.5, np.nan, np.nan]
     frame["weights_bytes"] = frame["peak_bytes"] = pd.array([1_500_000_000, 4_000_000, 0, 1, None], dtype="Int64")
     frame["latency_s"] = frame["latency_low_s"] = frame["latency_high_s"] = [1, 2, 3, 4, np.nan]
-    return frame.assign(emotion_f1_masked=np.nan, emotion_f1_chance=0.125)
+    return frame.assign(engine="transformers", emotion_f1_masked=np.nan, emotion_f1_chance=0.125)
 
 
 def rows(path):

@@ -203,7 +203,7 @@ def test_numbers_that_mean_one_thing_are_taken(tmp_path):
 @pytest.fixture
 def texts():
     rows = [{"run_id": "m--fp32", "prompt_id": f"p{n}", "emotion": "joy", "sample": 0, "text": f"text {n}"} for n in range(400)]
-    return pd.DataFrame(rows).assign(model="m", precision="fp32")
+    return pd.DataFrame(rows).assign(model="m", precision="fp32", engine="transformers")
 
 
 def test_ids_are_letters_that_no_spreadsheet_takes_for_a_number_or_a_date(texts):

@@ -71,22 +71,24 @@ def score(run, baseline):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Two complete runs with every score, a failed one, labels of two people, a budget and a price."""
+    """Two complete runs with every score, a failed one, one on another engine, labels of two people, a budget and a price."""
     folder = tmp_path_factory.mktemp("frames")
     (folder / "two.csv").write_text(
         "id,kind,text,text_without_emotion\nnote,event,A note of {emotion}.,A note.\nday,event,A day of {emotion}.,A day.\n"
     )
     (folder / "toy.yaml").write_text(
         "models: [smollm2-135m]\nprecisions: [fp32, int8, nf4]\nprompts: two.csv\nemotions: [joy, sadness]\nbatch: 2\n"
+        "engines: [transformers, {engine: transformers-compiled, precisions: [fp32]}]\n"
         "budget: {memory_gb: 1, price_per_hour: 2}\n"
     )
     study = affq.load_study(folder / "toy.yaml")
-    fp32, int8, nf4 = records.records(folder / "results", study)
+    fp32, int8, nf4, compiled = records.records(folder / "results", study)
     alone = {("note", "joy"): "a", ("note", "sadness"): "b", ("day", "joy"): "c", ("day", "sadness"): "d"}
     more = {"predicted": PREDICTED, "points": POINTS, "kernels": PROFILE, "alone": alone}
-    for run, answers in ((fp32, "joy sadness joy joy joy none"), (int8, "joy joy none joy joy joy")):
+    judged_as = {fp32: "joy sadness joy joy joy none", int8: "joy joy none joy joy joy", compiled: "joy sadness joy joy joy none"}
+    for run, answers in judged_as.items():
         write_run(run, answers.split(), PEAKS, [1.0, 2.0, 3.0, 1.5, 2.5, 1.2], 4, **more)
-        score(run, fp32)
+        score(run, compiled if run is compiled else fp32)
     nf4.fail(Failure(FailureKind.OUT_OF_MEMORY, "no room"))
     ids = annotation.identified(affq.Results(study, folder / "results").texts)["id"]
     for person, labels in {"anna": ["joy", "sadness", "joy", "none"], "ben": ["joy", "joy", "joy", "joy"]}.items():

@@ -265,12 +265,12 @@ def test_remedy_names_the_variable_that_forbids_and_helps_against_it(cache, monk
     assert allowed.stdout == "False\n"
 
 
-def test_quantized_model_is_refused_before_its_weights_are_fetched(server, tmp_path, tiny_llama):
+def test_quantized_model_whose_library_is_not_here_is_refused_before_its_weights_are_fetched(server, tmp_path, tiny_llama):
     server.folder = shutil.copytree(tiny_llama, tmp_path / "served")
     config = json.loads((server.folder / "config.json").read_text())
     (server.folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
     done = affq(tmp_path, server, "run", "someone/tiny")
-    assert done.returncode == 2 and "is quantized already, by gptq: it needs gptqmodel" in done.stderr
+    assert done.returncode == 2 and "a checkpoint of gptq needs gptqmodel and optimum, not installed here" in done.stderr
     assert not any("safetensors" in path for path, _ in server.seen)
 
 

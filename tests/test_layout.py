@@ -90,7 +90,7 @@ def test_notebook_is_a_template(path):
 
 def test_papermill_sees_the_parameters():
     assert {p.stem: set(papermill.inspect_notebook(str(p))) for p in NOTEBOOKS} == {
-        "1_generate": {"study", "model", "precision", "results", "process"},
+        "1_generate": {"study", "model", "precision", "engine", "results", "process"},
         "2_score": {"study", "results"},
         "3_summary": {"study", "results"},
         "4_explore": {"study", "results"},
@@ -110,7 +110,7 @@ def test_wheel_carries_notebooks_and_data_and_works_outside_a_clone(tmp_path):
     done = subprocess.run(
         plan, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
     )
-    assert done.stdout.count("missing") == 4, done.stderr
+    assert done.stdout.count("missing") == 5, done.stderr
 
 
 def test_conda_environment_installs_what_the_makefile_installs():

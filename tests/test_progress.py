@@ -58,7 +58,7 @@ def test_without_an_estimate_nothing_is_made_up(write_study):
     assert Pace(load_study(write_study()), None).at(5, Stage.LOADING, 0).left_s is None
 
 
-RUN = {"number": 1, "runs": 2, "run_id": "m--int8--0", "model": "m\x1b[31m", "precision": "int8"}
+RUN = {"number": 1, "runs": 2, "run_id": "m--int8--0", "model": "m\x1b[31m", "precision": "int8", "engine": "transformers"}
 
 
 def test_events_are_said_in_one_line_each():
@@ -89,7 +89,7 @@ def test_events_for_programs_keep_their_names(capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"event": "run", **RUN, **asdict(KNOWN), "study_left_s": None}
     fields = "stage texts texts_wanted texts_per_s left_s elapsed_s memory_bytes study_left_s"
-    assert list(json.loads(line)) == f"event number runs run_id model precision {fields}".split()
+    assert list(json.loads(line)) == f"event number runs run_id model precision engine {fields}".split()
 
 
 KNOWN = Progress(Stage.GENERATING, 14, 80, texts_per_s=4.0, left_s=30, elapsed_s=3.5, memory_bytes=1_200_000_000)

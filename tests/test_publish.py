@@ -163,6 +163,14 @@ def test_run_ids_and_columns_without_a_value_are_left_out_of_a_table():
     assert [column.title for column in for_reading(frame, empty="unknown")] == ["precision", "latency (s)"]
 
 
+@pytest.mark.parametrize(
+    "engines, titles", [(["transformers", "all"], []), (["transformers", "other"], ["engine", "other engine"])]
+)
+def test_engine_is_left_out_of_a_table_where_all_have_the_usual_one(engines, titles):
+    frame = pd.DataFrame({"precision": ["int8", "int8"], "engine": engines, "other_engine": engines})
+    assert [column.title for column in for_reading(frame)] == ["precision", *titles]
+
+
 def test_name_of_a_run_that_heads_a_column_is_left_as_it_is():
     (column,) = for_reading(pd.DataFrame({"my_model_bytes fp32": ["a text"]}))
     assert (column.title, column.cells) == ("my_model_bytes fp32", ["a text"])

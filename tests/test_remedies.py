@@ -38,7 +38,7 @@ STUDIES = [
         MINIMAL + "samples: 3\ngeneration: {decoding: sampled, temperature: 0.7}\n",
     ),
     (MINIMAL + "measurement: {rounds: 3, aim: null}\n", "aim: 0.03", MINIMAL + "measurement: {rounds: 3, aim: 0.03}\n"),
-    (MINIMAL + "engine: eager\n", "known: transformers", MINIMAL + "engine: transformers\n"),
+    (MINIMAL + "engines: [eager]\n", "known: transformers", MINIMAL + "engines: [transformers]\n"),
     (MINIMAL + "perplexity: gpt-7\n", "or null", MINIMAL + "perplexity: null\n"),
     (MINIMAL + "claims: mine.yaml\n", "known: paper", MINIMAL + "claims: paper\n"),
     ("models: [smollm2-135m]\n", "a study needs models and precisions", MINIMAL),

@@ -77,6 +77,16 @@ def test_rest_of_a_gpu_is_what_the_device_holds_beyond_the_allocators_peak(runs,
     assert (row["activations_bytes"], row["rest_bytes"]) == (900, 1500)
 
 
+def test_keys_and_values_that_an_engine_keeps_are_counted_once(runs, monkeypatch):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], scale=4)
+    found = runs[0].measurements()
+    found["memory"]["phases"]["decode"] |= {"held_bytes": 5000}
+    monkeypatch.setattr(runs[0], "measurements", lambda: found)
+    (row,) = costs.memory_parts(runs[:1]).to_dict("records")
+    # All of the peak stays: 4000 of weights, 100 of cache, and 900 beside them.
+    assert (row["activations_bytes"], row["rest_bytes"], row["peak_bytes"]) == (0, 900, 5000)
+
+
 POINTS = [
     {"batch": 1, "seconds": [2.0, 2.5, 1.0], "new_tokens": 8, "peak_bytes": 100, "held_bytes": 50},
     {"batch": 4, "seconds": [4.0, 4.0, 4.0], "new_tokens": 8, "peak_bytes": "unknown", "held_bytes": 50},

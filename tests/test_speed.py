@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bench import peers, speed
+from bench import engines, peers, speed
 
 WALLS = {"run": 80.0, "score": 12.0, "report": 8.0}
 STAGES = {"start_s": 5.0, "load_s": 1.0, "quality_s": 40.0, "resource_s": 30.0}
@@ -41,3 +41,18 @@ def test_published_page_is_what_was_measured(name):
     measured = json.loads(path.read_text(encoding="utf-8"))
     page = speed.page(measured) if name == "speed" else "\n".join(peers.page(measured["hardware"], measured["rows"])) + "\n"
     assert path.with_suffix(".md").read_text(encoding="utf-8") == page
+
+
+def test_engines_are_held_against_the_memorys_speed_and_their_own_timings_by_hand():
+    slow, fast = {"latency_s": 3.0, "ttft_s": 0.5, "token_s": 0.04}, {"latency_s": 1.0, "ttft_s": 0.3, "token_s": 0.0102}
+    texts = {"transformers bf16": [slow] * 3, "llama.cpp stored": [fast | {"own_token_s": 0.01}] * 3}
+    load = {"seconds": 1.0, "other_processors": 0.0, "stolen_processors": 0.0, "throttled_s": 0.0, "hot": 0, "swapped_bytes": 0}
+    load = {"before": load | {"gpus": []}, "during": load | {"gpus": []}}
+    about = {"xllamacpp": "1", "threads": "2"}
+    rest = {"machine": "a machine", "copy_bytes_per_s": 2e10, "tokens": 64, "load": load, "llama.cpp": about}
+    lines = engines.page(
+        {**rest, "texts": texts, "read_bytes": {"transformers bf16": 2e8, "llama.cpp stored": 102e6}}
+    ).splitlines()
+    assert "| transformers bf16 | 200 | 500 | 40.0 |  | 25% | 3.00 | 1.0 |" in lines  # 200 MB in 40 ms are 5 GB/s
+    assert "| llama.cpp stored | 102 | 300 | 10.2 | +2.0% | 50% | 1.00 | 3.0 |" in lines
+    assert any(line.endswith("Disturbed: by nothing.") for line in lines)

@@ -24,9 +24,9 @@ def refusal(tmp_path, text):
 
 def test_default_study_is_the_papers_design_at_small_scale():
     study = load_study("default")
-    assert [(run.model.name, run.precision) for run in study.runs()] == [
-        ("smollm2-135m", p) for p in ("fp32", "bf16", "int8", "nf4")
-    ]
+    assert {run.model.name for run in study.runs()} == {"smollm2-135m"}
+    at_precisions = [("fp32", "transformers"), ("bf16", "transformers"), ("int8", "transformers"), ("nf4", "transformers")]
+    assert [(run.precision, run.engine.label) for run in study.runs()] == [*at_precisions, ("stored", "llama.cpp")]
     assert study.emotions == EMOTIONS and len(EMOTIONS) == 7
     assert (study.batch, study.generation.max_new_tokens, study.measurement.texts) == (80, 64, 10)
 
@@ -45,9 +45,9 @@ def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
 
 
 def test_the_default_study_says_every_default(tmp_path):
-    """What another study leaves out is as in the default study: its file, which people read, has every key and agrees."""
+    """What another study leaves out is as in the default study, but for engines: its file, which people read, has every key and agrees."""
     said = yaml.safe_load(packaged()["default"].read_text(encoding="utf-8"))
-    given = {key: said[key] for key in ("models", "precisions")}
+    given = {key: said[key] for key in ("models", "precisions", "engines")}
     assert StudyFile.model_validate(said) == StudyFile.model_validate(given)
     assert list(said) == list(StudyFile.model_fields)
     for key, value in said.items():
@@ -99,7 +99,7 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
     path.write_text("models: [smollm2-135m]\nprecisions: [nf4, int8, bf16]\n")
     study = load_study(path)
     assert [run.precision for run in study.runs()] == ["bf16", "int8", "nf4"]
-    assert study.baseline(study.models[0]).precision == "bf16"
+    assert {study.baseline(run).precision for run in study.runs()} == {"bf16"}
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,58 @@ def test_runs_go_from_the_highest_precision_down_and_the_first_is_the_baseline(t
         ("models: [smollm2-135m]\n", "…/toy.yaml names no precisions; a study needs models and precisions"),
         ("models: [smollm2-135m\nprecisions: [bf16]\n", "…/toy.yaml, line 2, column 11: expected ',' or ']'"),
         (
-            MINIMAL + "engine: eager\n",
+            MINIMAL + "engines: [eager]\n",
             "unknown engine 'eager' in …/toy.yaml, line 3; known: transformers, transformers-compiled",
+        ),
+        (MINIMAL + "engines: []\n", "engines in …/toy.yaml, line 3 must be a list of names, with one at least; found []"),
+        (MINIMAL + "engines:\n- transformers\n- {engine: eager}\n", "unknown engine 'eager' in …/toy.yaml, line 5; known: "),
+        (
+            MINIMAL + "engines: [{engin: transformers}]\n",
+            "unknown key 'engin' in …/toy.yaml, line 3; known: engine, openai, model, of",
+        ),
+        (
+            MINIMAL + "engines: [{engine: transformers, precisions: [int7]}]\n",
+            "unknown precision 'int7' in …/toy.yaml, line 3; known",
+        ),
+        (
+            MINIMAL + "engines: [{engine: transformers, precisions: [bf16, bf16]}]\n",
+            "precision 'bf16' in …/toy.yaml, line 3 is named twice",
+        ),
+        (
+            MINIMAL + "engines: [transformers, {engine: transformers, precisions: [fp32]}]\n",
+            "two engines are called transformers (…/toy.yaml, line 3); leave one out, or give a server a name: …",
+        ),
+        *(
+            (
+                MINIMAL + f"engines: [{{engine: transformers, {key}: smollm2-135m}}]\n",
+                f"{key} in …/toy.yaml, line 3 goes with openai: an address, not with engine: transformers",
+            )
+            for key in ("model", "of", "name")
+        ),
+        *(
+            (
+                MINIMAL + f"engines: [{entry}]\n",
+                "an engine in …/toy.yaml, line 3 must be a name, or {openai: an address, model: its name there}; known: ",
+            )
+            for entry in ("{}", "{engine: transformers, openai: 'http://localhost:8080/v1', model: m}")
+        ),
+        *(
+            (MINIMAL + f"engines: [{{openai: 'http://localhost:8080/v1'{rest}}}]\n", said)
+            for rest, said in (
+                ("", "openai in …/toy.yaml, line 3 needs model: the name of the model there"),
+                (", model: ''", "model in …/toy.yaml, line 3 must be a text; found ''"),
+                (", model: m, of: other", "of in …/toy.yaml, line 3 is no model of this study: 'other'; known: smollm2-135m"),
+                (", model: m, name: a b", "name in …/toy.yaml, line 3 must be a word such as my-server; found 'a b'"),
+                (", model: m, name: transformers", "two engines are called transformers (…/toy.yaml, line 3)"),
+                (
+                    ", model: m}, {openai: 'http://localhost:80/v1', model: n",
+                    "two engines are called openai (…/toy.yaml, line 3)",
+                ),
+            )
+        ),
+        (
+            "models: [smollm2-135m, phi-4]\nprecisions: [bf16]\nengines:\n- {openai: 'http://localhost:8080/v1', model: m}\n",
+            "openai in …/toy.yaml, line 4 does not say which of the study's models the server has; add of: smollm2-135m | phi-4",
         ),
         (
             MINIMAL + "measurement:\n  rounds: 3\n  aim: null\n",
@@ -205,7 +255,7 @@ def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_pat
 
 
 def test_unknown_study_names_those_there_are():
-    known = "default, default-40, default-full, paper, paper-random"
+    known = "default, default-40, default-full, engines, paper, paper-random"
     with pytest.raises(InputError, match=f"unknown study 'defualt'; known: {known}; or give the path"):
         load_study("defualt")
 

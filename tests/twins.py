@@ -61,8 +61,8 @@ def write_study(folder):
 
 def run_here(study, run, results):
     """Execute the generating notebook's cells for one run in this process: the same code, into the same records."""
-    parameters = {"study": str(study), "model": run.model.name, "precision": run.precision, "results": str(results)}
-    parameters |= {"process": 1}
+    parameters = {"study": str(study), "model": run.model.name, "precision": run.precision, "engine": run.engine.label}
+    parameters |= {"results": str(results), "process": 1}
     cells = json.loads((NOTEBOOKS / "1_generate.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])]
     exec("\n".join("".join(cell["source"]) for cell in code), parameters)

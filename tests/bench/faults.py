@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # of conftest
 AFFQ = Path(sys.executable).with_name("affq")
 TARGETS = ("kernel", "affq")
 # What the cells of the notebook do that take long enough to be hit at a moment; the executed notebook says which one runs.
-CELLS = {"import_for(run": "load", " load(run": "load", "prove(census(": "load", "record.append(": "generation"}
+CELLS = {"serving.import_all(": "load", "serving.load(": "load", "record.append(": "generation"}
 FILES = {
     "writing": ("generations.jsonl", "batches.jsonl", "batches.jsonl.new"),
     "finishing": ("measurements.json.new", "measurements.json", "done.json.new", "done.json"),

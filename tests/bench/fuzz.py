@@ -410,7 +410,7 @@ def failing_as_a_run(run) -> Iterator[None]:
 
 def means_what_it_says(study, values: dict) -> None:
     """Raise Nonsense unless every value of the file is the study's: no default in its place."""
-    if list(study.precisions) != values["precisions"] or len(study.models) != len(values["models"]):
+    if set(study.precisions) != set(values["precisions"]) or len(study.models) != len(values["models"]):
         raise Nonsense("other precisions or models than the file has")
     for key in ("device", "samples", "batch", "seed", "offload", "weights"):
         if (meant := values.get(key, getattr(study, key))) != getattr(study, key) or isinstance(meant, bool) != (

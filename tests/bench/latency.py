@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ from scipy import stats
 
 import affq
 from affq.analysis import costs
-from affq.inference import generate, measure, probes
-from affq.models import loading as models
+from affq.inference import measure, probes
+from affq.models.engines.transformers import Transformers
 from affq.results.record import records
 from affq.stats import compare
 from affq.study import prompts
@@ -48,28 +47,29 @@ def plain_loop_s(model, tokenizer, request):
 
 
 def ready(precision):
-    """Give the default model, its tokenizer, what generates with them, and the requests that are timed, warmed up."""
+    """Give the engine that has the default model, warmed up, and the requests that are timed."""
     run = load_study("default").run("smollm2-135m", precision)
-    models.import_for(run.model.folder, precision)
-    model, tokenizer = models.load(run.model.folder, precision, "cpu")
+    serving = Transformers(run)
+    serving.import_all()
+    serving.instruments()
+    serving.load()
     probes.settle()
-    produce = partial(generate.exactly, model, tokenizer)
     timed = prompts.to_time(prompts.cross(prompts.read_prompts(run.study.prompts), run.study.emotions), TEXTS)
-    measure.warm_up(generate.prepare(model, tokenizer, timed[:1]), produce, 8)
-    return model, tokenizer, produce, timed
+    measure.warm_up(serving.prepare(timed[:1]), serving.produce, 8)
+    return serving, timed
 
 
 def ratio(precision):
     """Print the seconds of each text by affq and by the plain loop, in turn, in random order within a pair: JSON."""
-    model, tokenizer, produce, timed = ready(precision)
+    serving, timed = ready(precision)
     order, pairs = random.Random(0), []
     for request in timed:
-        inputs, pair = generate.prepare(model, tokenizer, [request]), {}
+        inputs, pair = serving.prepare([request]), {}
         for who in order.sample(["affq", "plain"], 2):
             if who == "affq":
-                pair[who] = measure.time_text(inputs, produce, NEW_TOKENS)["latency_s"]
+                pair[who] = measure.time_text(inputs, serving.produce, NEW_TOKENS)["latency_s"]
             else:
-                pair[who] = plain_loop_s(model, tokenizer, request)
+                pair[who] = plain_loop_s(serving._loaded, serving._tokenizer, request)
         pairs.append(pair)
     print(json.dumps(pairs))
 
@@ -91,16 +91,16 @@ def ratios():
 
 def at_first_token():
     """Give how a text's time changes where the clock is read at its first token: pairs in random order, at fp32."""
-    model, tokenizer, produce, timed = ready("fp32")
+    serving, timed = ready("fp32")
     order, ratios = random.Random(0), []
     for request in itertools.islice(itertools.cycle(timed), PAIRS):
-        inputs, pair = generate.prepare(model, tokenizer, [request]), {}
+        inputs, pair = serving.prepare([request]), {}
         for reads in order.sample([True, False], 2):
             if reads:
-                pair[reads] = measure.time_text(inputs, produce, FIRST_TOKENS)["latency_s"]
+                pair[reads] = measure.time_text(inputs, serving.produce, FIRST_TOKENS)["latency_s"]
             else:
                 start = time.perf_counter()
-                produce(inputs, FIRST_TOKENS)
+                serving.produce(inputs, FIRST_TOKENS)
                 pair[reads] = time.perf_counter() - start
         ratios.append(pair[True] / pair[False])
     low, high = compare.median_interval(ratios)

@@ -69,10 +69,20 @@ def limits() -> dict:
         for shape, count in layers.items() - {(head, 1)}:
             products_s[precision] += sum(count * times * product_s(rows, *shape, dtype) for rows, times in steps)
         rates[precision] = 2 * 2048**3 / product_s(2048, 2048, 2048, dtype)
+    return {"products_s": products_s, "flop_per_s": rates, "copy_bytes_per_s": copy_bytes_per_s()}
+
+
+def copy_bytes_per_s() -> float:
+    """Return the bytes that this machine's memory reads and writes in a second while an array is copied."""
     source = torch.ones(64_000_000)
     target = torch.empty_like(source)
-    copy_s = fastest_s(lambda: target.copy_(source))
-    return {"products_s": products_s, "flop_per_s": rates, "copy_bytes_per_s": 2 * source.nbytes / copy_s}
+    return 2 * source.nbytes / fastest_s(lambda: target.copy_(source))
+
+
+def machine() -> str:
+    """Return what this machine is, in words."""
+    processor, threads = probes.hardware("cpu")["processor"], torch.get_num_threads()
+    return f"{processor}, {psutil.cpu_count()} processors, {threads} threads, torch {torch.__version__}"
 
 
 def product_s(rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> float:
@@ -147,8 +157,7 @@ def main(part: str = "", *folder: str) -> None:
     measured = json.loads(path.read_text()) if path.exists() else {}
     parts = {"builds": builds, "limits": limits}
     if part:
-        machine = f"{probes.hardware('cpu')['processor']}, {psutil.cpu_count()} processors, {torch.get_num_threads()} threads, "
-        measured[part] = parts[part](*map(Path, folder)) | {"machine": machine + f"torch {torch.__version__}"}
+        measured[part] = parts[part](*map(Path, folder)) | {"machine": machine()}
         path.write_text(json.dumps(measured, indent=1) + "\n")
     PAGE.write_text(page(measured))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from affq.models import COMPILED
+from affq.models.engines import COMPILED
 from affq.models.weights import catalog
 from affq.study import packaged
 
@@ -112,7 +112,7 @@ def too_large(folder: Path, sizes: Sizes, model: str, precision: str) -> Path:
 
 def compiled(folder: Path, sizes: Sizes) -> Path:
     """Write the study of compiled decoding, text by text: each size of batch would be compiled for itself."""
-    asked = RANDOM | {"models": [SEVENS], "precisions": ["fp16"], "engine": COMPILED, "prompts": "few.csv"}
+    asked = RANDOM | {"models": [SEVENS], "precisions": ["fp16"], "engines": [COMPILED], "prompts": "few.csv"}
     return write(folder, "compiled", **asked | sizes.random | {"emotions": ["joy"], "batch": 1})
 
 
