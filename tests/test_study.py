@@ -45,7 +45,7 @@ def test_what_a_study_leaves_out_is_as_in_the_default(tmp_path):
 
 
 def test_the_default_study_says_every_default(tmp_path):
-    """What another study leaves out is as in the default study, but for engines: its file, which people read, has every key and agrees."""
+    """What another study leaves out is as in the default study, but for engines: its file has every key and agrees."""
     said = yaml.safe_load(packaged()["default"].read_text(encoding="utf-8"))
     given = {key: said[key] for key in ("models", "precisions", "engines")}
     assert StudyFile.model_validate(said) == StudyFile.model_validate(given)

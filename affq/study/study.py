@@ -144,20 +144,20 @@ class Study:
 
     def runs(self) -> list[Run]:
         """Return the runs: model by model, engine by engine, each from its highest precision down."""
-        return [run for run, why in self._combinations if why is None]
+        return [run for run, why in self._combinations() if why is None]
 
     def left_out(self) -> list[tuple[Run, str]]:
         """Return the combinations of model, precision and engine that cannot be had, each with the reason."""
-        return [(run, why) for run, why in self._combinations if why is not None]
+        return [(run, why) for run, why in self._combinations() if why is not None]
 
-    @cached_property
     def _combinations(self) -> list[tuple[Run, str | None]]:
-        asked = [(model, engine, precisions) for model in self.models for engine, precisions in self.engines]
-        return [
-            (Run(self, model, precision, engine), why_not(model, precision, engine, self.device))
-            for model, engine, precisions in asked
-            for precision in sorted(precisions, key=lambda precision: _from_highest(model, precision))
-        ]
+        # Made anew each time: a model that was fetched since has a revision now, and its runs other ids.
+        return [one for model in self.models for engine, _ in self.engines for one in self._on(engine, model)]
+
+    def _on(self, engine: AskedEngine, model: Source) -> list[tuple[Run, str | None]]:
+        """Return the runs of a model on an engine from the highest precision down, each with why it cannot be had, or None."""
+        precisions = sorted(dict(self.engines)[engine], key=lambda precision: _from_highest(model, precision))
+        return [(Run(self, model, name, engine), why_not(model, name, engine, self.device)) for name in precisions]
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Study:
 
     def baseline(self, run: Run) -> Run:
         """Return the run that a run's paired figures are taken against: its model's highest precision on the same engine."""
-        return next(other for other in self.runs() if (other.model, other.engine) == (run.model, run.engine))
+        return next(other for other, why in self._on(run.engine, run.model) if why is None)
 
 
 def _from_highest(model: Source, precision: str) -> tuple[float, int]:
