@@ -28,7 +28,7 @@ from typing import TypedDict
 PACKAGE = Path(__file__).parents[1]
 # In a wheel the notebooks lie inside the package, in a clone beside it.
 NOTEBOOKS = next(p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir())
-GENERATING = ("models", "inference", "stats", "study")  # the rooms of 1_generate
+GENERATING = ("models", "inference", "stats", "study")  # the rooms of 1_generate, 6_load and 7_soak
 SCORING = (*GENERATING, "scoring")  # the rooms of 2_score, which asks the study for references and baselines
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "safetensors", "numpy")
 # Judges and perplexity compute with the first three; the others count words, ROUGE (of stems, which are nltk's) and BLEU. What
@@ -52,14 +52,14 @@ class Software(ScoringSoftware):
 
 
 @cache
-def software() -> Software:
-    """Return what software generates."""
+def software(notebook: str = "1_generate") -> Software:
+    """Return what software generates, by a notebook."""
     return {
         "affq": version("affq"),
         "python": platform.python_version(),
         "versions": _versions(LIBRARIES),
         "commit": _commit(),
-        "code_digest": code_digest(GENERATING, "1_generate"),
+        "code_digest": code_digest(GENERATING, notebook),
     }
 
 

@@ -330,6 +330,93 @@ class Likelihood(TextKey):
     tokens: Count
 
 
+class Series(Part):
+    """about.json of a series."""
+
+    run_id: str
+    began: str
+    settings: dict[str, Any]
+    stored_dtype: str | None
+    software: Software
+    hardware: Hardware
+    weights_sha256: str
+    engine: dict[str, str] = {}
+
+
+class LoadRow(TextKey):
+    """A text that was asked for under load. All seconds are since its level began.
+
+    number: of the request, within its level and repetition. due_s: when it should have been sent; as sent_s, in a closed loop.
+    moments_s: of each piece of the text that came.
+    """
+
+    level: Count
+    repetition: Count
+    number: Count
+    loop: Literal["closed", "open"]
+    streams: Number | None
+    rate: Took | None
+    due_s: Seconds
+    sent_s: Seconds
+    first_s: Seconds | None
+    end_s: Seconds
+    moments_s: list[Seconds]
+    new_tokens: Count
+    text: str
+    ended: bool
+    error: str | None
+
+
+class LoadReading(Part):
+    """What a level of load took in one repetition.
+
+    client_busy: processors that the client's process took on average. lag_s: how late its event loop woke, 99 times in 100 at
+    most.
+    """
+
+    texts: Count
+    level: Count
+    repetition: Count
+    loop: Literal["closed", "open"]
+    streams: Number | None
+    rate: Took | None
+    seconds: Took
+    client_busy: Annotated[float, Field(ge=0, le=1e6)]
+    lag_s: Seconds
+
+
+class SoakRow(TextKey):
+    """A text of a soak. start_s: since the soak began, without the time between its processes.
+
+    number: of the text within its round. text: None where it is that of the first round. differs_at: the first token that is not.
+    """
+
+    round: Count
+    number: Count
+    process: Number
+    start_s: Seconds
+    seconds: Seconds
+    ttft_s: Seconds | None
+    new_tokens: Count
+    text: str | None
+    differs_at: Count | None
+    error: str | None
+
+
+class SoakReading(Part):
+    """A round of a soak: what memory held after it."""
+
+    texts: Count
+    round: Count
+    process: Number
+    start_s: Seconds
+    seconds: Seconds
+    rss_bytes: Count
+    server_rss_bytes: Count | None
+    allocated_bytes: Count | None
+    cache_bytes: Count | None
+
+
 class Note(Part):
     """A line of notes.jsonl: people.Note"""
 

@@ -42,6 +42,7 @@ from affq.study.study_file import (
     Budget,
     Generation,
     Limits,
+    Load,
     Measurement,
     NamedEngine,
     NamedJudge,
@@ -134,6 +135,7 @@ class Study:
     seed: int
     generation: Generation
     measurement: Measurement
+    load: Load | None
     limits: Limits
     judges: tuple[Judge, ...]
     references: Path
@@ -357,6 +359,7 @@ class _Names:
             seed=file.seed,
             generation=file.generation,
             measurement=file.measurement,
+            load=file.load,
             limits=file.limits,
             judges=self.judges(),
             references=self.path("references", ".jsonl", REFERENCE_SETS),

@@ -84,6 +84,28 @@ class Measurement(Settings):
         return aim
 
 
+class Load(Settings):
+    """Texts that are asked for at the same time, level by level, of engines that serve.
+
+    streams: closed loop, so many texts under way. rates: open loop, texts a second, drawn as a Poisson process. texts: of each
+    level and repetition. ttft_s, token_s: a text counts as good that keeps both.
+    """
+
+    streams: list[Count] = [1, 2, 4, 8, 16]
+    rates: list[Amount] = []
+    texts: Count = 80
+    repetitions: Count = 3
+    ttft_s: Amount | None = None
+    token_s: Amount | None = None
+
+    @field_validator("rates")
+    @classmethod
+    def _something_to_do(cls, rates: list[float], info: ValidationInfo) -> list[float]:
+        if not rates and not info.data.get("streams", True):
+            raise InputError("load in {place} has neither streams nor rates", remedy="streams: [1, 2, 4, 8] for instance")
+        return rates
+
+
 class Limits(Settings):
     """What takes longer, in seconds, is ended."""
 
@@ -167,6 +189,7 @@ class StudyFile(Settings):
     seed: Seed = 0
     generation: Generation = Generation()
     measurement: Measurement = Measurement()
+    load: Load | None = None
     limits: Limits = Limits()
     judges: list[Annotated[NamedJudge, _or_its_name(NamedJudge, "{judge: its name, labels: {its label: emotion}}")]] = Field(
         default=[NamedJudge(judge="minilm-lora"), NamedJudge(judge="minilm-goemotions")], min_length=1
