@@ -14,7 +14,7 @@ from affq.errors import InputError
 from affq.models import sources
 from affq.results import record as records
 from affq.runner import execute, notebooks, planning
-from affq.study.study import load_study
+from affq.study import load_study
 
 ANSWERS = ["joy", "sadness", "joy", "joy", "joy", "none"]
 

@@ -8,7 +8,7 @@ from affq.analysis.texts import join
 from affq.report import words
 from affq.results import record as records
 from affq.stats.agreement import alpha, kappa
-from affq.study.study import load_study
+from affq.study import load_study
 
 TARGETS = ["joy", "fear", "joy", "fear"]
 

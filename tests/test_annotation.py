@@ -7,7 +7,7 @@ import pytest
 from affq.analysis import annotation
 from affq.errors import InputError
 from affq.results import keep_labels, kept_labels, named_people, read_labels
-from affq.study.study import load_study
+from affq.study import load_study
 
 EMOTIONS = ("joy", "fear")
 

@@ -17,7 +17,7 @@ from affq.errors import InputError
 from affq.report import csv_text
 from affq.results import read_labels
 from affq.results import record as records
-from affq.study.study import load_study
+from affq.study import load_study
 from affq.widgets.annotator import Annotator
 
 

@@ -18,7 +18,7 @@ from affq.errors import InputError
 from affq.inference import generate
 from affq.models import architectures, memory, weights
 from affq.models import loading as models
-from affq.study.study import load_study
+from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 LLAMA = {"model_type": "llama", "vocab_size": 512, **SIZES}

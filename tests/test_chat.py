@@ -14,7 +14,7 @@ from affq.inference import chat, generate
 from affq.models import LoadError, loading, weights
 from affq.results import FailureKind
 from affq.runner import endings
-from affq.study.study import load_study
+from affq.study import load_study
 
 WORDS = [
     "<unk>",

@@ -16,8 +16,7 @@ from affq.models import STORED, TRANSFORMERS, AskedEngine, fetch, lacks, loading
 from affq.models.engines import COMPILED
 from affq.models.quantized import Quantized
 from affq.report import words
-from affq.study import draft
-from affq.study.study import load_study
+from affq.study import draft, load_study
 
 # In a process of its own, without affq, as people make them: nf4 before its first product, which may repack it. What
 # compressed-tensors holds comes from a calibration: here each scale is that of the largest weight of its row or group.

@@ -14,8 +14,8 @@ from affq.models import TRANSFORMERS
 from affq.report import words
 from affq.results.provenance import PACKAGE
 from affq.stats.frontier import on_frontier
+from affq.study import load_study
 from affq.study.prompts import read_prompts
-from affq.study.study import load_study
 
 COLUMNS = ["run_id", "model", "precision", "engine", "peak_kind", "peak_bytes", "latency_s", "emotion_f1"]
 RUNS = pd.DataFrame(

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from affq.emotions import EMOTIONS
 from affq.errors import InputError
 from affq.scoring import classifiers, packaged
-from affq.study.study import load_study
+from affq.study import load_study
 
 MAP = {"remorse": "guilt", "embarrassment": "shame"}
 

@@ -20,8 +20,7 @@ from affq.analysis.texts import join
 from affq.errors import InputError
 from affq.results import NOTEBOOKS, kept_labels
 from affq.results import record as records
-from affq.study import new
-from affq.study.study import load_study
+from affq.study import load_study, new
 
 AFFQ = Path(sys.executable).with_name("affq")
 

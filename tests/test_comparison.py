@@ -16,7 +16,7 @@ from affq.emotions import EMOTIONS
 from affq.report import words
 from affq.results import record as records
 from affq.stats.compare import PROMPTS_LIKE_THESE, THESE_PROMPTS
-from affq.study.study import load_study
+from affq.study import load_study
 from affq.study.study_file import Budget
 
 

@@ -19,7 +19,7 @@ from affq.models import checkpoints, configuration, experts, memory, weights
 from affq.models import loading as models
 from affq.models.sources import find, find_architecture
 from affq.scoring import classifiers
-from affq.study.study import load_study
+from affq.study import load_study
 
 FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
 

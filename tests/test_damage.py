@@ -16,7 +16,7 @@ from affq.errors import InputError
 from affq.report import words
 from affq.results import keep_note, kept_notes, reported_before
 from affq.results import record as records
-from affq.study.study import load_study
+from affq.study import load_study
 
 FRAMES = (
     "summary texts intervals differences text_quality batch_effect memory memory_parts census latency_statistics load".split()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from affq import cli
 from affq.models.precisions import PRECISIONS, Precision
 from affq.runner import doctor, trials
-from affq.study.study import load_study
+from affq.study import load_study
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens there
 H100 = trials.Device("NVIDIA H100", "9.0", 84_000_000_000, 85_000_000_000)

@@ -23,7 +23,7 @@ from affq.report import words
 from affq.results import record as records
 from affq.runner import execute, planning, preview
 from affq.runner.planning import Choice
-from affq.study.study import Run, load_study
+from affq.study import Run, load_study
 
 SERVER = {"openai": "http://127.0.0.1:8080/v1/", "model": "theirs"}
 NO_INT8 = "transformers does not compile what bitsandbytes has quantized"

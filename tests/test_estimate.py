@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from affq.runner import estimate
-from affq.study.study import Run, load_study
+from affq.study import Run, load_study
 from affq.study.study_file import Generation
 
 SMOLLM2 = SimpleNamespace(parameters=134_515_008, stored_bytes=541_619_073)

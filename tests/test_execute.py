@@ -14,7 +14,7 @@ from affq.results import record as records
 from affq.runner import endings, execute
 from affq.runner.planning import Choice
 from affq.runner.progress import RunEnded
-from affq.study.study import load_study
+from affq.study import load_study
 
 GOES_ON = "the same command goes on from the texts that are there"
 

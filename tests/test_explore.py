@@ -20,7 +20,7 @@ from affq.report import escaped
 from affq.results import Failure, FailureKind, keep_note, kept_notes
 from affq.results import record as records
 from affq.runner import notebooks
-from affq.study.study import load_study
+from affq.study import load_study
 from affq.widgets import explore
 from affq.widgets.explorer import Explorer
 

@@ -19,8 +19,7 @@ from affq.models.sources import find
 from affq.report import csv_text
 from affq.results import keep_labels, kept_labels, named_people, read_labels
 from affq.scoring import classifiers, judge_file
-from affq.study import prompts
-from affq.study.study import load_study, names_a_model
+from affq.study import load_study, names_a_model, prompts
 
 MARK = "\ufeff"
 PROMPTS = "id,kind,text,text_without_emotion\nnote,general,Write of {emotion}.,Write.\n"

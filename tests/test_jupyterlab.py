@@ -23,7 +23,7 @@ from affq.report import csv_text
 from affq.results import read_labels
 from affq.results import record as records
 from affq.results.provenance import NOTEBOOKS
-from affq.study.study import load_study
+from affq.study import load_study
 
 pytestmark = pytest.mark.full
 

@@ -24,7 +24,7 @@ from affq.inference import generate, interference, measure
 from affq.models import AskedEngine, LoadError, PrecisionError, engine_of, engines, fetch, ggufs, load, memory, sources, weights
 from affq.models.engines.llama_cpp import GREEDY
 from affq.results import Record
-from affq.study.study import load_study
+from affq.study import load_study
 
 LLAMA_CPP = AskedEngine("llama.cpp", "llama.cpp")
 WIDTH, INNER, LAYERS, HEADS, KEYS = 128, 256, 2, 4, 2

@@ -16,8 +16,7 @@ from affq.models.memory import Machine, Sizes, predict
 from affq.models.weights import catalog
 from affq.report import words
 from affq.runner.trials import tried
-from affq.study import read_claims
-from affq.study.study import load_study
+from affq.study import load_study, read_claims
 
 PUBLISHED = {name: entry for name, entry in catalog().items() if "config" in entry}
 ONE = Sizes(batch=1, prompt_tokens=10, new_tokens=8)

@@ -20,7 +20,7 @@ from affq.models.engines.asked import AskedEngine, check_address
 from affq.models.engines.openai import COMPLETIONS, OpenAI
 from affq.models.engines.server import ServerError, look
 from affq.results import records
-from affq.study.study import load_study
+from affq.study import load_study
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server is not here: pip install 'affq[llama.cpp]'")
 SECRET = "sk-nobody-may-read-this"

@@ -13,7 +13,7 @@ from test_publish import publish_hostile
 from affq.report import index, publish
 from affq.results import record as records
 from affq.runner import execute
-from affq.study.study import load_study
+from affq.study import load_study
 
 pytestmark = pytest.mark.full
 

@@ -13,7 +13,7 @@ from affq.errors import InputError
 from affq.models import loading as models
 from affq.models import sources, weights
 from affq.scoring import perplexity
-from affq.study.study import load_study
+from affq.study import load_study
 
 TEXTS = ["I was so happy that I cried.", "", "a", "Sad.", "My heart sank as the train left without her. " * 6, "🌟 It's over"]
 

@@ -11,7 +11,7 @@ from affq.results import record as records
 from affq.results.provenance import software
 from affq.runner import planning
 from affq.runner.planning import Choice, left_over, plan
-from affq.study.study import load_study
+from affq.study import load_study
 
 
 @pytest.fixture

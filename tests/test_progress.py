@@ -18,7 +18,7 @@ from conftest import affq
 from affq.errors import printable
 from affq.results import Stage, Status
 from affq.runner.progress import Pace, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, details, reporter, sentence
-from affq.study.study import load_study
+from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 

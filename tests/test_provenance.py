@@ -10,7 +10,7 @@ from conftest import complete, judgements, said_of
 
 from affq.results import provenance
 from affq.results.record import records
-from affq.study.study import load_study
+from affq.study import load_study
 
 # Why no digest covers them: see provenance.
 OUTSIDE = {"report", "analysis", "widgets", "runner", "cli", "results", "files", "errors", "imports"}

@@ -22,7 +22,7 @@ from affq.report.reading import Column, for_reading, html_table, latex_table
 from affq.results import Failure, FailureKind
 from affq.results import record as records
 from affq.runner import execute
-from affq.study.study import load_study
+from affq.study import load_study
 
 HOSTILE = "<script>alert(1)</script>"
 MODELS = ("<b onclick=x>$\\frac$ [a](javascript:x) =1", "=_*$x$* `c` | ~~y~~ \\(z\\) \x1b[1m")

@@ -16,7 +16,7 @@ from conftest import put_into_hub_cache, save_classifier
 
 from affq.analysis.texts import join
 from affq.results.record import records
-from affq.study.study import load_study
+from affq.study import load_study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)

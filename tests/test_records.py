@@ -14,7 +14,7 @@ from affq.errors import InputError
 from affq.results import Failure, FailureKind, reading, score_together
 from affq.results import record as records
 from affq.results.provenance import software
-from affq.study.study import load_study
+from affq.study import load_study
 
 
 @pytest.fixture

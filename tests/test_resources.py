@@ -11,7 +11,7 @@ from affq.analysis.texts import join
 from affq.inference import kernels
 from affq.report import charts, words
 from affq.results import record as records
-from affq.study.study import load_study
+from affq.study import load_study
 
 JUDGED = ["joy", "sadness", "joy", "joy", "joy", "none"]
 

@@ -5,7 +5,7 @@ from conftest import ENVIRONMENT, said_of
 
 from affq.errors import InputError
 from affq.results import Kind, Series, records, there
-from affq.study.study import load_study
+from affq.study import load_study
 
 ASKED = {"streams": [1, 2]}
 

@@ -8,7 +8,7 @@ from affq.emotions import EMOTIONS, REFERENCES
 from affq.errors import InputError
 from affq.models import PRECISIONS
 from affq.scoring import packaged as packaged_judges
-from affq.study.study import load_study, packaged
+from affq.study import load_study, packaged
 from affq.study.study_file import Generation, Measurement, StudyFile, schema
 
 MINIMAL = "models: [smollm2-135m]\nprecisions: [bf16]\n"

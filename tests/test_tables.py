@@ -13,7 +13,7 @@ from affq.report import charts, words
 from affq.report.reading import for_reading
 from affq.results import Failure, FailureKind, Status, reading, software
 from affq.results import record as records
-from affq.study.study import load_study
+from affq.study import load_study
 
 
 def generation(prompt_id, emotion, text, ended=False):

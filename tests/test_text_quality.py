@@ -13,7 +13,7 @@ from affq.errors import InputError
 from affq.results import record as records
 from affq.results import schemas
 from affq.scoring import scores
-from affq.study.study import load_study
+from affq.study import load_study
 
 JUDGED = ["joy"] * 6
 

@@ -16,7 +16,7 @@ from conftest import said_of, summary_of
 from affq.models import loading as models
 from affq.models import memory
 from affq.models.weights import catalog
-from affq.study.study import load_study
+from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 # One of each architecture goes through the command and papermill; the others run in this process.

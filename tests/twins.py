@@ -11,7 +11,7 @@ from conftest import put_into_hub_cache, save_tiny
 from affq.models.weights import catalog
 from affq.results.provenance import NOTEBOOKS
 from affq.results.record import records
-from affq.study.study import load_study, packaged
+from affq.study import load_study, packaged
 
 LAYERS, VOCABULARY, POSITIONS, WINDOW = 2, 512, 256, 12  # a window that is shorter than a prompt
 PAPER = yaml.safe_load(packaged()["paper"].read_text())

@@ -12,8 +12,9 @@ from affq import files
 from affq.errors import InputError, command
 from affq.files import slug
 from affq.models import STORED, quantized, sources
+from affq.study.load import load_study, need_name, packaged, resolve
 from affq.study.settings import Document
-from affq.study.study import Study, load_study, need_name, packaged, resolve
+from affq.study.study import Study
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from bench.speed import REPOSITORY, copy_bytes_per_s, machine
 from affq.inference import interference, measure
 from affq.models import AskedEngine, engine_of, fetch
 from affq.models.engines.llama_cpp import LlamaCpp
-from affq.study import load_study
-from affq.study.study import Run, Study
+from affq.study import Run, Study, load_study
 
 PAGE = REPOSITORY / "docs" / "engines.md"
 MODEL = "smollm2-135m"

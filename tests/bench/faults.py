@@ -25,8 +25,7 @@ import yaml
 from affq.results import locks
 from affq.results import record as records
 from affq.results.provenance import software
-from affq.study import prompts
-from affq.study.study import load_study
+from affq.study import load_study, prompts
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of conftest
 AFFQ = Path(sys.executable).with_name("affq")

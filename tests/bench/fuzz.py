@@ -53,8 +53,7 @@ from affq.results import FailureKind, keep_labels, kept_labels, kept_notes, read
 from affq.results import record as records
 from affq.runner import endings, planning
 from affq.scoring import classifiers, judge_file, scores
-from affq.study import claims, prompts
-from affq.study.study import load_study
+from affq.study import claims, load_study, prompts
 
 LIMIT_S = 60  # of one case; a process that does not even notice is ended a little later
 MACHINE = memory.Machine("cpu", 1, 8 * 10**9)

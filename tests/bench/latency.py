@@ -25,8 +25,7 @@ from affq.inference import measure, probes
 from affq.models.engines.transformers import Transformers
 from affq.results.record import records
 from affq.stats import compare
-from affq.study import prompts
-from affq.study.study import load_study
+from affq.study import load_study, prompts
 
 AFFQ = Path(sys.executable).with_name("affq")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")

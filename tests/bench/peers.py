@@ -23,7 +23,7 @@ import yaml
 import affq
 from affq.inference import probes
 from affq.inference.chat import render
-from affq.study.study import load_study
+from affq.study import load_study
 
 AFFQ = Path(sys.executable).with_name("affq")
 TORCH = "torch==2.13.0"

@@ -20,8 +20,8 @@ import affq
 from affq.inference import KEY
 from affq.models.sources import Architecture
 from affq.results import record as records
+from affq.study import load_study
 from affq.study.prompts import cross, read_prompts
-from affq.study.study import load_study
 
 HERE = Path(__file__).parent
 SIZES = (100, 300, 1000)
