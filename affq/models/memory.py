@@ -7,9 +7,8 @@ libraries take for themselves. The process around them (CONTEXT_BYTES) is in no 
 import functools
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import psutil
 import torch
@@ -17,12 +16,10 @@ import transformers
 
 from affq import imports
 from affq.errors import InputError
-from affq.inference import Request
 from affq.models import ggufs, loading, quantized
 from affq.models.engines import LLAMA_CPP
-from affq.models.engines.asked import AskedEngine
+from affq.models.engines.asked import AskedRun
 from affq.models.precisions import PRECISIONS, STORED
-from affq.models.sources import Source
 
 BYTES = ("weights_bytes", "kv_bytes", "activation_bytes", "peak_bytes")
 TOKENS_PER_WORD = 1.5  # of English; common tokenizers need 1.2 to 1.4
@@ -33,48 +30,6 @@ LIBRARIES_BYTES = 25_000_000
 # What a process holds besides its tensors: on a CPU its imports (as base_bytes of the default study's runs), on a GPU the
 # driver's context with the libraries' kernels.
 CONTEXT_BYTES = {"cpu": 470_000_000, "cuda": 800_000_000}
-
-
-class NewTokens(Protocol):
-    """How many tokens are generated when a text is timed."""
-
-    @property
-    def new_tokens(self) -> int: ...
-
-
-class MaxNewTokens(Protocol):
-    """How many tokens are generated of a text, at most."""
-
-    @property
-    def max_new_tokens(self) -> int: ...
-
-
-class PlannedStudy(Protocol):
-    """What a prediction needs to know of a study."""
-
-    @property
-    def requests(self) -> Sequence[Request]: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def generation(self) -> MaxNewTokens: ...
-    @property
-    def measurement(self) -> NewTokens: ...
-    @property
-    def offload(self) -> bool: ...
-
-
-class PlannedRun(Protocol):
-    """What a prediction needs to know of a run."""
-
-    @property
-    def study(self) -> PlannedStudy: ...
-    @property
-    def model(self) -> Source: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def engine(self) -> AskedEngine: ...
 
 
 class Predicted(TypedDict):
@@ -112,7 +67,7 @@ class Unpredictable(Exception):
     """A run whose memory cannot be predicted; it says why, in a few words."""
 
 
-def of_run(run: PlannedRun, device: str) -> Predicted | None:
+def of_run(run: AskedRun, device: str) -> Predicted | None:
     """Predict the pass of a run, quality or resource, that needs more; None where its model cannot be built on the meta device.
 
     That is so before a model is fetched that the catalog does not know.
@@ -123,7 +78,7 @@ def of_run(run: PlannedRun, device: str) -> Predicted | None:
         return None
 
 
-def _of_run(run: PlannedRun, device: str, batch: int | None = None) -> Predicted:
+def _of_run(run: AskedRun, device: str, batch: int | None = None) -> Predicted:
     """Predict the pass of a run that needs more, in batches of the study's size or of another."""
     if run.engine.address:
         raise Unpredictable(f"it is that of the server at {run.engine.address}")
@@ -146,7 +101,7 @@ def _of_run(run: PlannedRun, device: str, batch: int | None = None) -> Predicted
     return max(predicted, key=lambda memory: memory["peak_bytes"])
 
 
-def _predict(run: PlannedRun, device: str, sizes: Sizes) -> Predicted:
+def _predict(run: AskedRun, device: str, sizes: Sizes) -> Predicted:
     """Predict the memory of a run that generates texts of these sizes.
 
     What is loaded as it is stored takes the bytes of its files, and besides what a plain precision of its dtype does. Where
@@ -206,7 +161,7 @@ def at_hand(device: str) -> Machine | None:
     return Machine("cpu", 1, psutil.virtual_memory().total)
 
 
-def planned(run: PlannedRun, machine: Machine | None) -> dict[str, Any]:
+def planned(run: AskedRun, machine: Machine | None) -> dict[str, Any]:
     """Return what affq plan shows of a run: its bytes, whether it `fits`, the `gpus` it takes; None for what is unknown.
 
     A run fits if the devices at hand hold it together. Without a GPU at hand it takes an unknown number. Where it does not fit,
@@ -225,7 +180,7 @@ def planned(run: PlannedRun, machine: Machine | None) -> dict[str, Any]:
     return {**unknown, **predicted, "fits": fits, "gpus": gpus, "batch_that_fits": smaller}
 
 
-def _batch_that_fits(run: PlannedRun, machine: Machine) -> int | None:
+def _batch_that_fits(run: AskedRun, machine: Machine) -> int | None:
     """Return the largest batch below the study's in which a run fits; None where it does not alone."""
     fits, too_many = 0, min(run.study.batch, len(run.study.requests))
     while too_many - fits > 1:
@@ -237,7 +192,7 @@ def _batch_that_fits(run: PlannedRun, machine: Machine) -> int | None:
     return fits or None
 
 
-def room(run: PlannedRun, predicted: Predicted | None, device: str) -> dict[int | str, int] | None:
+def room(run: AskedRun, predicted: Predicted | None, device: str) -> dict[int | str, int] | None:
     """Return the bytes of weights that each GPU may hold, and with `offload` the RAM: {number or "cpu": bytes}.
 
     None where all goes to one device, and torch itself says if it does not fit. What generating needs besides the weights stays
@@ -389,7 +344,7 @@ def _largest_layer_bytes(shape: _Shape, precision: str) -> int:
     return max((rows * columns for rows, columns in layers), default=0) * _itemsize(precision)
 
 
-def _by_llama_cpp(run: PlannedRun, sizes: Sizes) -> Predicted:
+def _by_llama_cpp(run: AskedRun, sizes: Sizes) -> Predicted:
     """Predict what llama.cpp takes of its process's memory, where all room is made before the first text.
 
     Keys and values are float16, in a room of whole cells for each slot. Compute buffers are for the tokens that are computed at

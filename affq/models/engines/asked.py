@@ -67,7 +67,7 @@ class AskedStudy(Protocol):
 
 
 class AskedRun(Protocol):
-    """What an engine needs to know of a run: memory.PlannedRun, and how its texts are made."""
+    """What an engine, and a prediction of its memory, needs to know of a run."""
 
     @property
     def study(self) -> AskedStudy: ...
