@@ -1,4 +1,4 @@
-"""The commands: affq new | plan | try | run | score | report | explore | notebooks | judge | annotate | study | doctor."""
+"""The commands: affq new | plan | try | run | soak | score | report | explore | notebooks | judge | annotate | study | doctor."""
 
 import json
 import os
@@ -34,6 +34,7 @@ STUDY_OR_MODEL = Annotated[
         metavar="STUDY|MODEL", help=f"{NAME}; or a model: a folder, a .gguf file, owner/name", autocompletion=_studies
     ),
 ]
+YEAR_MINUTES = 525_600
 RESULTS = Annotated[Path, typer.Option(help="the folder of all studies' results")]
 ONLY = Annotated[str | None, typer.Option(help="these runs: ids, models, precisions, with * for any letters: int8,llama*")]
 STALE = Annotated[bool, typer.Option("--redo-stale", help="Do stale runs again.")]
@@ -236,6 +237,39 @@ def run(
             _say(f"The study is in {study}.")
         if any(planned.status.has_figures for planned in planning.plan(loaded, results, planning.Choice())):
             _say(f"{command('report', study, results)} publishes what is done.")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def soak(
+    study: STUDY,
+    hours: Annotated[float | None, typer.Option(help="how long, of each run; or --minutes")] = None,
+    minutes: Annotated[float | None, typer.Option(help="how long, of each run; or --hours")] = None,
+    results: RESULTS = Path("reports"),
+    only: ONLY = None,
+) -> None:
+    """Let runs write the same texts for hours: do memory, time or texts drift? A soak that was stopped goes on.
+
+    Exit status 1 if one failed.
+    """
+    if (hours is None) == (minutes is None):
+        raise InputError("affq soak takes --hours or --minutes", remedy=f"{command('soak', study)} --minutes 30")
+    soak_minutes = 60 * hours if hours is not None else minutes or 0
+    if not 0 < soak_minutes <= YEAR_MINUTES:
+        problem = f"a soak takes more than no time, and a year at most; found {soak_minutes:g} minutes"
+        raise InputError(problem, value=soak_minutes)
+    from affq.results import Kind
+    from affq.runner import make_series
+    from affq.study import load_study
+
+    loaded = load_study(study)
+    try:
+        failed = make_series(loaded, results, Kind.SOAK, _listed(only), _say, {"minutes": soak_minutes}, 60 * soak_minutes)
+    except KeyboardInterrupt:
+        _say("affq: stopped. What is done is kept; the same command goes on from there.", sys.stderr)
+        raise typer.Exit(130) from None
+    _say(f"{command('report', study, results)} publishes what is done.")
     if failed:
         raise typer.Exit(1)
 

@@ -4,6 +4,7 @@ from . import interference as interference
 from . import kernels as kernels
 from . import measure as measure
 from . import probes as probes
+from . import soak as soak
 from .engine import Engine as Engine
 from .interference import Disturbance as Disturbance
 from .interference import DisturbanceKind as DisturbanceKind

@@ -388,7 +388,8 @@ class LoadReading(Part):
 class SoakRow(TextKey):
     """A text of a soak. start_s: since the soak began, without the time between its processes.
 
-    number: of the text within its round. text: None where it is that of the first round. differs_at: the first token that is not.
+    number: of the text within its round. text: None where it is that of the first round, or failed. differs_at: the first
+    character, from 0, that is not the first round's.
     """
 
     round: Count

@@ -3,6 +3,7 @@ from . import planning as planning
 from . import preview as preview
 from .doctor import examine as examine
 from .doctor import lines as lines
+from .execute import make_series as make_series
 from .execute import run_study as run_study
 from .execute import score_study as score_study
 from .execute import summarize_study as summarize_study

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 import nbformat
@@ -21,7 +22,20 @@ from affq import files
 from affq.errors import InputError, command
 from affq.inference import probes
 from affq.models import fetch
-from affq.results import NOTEBOOKS, Failure, FailureKind, Record, Status, kept_labels, locks, records, study_folder
+from affq.results import (
+    NOTEBOOKS,
+    Failure,
+    FailureKind,
+    Kind,
+    Record,
+    Series,
+    Status,
+    kept_labels,
+    locks,
+    records,
+    study_folder,
+    there,
+)
 from affq.runner import endings, estimate, kernel
 from affq.runner.planning import Choice, Planned, plan
 from affq.runner.progress import Fetching, OfRun, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, Tell, watched
@@ -158,25 +172,89 @@ def execute_run(record: Record[Run], results: Path | str, keep_texts: bool = Tru
 
 def _attempt(record: Record[Run], results: Path | str, process: int, last: bool) -> Failure | None:
     """Execute the generating notebook once, for one process; return how it failed, None if it did not."""
-    run, limits = record.run, record.run.study.limits
-    parameters: dict[str, str | int] = {"study": run.study.source, "model": run.model.name, "precision": run.precision}
-    parameters |= {"engine": run.engine.label, "results": str(results), "process": process}
-    killed_before, free_bytes, too_long = endings.oom_kills(), probes.free_bytes(), threading.Event()
-    mark = _mark(record.folder.parent)
+    without = ("first process",) if process > 1 else ()
+    output = record.folder / "1_generate.ipynb"
+    try:
+        failure = _execute_for(record.run, output, results, {"process": process}, last=last, without=without)
+    except KeyboardInterrupt:
+        record.fail(endings.INTERRUPTED)
+        raise
+    if failure is None and not (record.complete if process == 1 else record.has_pass(process)):
+        return endings.UNFINISHED  # papermill calls a sys.exit in a cell a success
+    return failure
+
+
+def make_series(
+    study: Study,
+    results: Path | str,
+    kind: Kind,
+    only: Sequence[str],
+    say: Callable[[str], None],
+    parameters: Mapping[str, int | float] = MappingProxyType({}),
+    more_s: float = 0.0,
+) -> list[str]:
+    """Execute the notebook of a kind of series for each run of a study that is chosen; return the ids of those that failed.
+
+    A run that fails leaves the others going; a series that is complete, of the same settings, stays. say(words) is told what goes
+    on. parameters: the notebook's, beyond the run: they are the settings of the series. more_s: what the study's limits do not
+    count. Raises InputError if another process holds the results.
+    """
+    chosen = [planned.run for planned in plan(study, results, Choice(tuple(only)))]
+    folder = study_folder(results, study) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in chosen:
+        fetch(run.model, run.precision, run.engine, say)
+    failed = []
+    with locks.held(folder, "lock", say):
+        locks.end_processes(_mark(folder))
+        for number, run in enumerate(chosen, 1):
+            name, series = f"[{number}/{len(chosen)}] {run.label}", Series(Record(results, run), kind)
+            if series.complete and series.settings() == parameters:
+                say(f"{name}: done before")
+                continue
+            say(f"{name} …")
+            series.folder.mkdir(parents=True, exist_ok=True)
+            output, start_s = series.folder / f"{kind.notebook}.ipynb", time.monotonic()
+            failure = _execute_for(run, output, results, parameters, more_s)
+            if failure is None and not series.complete:
+                failure = endings.UNFINISHED
+            if failure is None or series.complete:
+                say(f"{name}: {len(series.rows()):,} texts in {(time.monotonic() - start_s) / 60:,.1f} minutes")
+            else:
+                failed.append(run.id)
+                goes_on = "the same command goes on from what is there"
+                say(f"{name}: {failure.kind}: {failure.words}; {goes_on}; its log: {output.with_suffix('.log')}")
+    return failed
+
+
+def _execute_for(
+    run: Run,
+    output: Path,
+    results: Path | str,
+    parameters: Mapping[str, int | float],
+    more_s: float = 0.0,
+    last: bool = True,
+    without: Collection[str] = (),
+) -> Failure | None:
+    """Execute a notebook of one run, named as `output`, within the study's limits; return how it failed, None if it did not.
+
+    more_s: beyond the limits. last: whether a kernel that dies is not begun again. Whatever it started is ended, however it ends.
+    """
+    limits, too_long = run.study.limits, threading.Event()
+    named = {"study": run.study.source, "model": run.model.name, "precision": run.precision, "engine": run.engine.label}
+    killed_before, free_bytes, mark = endings.oom_kills(), probes.free_bytes(), _mark(study_folder(results, run.study) / "runs")
 
     def end() -> None:
         too_long.set()
         locks.end_processes(mark)
 
-    watch = threading.Timer(limits.run_s, end)
+    watch = threading.Timer(limits.run_s + more_s, end)
     watch.daemon = True
     watch.start()
-    without = ("first process",) if process > 1 else ()
     try:
-        execute("1_generate", record.folder / "1_generate.ipynb", parameters, limits.cell_s, mark, without)
+        execute(output.stem, output, {**named, "results": str(results), **parameters}, limits.cell_s + more_s, mark, without)
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at exit it would tell of the cell that nobody waits for now
-        record.fail(endings.INTERRUPTED)
         raise
     except Exception as error:  # a kernel that does not start, a message that does not arrive: the other runs go on
         if too_long.is_set():
@@ -191,8 +269,6 @@ def _attempt(record: Record[Run], results: Path | str, process: int, last: bool)
     finally:
         watch.cancel()
         locks.end_processes(mark)  # its children, and itself if it does not listen
-    if not (record.complete if process == 1 else record.has_pass(process)):  # papermill calls a sys.exit in a cell a success
-        return endings.UNFINISHED
     return None
 
 
@@ -203,7 +279,7 @@ def _mark(folder: Path) -> str:
 def execute(
     name: str,
     output: Path,
-    parameters: Mapping[str, str | int],
+    parameters: Mapping[str, str | int | float],
     cell_s: float | None = None,
     mark: str = "",
     without: Collection[str] = (),
@@ -303,6 +379,7 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["engines"] = len({run.engine for run in study.runs()}) > 1
     has["labels"] = bool(kept_labels(results, study))
+    has["soak"] = any(there(record, Kind.SOAK) for record in records(results, study))
     without = [tag for tag, there in has.items() if not there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
     return _execute_over(study, results, "3_summary", without, save_cells=False)

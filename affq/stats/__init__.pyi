@@ -1,4 +1,5 @@
 from . import compare as compare
+from . import drift as drift
 from . import power as power
 from .agreement import alpha as alpha
 from .agreement import kappa as kappa
