@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from test_soak import write_soak
 from test_tables import PEAKS, PREDICTED, judged, write_run
 
 import affq
@@ -89,6 +90,7 @@ def results(tmp_path_factory):
     for run, answers in judged_as.items():
         write_run(run, answers.split(), PEAKS, [1.0, 2.0, 3.0, 1.5, 2.5, 1.2], 4, **more)
         score(run, compiled if run is compiled else fp32)
+    write_soak(int8, processes=2, changed_from=59)
     nf4.fail(Failure(FailureKind.OUT_OF_MEMORY, "no room"))
     ids = annotation.identified(affq.Results(study, folder / "results").texts)["id"]
     for person, labels in {"anna": ["joy", "sadness", "joy", "none"], "ben": ["joy", "joy", "joy", "joy"]}.items():

@@ -7,5 +7,7 @@ from .comparison import WANTED as WANTED
 from .comparison import Compared as Compared
 from .planned import planned_runs as planned_runs
 from .results import Results as Results
+from .soak import MEMORY as MEMORY
+from .soak import Drift as Drift
 from .texts import NAMED as NAMED
 from .texts import run_labels as run_labels

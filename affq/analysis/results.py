@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, quality, summary, texts
+from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, quality, soak, summary, texts
 from affq.errors import InputError
 from affq.results import Snapshot, kept_labels, snapshots, study_folder
 from affq.study import Run, Study, load_study
@@ -176,6 +176,21 @@ class Results:
     def engines(self) -> pd.DataFrame:
         """How far each engine's texts are those of the study's first engine."""
         return engines.same_texts(self.records)
+
+    @cached_property
+    def soaks(self) -> pd.DataFrame:
+        """Each soak: how long it was, and how many texts failed or differ."""
+        return soak.soaks(self.records)
+
+    @cached_property
+    def soak_rounds(self) -> pd.DataFrame:
+        """Memory, time and texts of each round of a soak."""
+        return soak.rounds(self.records)
+
+    @cached_property
+    def soak_drifts(self) -> pd.DataFrame:
+        """Whether each soak's memory and latency drift."""
+        return soak.drifts(self.records)
 
     @cached_property
     def time_spent(self) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from affq.analysis import run_labels
+from affq.analysis import MEMORY, run_labels
 from affq.errors import printable
 from affq.inference import kernels as groups
 from affq.models import PRECISIONS
@@ -225,6 +225,35 @@ def kernels(frame: pd.DataFrame) -> Axes:
     _title(axes, "Where a text's time goes")
     _legend_below(axes)
     return axes
+
+
+def soak(rounds: pd.DataFrame) -> Axes:
+    """Draw memory and latency over the minutes of each soak, a row a run; a line where a process follows another.
+
+    rounds: Results.soak_rounds.
+    """
+    drawn = rounds.assign(run=_runs, minutes=(rounds["start_s"] + rounds["seconds"]) / 60, time=100 * rounds["latency_change"])
+    runs = list(drawn.groupby("run", sort=False))
+    figure, rows = plt.subplots(2 * len(runs), 1, figsize=(WIDTH, 0.4 + 2.3 * len(runs)), layout="constrained", squeeze=False)
+    for (run, soak), memory, time in zip(runs, rows[::2, 0], rows[1::2, 0], strict=True):
+        for (name, column), style in zip(MEMORY.items(), ("-", "--", ":"), strict=True):
+            if (known := soak.dropna(subset=column)).size:
+                megabytes = known[column].astype(float) / 1e6
+                memory.plot(known["minutes"], megabytes, style, color="black", linewidth=1, label=name)
+        low, high = memory.get_ylim()
+        room = max(0, 0.04 * high - (high - low)) / 2  # a wobble by some per cent is not to fill the picture
+        memory.set(ylim=(low - room, high + room), ylabel="MB", xticklabels=[])
+        memory.set_title(run, loc="left", size="small")
+        memory.legend(frameon=False, fontsize="small")
+        time.plot(soak["minutes"], soak["time"], ".", color="black", markersize=2)
+        reach = max(10, *map(abs, time.get_ylim()))
+        time.set(ylim=(-reach, reach), ylabel="seconds a text, ±%")
+        for start in soak.loc[soak["process"].diff() > 0, "minutes"]:
+            for axes in (memory, time):
+                axes.axvline(start, color="C3", linewidth=0.8)
+    rows[-1, 0].set_xlabel("minutes")
+    _title(rows[0, 0], "Memory and time over a soak")
+    return rows[0, 0]
 
 
 def _kind(summary: pd.DataFrame) -> str:

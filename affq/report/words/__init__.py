@@ -31,6 +31,8 @@ from affq.report.words.planning import planned_power as planned_power
 from affq.report.words.planning import savings as savings
 from affq.report.words.runs import hardware as hardware
 from affq.report.words.runs import reproduce as reproduce
+from affq.report.words.soak import drifts as drifts
+from affq.report.words.soak import soaked as soaked
 from affq.report.words.text import as_data as as_data
 from affq.report.words.text import shown as shown
 from affq.report.words.texts import batch as batch
