@@ -95,6 +95,8 @@ def test_papermill_sees_the_parameters():
         "3_summary": {"study", "results"},
         "4_explore": {"study", "results"},
         "5_annotate": {"study", "results", "sample", "person"},
+        "6_load": {"study", "model", "precision", "engine", "results"},
+        "7_soak": {"study", "model", "precision", "engine", "results", "minutes"},
     }
 
 

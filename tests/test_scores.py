@@ -287,7 +287,7 @@ def test_statistics_hold_a_text_against_those_of_its_emotion_alone():
     assert [row["self_bleu"] for row in found] == [1, None, 1, None]
     assert found[0] == {
         **{"prompt_id": "a", "emotion": "joy", "sample": 0, "words": 4, "distinct_1": 1, "distinct_2": 1, "seq_rep_4": 0},
-        **{"self_bleu": 1, "refusal": False, "degenerate": False, "collapsed": False},
+        **{"self_bleu": 1, "refusal": False, "degenerate": False, "collapsed": False, "repeats_from": None},
     }
     assert (found[3]["words"], found[3]["distinct_1"], found[3]["collapsed"]) == (0, None, True)
 

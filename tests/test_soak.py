@@ -18,7 +18,7 @@ from affq.inference import soak
 from affq.report import words
 from affq.results import Kind, Series, records
 from affq.runner import kernel
-from affq.study.study import load_study
+from affq.study import load_study
 
 REQUEST = {"prompt_id": "p", "kind": "event", "emotion": "joy", "sample": 0, "request": "Write."}
 FIGURES = ["process memory", "server memory", "latency"]

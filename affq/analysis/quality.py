@@ -12,7 +12,7 @@ from affq.results import Reading
 from affq.scoring import distinct_n
 from affq.stats import compare
 
-STATISTICS = ["words", "distinct_1", "distinct_2", "seq_rep_4", "self_bleu", "refusal", "degenerate", "collapsed"]
+STATISTICS = ["words", "distinct_1", "distinct_2", "seq_rep_4", "self_bleu", "refusal", "degenerate", "collapsed", "repeats_from"]
 AS_MADE = ["text", "thought_tokens", "opens_turn"]
 LIKELIHOOD = ["nll_nats", "tokens"]
 TEXT_QUALITY = (

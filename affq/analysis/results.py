@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, quality, soak, summary, texts
+from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, long, quality, soak, summary, texts
 from affq.errors import InputError
 from affq.results import Snapshot, kept_labels, snapshots, study_folder
 from affq.study import Run, Study, load_study
@@ -115,7 +115,21 @@ class Results:
     @cached_property
     def text_quality(self) -> pd.DataFrame:
         """Length, diversity, repetition, refusals, perplexity."""
-        return quality.text_quality(quality.with_statistics(self.texts, self.records), comparison.share_interval)
+        return quality.text_quality(self._with_statistics, comparison.share_interval)
+
+    @cached_property
+    def _with_statistics(self) -> pd.DataFrame:
+        return quality.with_statistics(self.texts, self.records)
+
+    @cached_property
+    def repetition(self) -> pd.DataFrame:
+        """The share of texts that do not repeat themselves yet, over words."""
+        return long.repetition(self._with_statistics)
+
+    @cached_property
+    def onsets(self) -> pd.DataFrame:
+        """Where each run's texts begin to repeat themselves."""
+        return long.onsets(self._with_statistics, self.records)
 
     @cached_property
     def batch_effect(self) -> pd.DataFrame:

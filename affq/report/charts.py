@@ -28,6 +28,7 @@ PALETTE = [*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)]
 COLOURS = dict(zip(PRECISIONS, PALETTE, strict=False))
 MARKS = dict(zip(PRECISIONS, "osD^vPX*<>dphH8", strict=False))
 ENGINE_MARKS = "osD^vPX"  # where colours are precisions
+LINES = ("-", "--", ":", "-.")
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oooo")
 WIDTH = 3.3  # inches
 LINE = 24  # letters of a run's name before it is broken
@@ -224,6 +225,23 @@ def kernels(frame: pd.DataFrame) -> Axes:
     axes.set(xlabel="per cent of the phase's time, profiled", ylabel="", xlim=(0, 100))
     _title(axes, "Where a text's time goes")
     _legend_below(axes)
+    return axes
+
+
+def repetition(curves: pd.DataFrame) -> Axes:
+    """Draw the share of texts that do not repeat themselves yet, over words, with its band, a line a run.
+
+    curves: Results.repetition.
+    """
+    axes, drawn = _axes(9), curves.assign(run=_runs)
+    engines = list(drawn["engine"].unique())
+    for (run, precision, engine), curve in drawn.groupby(["run", "precision", "engine"], sort=False):
+        style = {"color": COLOURS[precision], "linestyle": LINES[engines.index(engine) % len(LINES)]}
+        axes.step(curve["words"], curve["not_repeating"], where="post", label=run.replace("\n", " "), **style)
+        axes.fill_between(curve["words"], curve["low"], curve["high"], step="post", color=style["color"], alpha=0.12, linewidth=0)
+    axes.set(xlabel="words", ylabel="share not repeating yet", xlim=(0, None), ylim=(0, 1.02))
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False)
+    _title(axes, "Where repetition sets in")
     return axes
 
 

@@ -321,6 +321,7 @@ class Quality(TextKey):
     refusal: bool
     degenerate: bool
     collapsed: bool
+    repeats_from: Count | None
 
 
 class Likelihood(TextKey):

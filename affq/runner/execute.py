@@ -379,6 +379,7 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["engines"] = len({run.engine for run in study.runs()}) > 1
     has["labels"] = bool(kept_labels(results, study))
+    has["long"] = study.judged and study.writes_long
     has["soak"] = any(there(record, Kind.SOAK) for record in records(results, study))
     without = [tag for tag, there in has.items() if not there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.

@@ -7,4 +7,5 @@ from .judge import PackagedJudge as PackagedJudge
 from .judge import packaged as packaged
 from .judge import saying_little as saying_little
 from .perplexity import Scorer as Scorer
+from .scores import LOOP as LOOP
 from .scores import distinct_n as distinct_n

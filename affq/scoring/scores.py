@@ -29,6 +29,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 REPETITIVE = 0.5  # of a text's 4-grams: beyond it most were there before, each 4-gram standing more than twice on average
+LOOP = 32  # words: what is repeated at the end of a text for less may be no more than a last phrase
 ROUGE = ("rouge1", "rouge2", "rougeL")
 SELF_BLEU_REFERENCES = 50  # a text is held against no more others, so that the cost grows with the texts, not their square
 
@@ -73,6 +74,26 @@ def is_collapsed(text: str) -> bool:
     return is_degenerate(text) or (seq_rep_4(text) or 0) > REPETITIVE
 
 
+def repeats_from(text: str) -> int | None:
+    """Return the word of a text, from 0, from which on it repeats itself to its end; None where it does not, for LOOP words.
+
+    Where a loop begins to say again what it has said once: from there on more than REPETITIVE of the 4-grams were there before,
+    however far one reads on; before it most are new, however far one reads back. So it is where the sum of what is repeated less
+    what is new is greatest from a word to the end, as a change is placed by cumulative sums (Page 1954,
+    https://doi.org/10.1093/biomet/41.1-2.100).
+    """
+    text_words = words(text)
+    ngrams = list(zip(*(text_words[start:] for start in range(4)), strict=False))
+    first = {ngram: place for place, ngram in reversed(list(enumerate(ngrams)))}
+    excess = most = 0.0
+    onset = None
+    for place in reversed(range(len(ngrams))):
+        excess += (first[ngrams[place]] < place) - REPETITIVE
+        if excess > most:
+            most, onset = excess, place
+    return onset if onset is not None and len(text_words) - onset >= LOOP else None
+
+
 def is_refusal(text: str) -> bool:
     """Return whether a text opens as a refusal does, by the list REFUSALS.
 
@@ -102,7 +123,7 @@ def self_bleu(texts: Sequence[str]) -> list[float | None]:
 
 
 def text_statistics(generations: Sequence[Generation]) -> list[dict[str, Any]]:
-    """Score generations by themselves: words, distinct_1, distinct_2, seq_rep_4, self_bleu, refusal, degenerate, collapsed.
+    """Score generations by themselves: the fields of results.schemas.Quality, each by the function of its name here.
 
     self_bleu is against the texts asked for the same emotion. What a text is too short for is None.
     """
@@ -117,7 +138,8 @@ def text_statistics(generations: Sequence[Generation]) -> list[dict[str, Any]]:
         shares |= {"self_bleu": next(bleu[generation["emotion"]])}
         shares = {name: share if share is None else round(share, 6) for name, share in shares.items()}
         failures = {"refusal": is_refusal(text), "degenerate": is_degenerate(text), "collapsed": is_collapsed(text)}
-        rows.append({**key_of(generation), "words": len(words(text)), **shares, **failures})
+        statistics = {"words": len(words(text)), **shares, **failures, "repeats_from": repeats_from(text)}
+        rows.append({**key_of(generation), **statistics})
     return rows
 
 

@@ -15,6 +15,8 @@ from affq.scoring import Judge
 from affq.study.prompts import cross, read_prompts
 from affq.study.study_file import Budget, Generation, Limits, Load, Measurement
 
+LONG = 256  # tokens, from which on a text is asked where it begins to repeat itself
+
 
 def run_label(model: str, precision: str, engine: str) -> str:
     """Return what a run is called in a sentence: its engine is named where it is not the first of ENGINES."""
@@ -155,6 +157,11 @@ class Study:
         """Return what tokens are drawn with; None where decoding is greedy, which has no temperature."""
         temperature = self.generation.temperature
         return None if temperature is None else {"temperature": temperature, "seed": self.seed}
+
+    @property
+    def writes_long(self) -> bool:
+        """Return whether texts may be as long as LONG."""
+        return self.generation.max_new_tokens >= LONG
 
     @property
     def judged(self) -> bool:

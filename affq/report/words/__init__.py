@@ -38,3 +38,4 @@ from affq.report.words.text import shown as shown
 from affq.report.words.texts import batch as batch
 from affq.report.words.texts import caveats as caveats
 from affq.report.words.texts import collapse as collapse
+from affq.report.words.texts import onsets as onsets

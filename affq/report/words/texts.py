@@ -122,6 +122,24 @@ def batch(effect: pd.DataFrame) -> Iterator[str]:
             yield f"**{run}: batching changes the texts about as much as the precision does**: {'; '.join(effects)}."
 
 
+def onsets(onsets: pd.DataFrame) -> str:
+    """Return how many of each run's texts repeat themselves to their end, and by which word. onsets: Results.onsets."""
+    if onsets.empty:
+        return ""
+    lines = []
+    for row in onsets.itertuples():
+        line = f"- **{run_name(row.model, row.precision, row.engine)}**: {row.repeating} of {row.texts} texts"
+        reached = row.half_words if pd.notna(row.half_words) else row.quarter_words
+        if pd.notna(reached):
+            share = "half" if pd.notna(row.half_words) else "a quarter"
+            line += f"; {share} of those that are so long do so by word {reached:,.0f}"
+        if pd.notna(row.p):
+            told = "told apart from" if row.p < 0.05 else "not told apart from"
+            line += f"; {told} {row.against} (log-rank p = {row.p:.2f})"
+        lines.append(f"{line}.")
+    return "\n".join(lines)
+
+
 def collapse(quality: pd.DataFrame) -> str:
     """Return how often generation collapsed. quality: Results.text_quality."""
     if quality.empty:
