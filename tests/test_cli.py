@@ -121,7 +121,8 @@ def test_notebooks_are_copied_with_results_as_seen_from_there_and_never_overwrit
     assert done.returncode == 0, done.stderr
     copies = sorted((tmp_path / "work" / "mine").iterdir())
     assert [path.name for path in copies] == [
-        "1_generate.ipynb", "2_score.ipynb", "3_summary.ipynb", "4_explore.ipynb", "5_annotate.ipynb"
+        "1_generate.ipynb", "2_score.ipynb", "3_summary.ipynb", "4_explore.ipynb", "5_annotate.ipynb",
+        "6_load.ipynb", "7_soak.ipynb",
     ]  # fmt: skip
     for path in copies:
         packaged, copied = (nbformat.read(file, as_version=4).cells for file in (NOTEBOOKS / path.name, path))

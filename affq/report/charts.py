@@ -246,7 +246,7 @@ def repetition(curves: pd.DataFrame) -> Axes:
 
 
 def soak(rounds: pd.DataFrame) -> Axes:
-    """Draw memory and latency over the minutes of each soak, a row a run; a line where a process follows another.
+    """Draw how far memory and time are from their medians over the minutes of each soak; a line where another process begins.
 
     rounds: Results.soak_rounds.
     """
@@ -256,16 +256,17 @@ def soak(rounds: pd.DataFrame) -> Axes:
     for (run, soak), memory, time in zip(runs, rows[::2, 0], rows[1::2, 0], strict=True):
         for (name, column), style in zip(MEMORY.items(), ("-", "--", ":"), strict=True):
             if (known := soak.dropna(subset=column)).size:
-                megabytes = known[column].astype(float) / 1e6
-                memory.plot(known["minutes"], megabytes, style, color="black", linewidth=1, label=name)
-        low, high = memory.get_ylim()
-        room = max(0, 0.04 * high - (high - low)) / 2  # a wobble by some per cent is not to fill the picture
-        memory.set(ylim=(low - room, high + room), ylabel="MB", xticklabels=[])
+                held = known[column].astype(float)
+                label, change = f"{name}, {held.median() / 1e6:,.0f} MB", 100 * (held / held.median() - 1)
+                memory.plot(known["minutes"], change, style, color="black", linewidth=1, label=label)
+        memory.set(ylabel="memory, %", xticklabels=[])
         memory.set_title(run, loc="left", size="small")
         memory.legend(frameon=False, fontsize="small")
         time.plot(soak["minutes"], soak["time"], ".", color="black", markersize=2)
-        reach = max(10, *map(abs, time.get_ylim()))
-        time.set(ylim=(-reach, reach), ylabel="seconds a text, ±%")
+        time.set(ylabel="seconds, %")
+        for axes, least in ((memory, 2), (time, 10)):  # what wobbles by less is not to fill the picture
+            reach = max(least, *map(abs, axes.get_ylim()))
+            axes.set_ylim(-reach, reach)
         for start in soak.loc[soak["process"].diff() > 0, "minutes"]:
             for axes in (memory, time):
                 axes.axvline(start, color="C3", linewidth=0.8)
