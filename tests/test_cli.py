@@ -140,7 +140,7 @@ def test_notebooks_are_copied_with_results_as_seen_from_there_and_never_overwrit
 def test_bad_input_is_one_sentence_and_exit_status_2(command, tmp_path):
     done = affq(command, "defualt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "default, default-40, default-full, engines, load, paper, paper-random"
+    known = "default, default-40, default-full, engines, load, long, paper, paper-random"
     assert done.stderr == f"affq: unknown study 'defualt'; known: {known}; or give the path of a .yaml file\n"
 
 

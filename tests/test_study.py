@@ -255,7 +255,7 @@ def test_bad_prompts_and_references_are_said_with_the_study(write_study, tmp_pat
 
 
 def test_unknown_study_names_those_there_are():
-    known = "default, default-40, default-full, engines, load, paper, paper-random"
+    known = "default, default-40, default-full, engines, load, long, paper, paper-random"
     with pytest.raises(InputError, match=f"unknown study 'defualt'; known: {known}; or give the path"):
         load_study("defualt")
 

@@ -199,18 +199,18 @@ def make_series(
     on. parameters: the notebook's, beyond the run: they are the settings of the series. more_s: what the study's limits do not
     count. Raises InputError if another process holds the results.
     """
-    chosen = [planned.run for planned in plan(study, results, Choice(tuple(only)))]
-    folder = study_folder(results, study) / "runs"
+    choice, folder = Choice(tuple(only)), study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    for run in chosen:
-        fetch(run.model, run.precision, run.engine, say)
+    for planned in plan(study, results, choice):
+        fetch(planned.run.model, planned.run.precision, planned.run.engine, say)
     failed = []
     with locks.held(folder, "lock", say):
         locks.end_processes(_mark(folder))
-        for number, run in enumerate(chosen, 1):
-            name, series = f"[{number}/{len(chosen)}] {run.label}", Series(Record(results, run), kind)
+        chosen = plan(study, results, choice)  # with the ids of what was fetched
+        for number, (run, record) in enumerate(((planned.run, planned.record) for planned in chosen), 1):
+            name, series = f"[{number}/{len(chosen)}] {run.label}", Series(record, kind)
             if series.complete and series.settings() == parameters:
-                say(f"{name}: done before")
+                say(f"{name}: done before; delete {series.folder}, and the same command does it again")
                 continue
             say(f"{name} …")
             series.folder.mkdir(parents=True, exist_ok=True)
@@ -381,7 +381,7 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has["labels"] = bool(kept_labels(results, study))
     has["long"] = study.judged and study.writes_long
     has["soak"] = any(there(record, Kind.SOAK) for record in records(results, study))
-    without = [tag for tag, there in has.items() if not there]
+    without = [tag for tag, is_there in has.items() if not is_there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
     return _execute_over(study, results, "3_summary", without, save_cells=False)
 
