@@ -13,6 +13,7 @@ import affq
 from affq.analysis import ClientBound, choose
 from affq.report import charts, words
 from affq.results import Kind, Series, records, score_together
+from affq.runner import execute
 from affq.stats import percentile
 from affq.widgets import explore
 
@@ -224,6 +225,26 @@ def test_series_that_was_cut_off_counts_its_whole_levels(results):
     assert "was cut off; its whole levels count" in words.series(anew.series, "load")
 
 
+def test_report_judges_texts_under_load_and_has_a_chapter_on_them(results):
+    """Both notebooks, over a run with a load, and one whose load is damaged."""
+    folder = results.folder.parent
+    fp32, bf16 = records(folder, results.study)
+    damaged = write_load(fp32)
+    edit(damaged.folder / "rows.jsonl", "so it is", "so is it")
+    execute.score_study(results.study, folder)
+    scored = Series(bf16, Kind.LOAD)
+    assert scored.has_scores("minilm-lora", results.study.judges[0].identity) and not damaged.scores("minilm-lora")
+    cells = json.loads(execute.summarize_study(results.study, folder).read_text(encoding="utf-8"))["cells"]
+    said = "".join(map(json.dumps, cells))
+    assert "The load of smollm2-135m fp32" in said and "cannot be used, and is left out" in said
+    assert "Most texts come from **smollm2-135m bf16** at 2 streams" in said
+    draft = results.folder / "draft"
+    assert {"under_load.csv", "load_percentiles.csv", "texts_under_load.csv"} < {path.name for path in draft.glob("tables/*.csv")}
+    assert len(pd.read_csv(draft / "tables" / "load_requests.csv")) == 20
+    charts = {path.stem for path in draft.glob("charts/*.png")}
+    assert {"latency_over_throughput", "latency_over_rate", "f1_under_load"} < charts
+
+
 def test_scores_of_a_series_are_made_again_when_its_rows_are_others(results):
     record = records(results.folder.parent, results.study)[1]
     series = Series(record, Kind.LOAD)
@@ -268,11 +289,12 @@ def queue(rng, busy, texts, repetitions):
 @pytest.mark.parametrize("percent", [50, 90])
 def test_interval_holds_the_percentile_of_a_queue_where_order_statistics_alone_do_not(percent):
     truth = np.percentile(queue(np.random.default_rng(1), 0.8, 80, 20_000), percent)
-    rng, trials, covered, plain = np.random.default_rng(0), 200, 0, 0
+    rng, trials, covered, plain = np.random.default_rng(0), 100, 0, 0
     for _ in range(trials):
         repetitions = queue(rng, 0.8, 80, 3)
         whole = percentile(repetitions, percent)
         covered += not (truth < whole.low or truth > whole.high)  # an end that is not known leaves nothing out
         interval = stats.quantile_test(repetitions.ravel(), p=percent / 100).confidence_interval(0.95)
         plain += interval.low <= truth <= interval.high
+    # tests/bench/queues.md has more of it. At 95 % 90 or more of a hundred are held with a probability of 99 %.
     assert covered >= 0.9 * trials and plain < 0.6 * trials
