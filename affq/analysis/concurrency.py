@@ -81,8 +81,8 @@ def series(records: Iterable[Reading[Run]]) -> pd.DataFrame:
             if one := there(record, kind):
                 status, note = one.state()
                 readings = 0 if status == Status.FAILED else len(one.readings())
-                about = {"run_id": record.run.id, **named(record.run), "kind": kind.value}
-                rows.append(about | {"status": status.value, "readings": readings, "note": note})
+                worth = {"kind": kind.value, "status": status.value, "readings": readings, "note": note}
+                rows.append({"run_id": record.run.id, **named(record.run), **worth})
     return pd.DataFrame(rows, columns=SERIES)
 
 
@@ -197,14 +197,13 @@ def _readings(rows: Sequence[dict], figure: str) -> np.ndarray:
 
 def _good(rows: Sequence[dict], run: Run) -> int | None:
     """Return how many texts came within the limits that the study states; None where it states none."""
-    limits = {name: limit for name in ("ttft_s", "token_s") if run.study.load and (limit := getattr(run.study.load, name))}
-    if not limits:
+    limits = run.study.load
+    if not limits or (limits.ttft_s is None and limits.token_s is None):
         return None
-    times = [(row, _times(row)) for row in rows]
-    # A text of one token has no time between tokens to be too long.
-    return sum(
-        row["error"] is None and not any(of_text[name] > limit for name, limit in limits.items()) for row, of_text in times
-    )
+    first_s, token_s = limits.ttft_s or np.inf, limits.token_s or np.inf
+    times = [_times(row) for row in rows]
+    # What came without a token has no first one; a text of one token has none after it that could be late.
+    return sum(of_text["ttft_s"] <= first_s and not of_text["token_s"] > token_s for of_text in times)
 
 
 def _client(rows: Sequence[dict], readings: Sequence[dict]) -> dict[str, object]:
@@ -272,8 +271,8 @@ def _differing(texts: pd.DataFrame, first: pd.DataFrame) -> dict[str, float]:
     return {
         "texts": len(pairs),
         "differ": share,
-        "differ_low": max(0.0, low) if low == low else np.nan,
-        "differ_high": min(1.0, high) if high == high else np.nan,
+        "differ_low": float(np.clip(low, 0, 1)),
+        "differ_high": float(np.clip(high, 0, 1)),
         "first_word": float(np.median(words)) if words else np.nan,
     }
 
@@ -312,5 +311,5 @@ def _counts(texts: pd.DataFrame, like: pd.DataFrame, emotions: Sequence[str]) ->
 def _ends(terms: np.ndarray, statistic: compare.Statistic, scale: str = "identity") -> tuple[float, float, float]:
     """Return (estimate, low, high) for prompts like these; of fewer than FEWEST prompts without ends."""
     interval = compare.interval(terms, statistic, PROMPTS_LIKE_THESE, scale)
-    few = len(terms) < FEWEST
-    return float(interval.estimate), *(np.nan if few else float(end) for end in (interval.low, interval.high))
+    low, high = (np.nan if len(terms) < FEWEST else float(end) for end in (interval.low, interval.high))
+    return float(interval.estimate), low, high
