@@ -243,8 +243,8 @@ def load_percentiles(loads: Iterable[Loaded]) -> pd.DataFrame:
 def texts_under_load(requests: pd.DataFrame, emotions: Sequence[str]) -> pd.DataFrame:
     """Compare each level's texts with those of the same requests at one stream: one row a run and level.
 
-    Columns TEXTS_UNDER_LOAD. A request's text at one stream is that of the first repetition; the row of one stream says how many
-    of its other repetitions' differ, which is chance alone. first_word: the first word that differs, counted from 1, median.
+    Columns TEXTS_UNDER_LOAD. A request's text at one stream is the first that came; the row of one stream says how many of those
+    that came again there differ, which is chance alone. first_word: the first word that differs, counted from 1, median.
     emotion_f1: of the level's texts, by the first judge; difference_points: less that of one stream, over the requests that both
     have. Intervals are for prompts like these. A run without one stream has no row. requests: as `requests` returns them.
     """
@@ -253,7 +253,7 @@ def texts_under_load(requests: pd.DataFrame, emotions: Sequence[str]) -> pd.Data
         one = of_run[(of_run["loop"] == "closed") & (of_run["streams"] == 1)]
         if one.empty:
             continue
-        first = one[one["repetition"] == one["repetition"].min()].drop_duplicates(KEY)
+        first = one.drop_duplicates(KEY)
         for _, level in of_run.groupby("level", sort=False):
             others = level.drop(first.index, errors="ignore")
             row = level.iloc[0][LEVEL].to_dict() | _differing(others, first)

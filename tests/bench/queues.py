@@ -11,7 +11,7 @@ from scipy import stats
 
 from affq.stats import percentile
 
-SEED, STUDIES, TRUTH = 20261128, 400, 10_000
+SEED, STUDIES, TRUTH = 20261128, 200, 10_000
 REPETITIONS, TEXTS, PERCENTS = (3, 5), (20, 80, 300), (50, 90, 99)
 AIM = 0.9
 
@@ -93,7 +93,7 @@ def main():
 
 Made by `OMP_NUM_THREADS=1 python tests/bench/queues.py`, seed {SEED}: {STUDIES} simulated levels a row. Aim: at 95 % an interval
 holds the percentile that endless repetitions of the level would have, each beginning with an empty queue; below {AIM:.0%} it is
-**bold**. Monte Carlo error 1.1 %. An end that is not known leaves nothing out; how often the upper one is not is in the last
+**bold**. Monte Carlo error 1.5 %. An end that is not known leaves nothing out; how often the upper one is not is in the last
 columns. No figure: too few readings for that percentile.
 
 - Order statistics of all requests, as if they were independent (`scipy.stats.quantile_test`): {sum(s < AIM for s in least[0])} of

@@ -49,10 +49,10 @@ def _under_load(levels: pd.DataFrame, limits: Load | None) -> Iterator[str]:
         else:
             yield f"No text came within the study's limits ({kept})."
     if not (behind := levels[levels["keeps_up"].eq(False).fillna(False)]).empty:
-        first = behind.loc[behind["rate"].idxmin()]
+        first, rates = behind.loc[behind["rate"].idxmin()], levels["keeps_up"].notna().sum()
         yield (
-            f"Of {levels['keeps_up'].notna().sum()} levels with a given rate {len(behind)} were not kept up with (fewer than "
-            f"{BEHIND:.0%} of the texts that were asked for came): the lowest is {first['rate']:g} texts a second, of which "
+            f"Not kept up with: {len(behind)} of {rates} given rates, at which fewer than {BEHIND:.0%} of the texts that were "
+            f"asked for came; the lowest is {first['rate']:g} texts a second, of which "
             f"{run_name(first['model'], first['precision'], first['engine'])} gave {first['texts_per_s']:.2f}."
         )
     if levels["errors"].sum():
@@ -77,7 +77,7 @@ def _level(levels: pd.DataFrame, figure: str) -> str:
         asked = f"{best['streams']} stream{'s' * int(best['streams'] != 1)}"
     times = f"{best['latency_p50_s']:.2f} s for a text in the median"
     if not np.isnan(best["latency_p90_s"]):
-        times += f", {best['latency_p90_s']:.2f} s in the slowest tenth"
+        times += f", and one in ten takes more than {best['latency_p90_s']:.2f} s"
     run = run_name(best["model"], best["precision"], best["engine"])
     return f"**{run}** at {asked}: {best[figure]:.2f} a second ({times})"
 
@@ -94,7 +94,7 @@ def texts_under_load(texts: pd.DataFrame) -> str:
         apart = known[(known["low_points"] > 0) | (known["high_points"] < 0)]
         furthest = known.loc[known["difference_points"].abs().idxmax()]
         sentences.append(
-            f"F1 moves by {furthest['difference_points']:+.1f} points at most; the interval of the difference leaves out 0 at "
-            f"{len(apart)} of {len(known)} levels."
+            f"The largest difference of F1 is {furthest['difference_points']:+.1f} points; the interval of the difference leaves "
+            f"out 0 at {len(apart)} of {len(known)} levels."
         )
     return " ".join(sentences)
