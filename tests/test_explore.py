@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.backend_bases import MouseEvent
 from test_publish import hostile_texts
 from test_tables import PEAKS, write_run
+from test_under_load import write_load
 
 from affq.analysis import annotation, disagreement
 from affq.analysis.texts import join
@@ -252,6 +253,17 @@ def test_budget_is_answered_by_the_one_rule(explorer):
     for typed in ("x", "-1", "0", "nan"):
         explorer.memory_gb.value = typed
         assert f"the budget {typed!r} is no number of GB above 0" in shown(explorer.advice)
+
+
+def test_budget_takes_the_seconds_of_so_many_users_where_they_were_measured(study, results, explorer):
+    assert explorer.users not in explorer.budget.children and explorer.users.value is None
+    write_load(records.records(results, load_study(study))[1])  # of bf16: 3 s a text in the median of two streams
+    explorer = Explorer(study, results)
+    assert explorer.users in explorer.budget.children
+    explorer.users.value = 2
+    said = shown(explorer.advice)
+    assert "Within any budget at 2 concurrent users, take smollm2-135m at bf16" in said and "3.00 s a text" in said
+    assert "Left out, for want of a reading at 2 concurrent users: smollm2-135m fp32." in said
 
 
 def test_budget_begins_as_the_study_says(write_study, results):

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from test_soak import write_soak
 from test_tables import PEAKS, PREDICTED, judged, write_run
+from test_under_load import write_load
 
 import affq
 from affq.analysis import annotation, comparison
 from affq.report import words
-from affq.results import Failure, FailureKind, keep_labels
+from affq.results import Failure, FailureKind, keep_labels, score_together
 from affq.results import record as records
 from affq.scoring import scores
 
@@ -72,7 +73,7 @@ def score(run, baseline):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Two complete runs with every score, a failed one, one on another engine, labels of two people, a budget and a price."""
+    """Complete runs with every score, one of them on another engine, one under load, and a failed one; labels, budget, price."""
     folder = tmp_path_factory.mktemp("frames")
     (folder / "two.csv").write_text(
         "id,kind,text,text_without_emotion\nnote,event,A note of {emotion}.,A note.\nday,event,A day of {emotion}.,A day.\n"
@@ -92,6 +93,8 @@ def results(tmp_path_factory):
         score(run, compiled if run is compiled else fp32)
     write_soak(int8, processes=2, changed_from=59)
     nf4.fail(Failure(FailureKind.OUT_OF_MEMORY, "no room"))
+    series = write_load(int8, failing=True)
+    score_together([(series, "minilm-lora", series.rows())], {}, lambda texts: [judged(text, "joy") for text in texts])
     ids = annotation.identified(affq.Results(study, folder / "results").texts)["id"]
     for person, labels in {"anna": ["joy", "sadness", "joy", "none"], "ben": ["joy", "joy", "joy", "joy"]}.items():
         keep_labels(folder / "results", study, person, pd.DataFrame({"id": ids[:4], "label": labels}))

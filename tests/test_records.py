@@ -13,6 +13,7 @@ from affq import files
 from affq.errors import InputError
 from affq.results import Failure, FailureKind, reading, score_together
 from affq.results import record as records
+from affq.results import scores as of_texts
 from affq.results.provenance import software
 from affq.study import load_study
 
@@ -241,7 +242,7 @@ def test_scores_are_made_once_and_again_when_scorer_or_code_changed(record, monk
         file.write("\n")  # other texts, as far as a hash knows
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6] and len(record.scores("judge")) == 6
-    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr("affq.results.scores.scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"v": 2}, make)
     assert made == [6, 6, 6, 6]
 
@@ -253,7 +254,7 @@ def not_here(generations):
 def test_scores_stay_where_what_would_make_them_again_is_not_here(record, monkeypatch):
     complete(record).score("judge", {"revision": "a"}, lambda _: judgements(record))
     record.score("judge", {"revision": None}, not_here)  # they are there: nobody is asked
-    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr("affq.results.scores.scoring", lambda: {"versions": {}, "code_digest": "other"})
     record.score("judge", {"revision": None}, not_here)
     assert record.scores_are_stale("judge") and len(record.scores("judge")) == 6
     with pytest.raises(InputError, match="the judge is not here"):
@@ -277,14 +278,14 @@ def test_several_runs_are_scored_together_and_what_is_there_stays(record, monkey
         "there": of_each(texts),
         **{name: [row | {"judged_emotion": "18"} for row in of_each(rows)] for _, name, rows in wanted[1:]},
     }
-    monkeypatch.setattr("affq.results.record.TOGETHER", 7)  # so many at least: a and b, then c
+    monkeypatch.setattr("affq.results.scores.TOGETHER", 7)  # so many at least: a and b, then c
     score_together(wanted[1:], {"v": 2}, of_each)
     assert [record.scores(name)[0]["judged_emotion"] for name in "abc"] == ["12", "12", "6"]
 
 
 def test_scores_of_the_first_texts_are_kept_where_the_next_cannot_be_scored(record, monkeypatch):
     texts = complete(record).generations()
-    monkeypatch.setattr("affq.results.record.TOGETHER", 1)
+    monkeypatch.setattr("affq.results.scores.TOGETHER", 1)
     made = []
 
     def make(rows):
@@ -299,7 +300,7 @@ def test_scores_of_the_first_texts_are_kept_where_the_next_cannot_be_scored(reco
 def test_scores_of_several_runs_stay_where_what_would_make_them_again_is_not_here(record, monkeypatch):
     texts = complete(record).generations()
     score_together([(record, "a", texts), (record, "b", texts)], {"v": 1}, of_each)
-    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr("affq.results.scores.scoring", lambda: {"versions": {}, "code_digest": "other"})
     score_together([(record, "a", texts), (record, "b", texts)], {"v": 1}, not_here)
     assert len(record.scores("a")) == len(record.scores("b")) == 6
     with pytest.raises(InputError, match="the judge is not here"):
@@ -471,7 +472,7 @@ def test_snapshot_hashes_each_file_once_and_reads_it_once_whatever_is_asked_of_i
 
         monkeypatch.setattr(holder, name, count)
 
-    for holder, name in ((files, "read_json"), (files, "read_jsonl"), (reading, "sha256_of")):
+    for holder, name in ((files, "read_json"), (files, "read_jsonl"), (reading, "sha256_of"), (of_texts, "sha256_of")):
         counted(holder, name)
     for _ in range(2):
         assert snapshot.complete and snapshot.failure() is None and snapshot.state().status == "ok"

@@ -11,7 +11,7 @@ from affq.analysis.summary import provenance
 from affq.analysis.texts import confusion, emotion_f1, examples, join, side_by_side
 from affq.report import charts, words
 from affq.report.reading import for_reading
-from affq.results import Failure, FailureKind, Status, reading, software
+from affq.results import Failure, FailureKind, Status, software
 from affq.results import record as records
 from affq.study import load_study
 
@@ -264,7 +264,7 @@ def test_side_by_side_shows_the_first_of_several_samples(runs):
 
 
 def test_scores_of_other_code_are_noted_with_the_scorers_they_are_of(runs, monkeypatch):
-    monkeypatch.setattr(reading, "scoring", lambda: {"versions": {}, "code_digest": "other"})
+    monkeypatch.setattr("affq.results.scores.scoring", lambda: {"versions": {}, "code_digest": "other"})
     notes = summary_of(runs).set_index("precision")["note"]
     why = "scores of other code or versions, which affq score makes again: minilm-lora, minilm-goemotions, rouge-references"
     assert why in notes["bf16"] and "scores of other" not in notes["int8"]

@@ -5,6 +5,8 @@ from .claims import Reason as Reason
 from .claims import Verdict as Verdict
 from .comparison import WANTED as WANTED
 from .comparison import Compared as Compared
+from .concurrency import BEHIND as BEHIND
+from .concurrency import ClientBound as ClientBound
 from .planned import planned_runs as planned_runs
 from .results import Results as Results
 from .soak import MEMORY as MEMORY

@@ -61,6 +61,16 @@ def within_budget(runs: pd.DataFrame, peak_bytes: float, latency_s: float, draws
     return best.assign(role=["choice", "runner-up"][: len(best)]).reset_index(drop=True)
 
 
+def at_streams(runs: pd.DataFrame, under_load: pd.DataFrame, streams: int) -> pd.DataFrame:
+    """Return the runs with the latency that a text has at so many streams, its median; nan where that was not measured.
+
+    runs: {run_id, latency_s}; under_load: Results.under_load.
+    """
+    level = under_load[(under_load["loop"] == "closed") & (under_load["streams"] == streams)]
+    latency_s = level.drop_duplicates("run_id").set_index("run_id")["latency_p50_s"]
+    return runs.assign(latency_s=runs["run_id"].map(latency_s).astype(float))
+
+
 def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
     """Pair the runs whose peaks differ by at most `within` of the larger one: one row a pair, in the order of `runs`.
 

@@ -6,7 +6,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affq.analysis import annotation, choose, claims, comparison, costs, engines, judges, long, quality, soak, summary, texts
+from affq.analysis import (
+    annotation,
+    choose,
+    claims,
+    comparison,
+    concurrency,
+    costs,
+    engines,
+    judges,
+    long,
+    quality,
+    soak,
+    summary,
+    texts,
+)
 from affq.errors import InputError
 from affq.results import Snapshot, kept_labels, snapshots, study_folder
 from affq.study import Run, Study, load_study
@@ -165,6 +179,35 @@ class Results:
     def load(self) -> pd.DataFrame:
         """What else the machine did while it measured."""
         return costs.load(self.records)
+
+    @cached_property
+    def series(self) -> pd.DataFrame:
+        """What is measured beside the runs over and over, and what it is worth."""
+        return concurrency.series(self.records)
+
+    @cached_property
+    def _loads(self) -> list[concurrency.Loaded]:
+        return concurrency.read(self.records)
+
+    @cached_property
+    def load_requests(self) -> pd.DataFrame:
+        """Every text that was asked for under load."""
+        return concurrency.requests(self._loads)
+
+    @cached_property
+    def under_load(self) -> pd.DataFrame:
+        """What each level of load gave: texts a second, times, goodput."""
+        return concurrency.under_load(self._loads, self.load_percentiles)
+
+    @cached_property
+    def load_percentiles(self) -> pd.DataFrame:
+        """Percentiles of each level's times, with intervals."""
+        return concurrency.load_percentiles(self._loads)
+
+    @cached_property
+    def texts_under_load(self) -> pd.DataFrame:
+        """How far each level's texts are those of one stream, and whether F1 moves."""
+        return concurrency.texts_under_load(self.load_requests, self.study.emotions)
 
     @cached_property
     def kernels(self) -> pd.DataFrame:

@@ -13,4 +13,5 @@ from .output import show as show
 from .output import table as table
 from .output import write_to as write_to
 from .reading import AT_A_GLANCE as AT_A_GLANCE
+from .reading import UNDER_LOAD as UNDER_LOAD
 from .reading import escaped as escaped

@@ -6,7 +6,7 @@ A chart is as wide as a column of a paper; its letters are legible there, and on
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from affq.analysis import MEMORY, run_labels
 from affq.errors import printable
@@ -390,13 +391,88 @@ def _by_engine(axes: Axes, points: pd.DataFrame, summary: pd.DataFrame) -> pd.Da
 
     points: at, height, precision, engine. A legend says which mark is whose, the same in every chart of a study.
     """
-    engines = list(summary["engine"].unique())
     for engine, runs in points.groupby("engine", sort=False):
-        mark, colours = ENGINE_MARKS[engines.index(engine) % len(ENGINE_MARKS)], [COLOURS[name] for name in runs["precision"]]
+        mark, colours = _engine_mark(engine, summary), [COLOURS[name] for name in runs["precision"]]
         axes.scatter(runs["at"], runs["height"], s=35, color=colours, marker=mark, zorder=3)
         axes.scatter([], [], color="0.3", marker=mark, label=printable(engine))
     _legend_below(axes)
     return points.assign(run=points["precision"])
+
+
+def latency_over_throughput(levels: pd.DataFrame) -> Axes:
+    """Draw a text's seconds over the texts that come a second, a line a run: the median, and the 90th percentile thinner.
+
+    A point is a level of the closed loop, with its number of streams. levels: Results.under_load.
+    """
+    closed = levels[levels["loop"] == "closed"]
+    drawn = closed.assign(run=_runs)
+    axes = _axes(9)
+    for run, row, points in _by_run(drawn):
+        style = {"color": COLOURS[row.precision], "marker": _engine_mark(row.engine, levels), "markersize": 4}
+        axes.plot(points["texts_per_s"], points["latency_p50_s"], **style, label=run)
+        axes.plot(points["texts_per_s"], points["latency_p90_s"], **style | {"markersize": 0}, linewidth=0.7, linestyle="--")
+        for point in points.itertuples():
+            _note(axes, f"{point.streams}", (point.texts_per_s, point.latency_p50_s), (0, 4))
+    axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="90th percentile")
+    axes.set(xlabel="texts a second", ylabel="seconds for a text, median", xlim=(0, None), ylim=(0, None))
+    _legend_below(axes)
+    _title(axes, "Latency over throughput, by streams")
+    return axes
+
+
+def latency_over_rate(levels: pd.DataFrame) -> Axes:
+    """Draw a text's seconds over the texts that are asked for a second, a line a run: median, and the 90th percentile thinner.
+
+    A hollow point is a rate that is not kept up with. levels: Results.under_load.
+    """
+    drawn = levels[levels["loop"] == "open"].assign(run=_runs)
+    axes = _axes(9)
+    for run, row, points in _by_run(drawn):
+        colour, mark = COLOURS[row.precision], _engine_mark(row.engine, levels)
+        axes.plot(points["rate"], points["latency_p50_s"], color=colour, marker=mark, markersize=4, label=run)
+        axes.plot(points["rate"], points["latency_p90_s"], color=colour, linewidth=0.7, linestyle="--")
+        faces = [colour if keeps_up else "white" for keeps_up in points["keeps_up"]]
+        axes.scatter(points["rate"], points["latency_p50_s"], s=22, color=faces, edgecolors=[colour], marker=mark, zorder=3)
+    axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="90th percentile")
+    if not drawn["keeps_up"].all():
+        axes.scatter([], [], s=22, color="white", edgecolors="0.3", label="not kept up with")
+    axes.set(xscale="log", yscale="log", xlabel="texts asked for a second", ylabel="seconds for a text, median")
+    rates = sorted(drawn["rate"].unique())
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    _legend_below(axes)
+    _title(axes, "Latency at a given rate")
+    return axes
+
+
+def f1_under_load(texts: pd.DataFrame) -> Axes:
+    """Draw emotion F1 over the number of streams, a line a run, with 95 % intervals. texts: Results.texts_under_load."""
+    drawn = texts[texts["loop"] == "closed"].dropna(subset="emotion_f1").assign(run=_runs)
+    axes, places = _axes(8), sorted(drawn["streams"].unique())
+    runs = list(drawn["run"].unique())
+    for run, row, points in _by_run(drawn):
+        aside = 0.12 * (runs.index(run) - (len(runs) - 1) / 2)  # so that intervals stand side by side
+        at = [places.index(streams) + aside for streams in points["streams"]]
+        style = {"color": COLOURS[row.precision], "marker": _engine_mark(row.engine, texts), "markersize": 4, "capsize": 2}
+        axes.errorbar(at, points["emotion_f1"], yerr=_spread(points, "emotion_f1"), **style, linewidth=0.9, label=run)
+    axes.set_xticks(range(len(places)), [f"{streams}" for streams in places])
+    axes.set(xlabel="streams", ylabel="macro-F1 of the emotion", ylim=(0, 1))
+    _legend_below(axes)
+    _title(axes, "Emotion F1 under load")
+    return axes
+
+
+def _by_run(drawn: pd.DataFrame) -> Iterable[tuple[str, Any, pd.DataFrame]]:
+    """Yield each run's name and first row, with its rows in the order of its levels."""
+    for run, points in drawn.groupby("run", sort=False):
+        yield str(run), next(points.itertuples()), points.sort_values("level")
+
+
+def _engine_mark(engine: str, every: pd.DataFrame) -> str:
+    """Return the mark of an engine: the same in every chart of these runs."""
+    return ENGINE_MARKS[list(every["engine"].unique()).index(engine) % len(ENGINE_MARKS)]
 
 
 def judged_control(texts: pd.DataFrame, emotions: Sequence[str]) -> Axes:

@@ -17,6 +17,10 @@ AT_A_GLANCE = (
     "model precision engine status device emotion_f1 emotion_f1_low emotion_f1_high emotion_f1_masked emotion_f1_chance "
     "rougeL_to_baseline weights_bytes peak_bytes latency_s note"
 ).split()
+UNDER_LOAD = (
+    "model precision engine streams rate asked_per_s texts_per_s tokens_per_s ttft_p50_s ttft_p90_s ttft_p99_s "
+    "gap_p50_s gap_p99_s latency_p50_s latency_p90_s latency_p99_s good_texts_per_s errors client_bound"
+).split()
 TITLES = {
     "emotion_f1": "emotion F1",
     "emotion_f1_low": "low",

@@ -20,10 +20,12 @@ from .reading import study_folder as study_folder
 from .record import Record as Record
 from .record import records as records
 from .record import reported_before as reported_before
-from .record import score_together as score_together
+from .scores import Scored as Scored
+from .scores import score_together as score_together
 from .series import Kind as Kind
 from .series import Series as Series
 from .series import there as there
+from .series import usable as usable
 from .state import Failure as Failure
 from .state import FailureKind as FailureKind
 from .state import Stage as Stage

@@ -17,7 +17,8 @@ from affq.errors import InputError
 from affq.files import sha256_of
 from affq.inference import KEY, Request
 from affq.results import schemas
-from affq.results.provenance import changes_since, scoring, software
+from affq.results.provenance import changes_since, software
+from affq.results.scores import Scored
 from affq.results.state import Failure, FailureKind, State, Status
 
 FORMAT = 4  # of the records; it goes up when their fields change
@@ -35,7 +36,6 @@ METRICS = tuple(schemas.METRICS)
 IN_WORDS = {"prompts_sha256": "prompts", "revision": "weights", "weights": "kind of weights"}
 _FAULTS: dict[Path, tuple[list[str], str]] = {}  # by run: the hashes of records that were checked, and what is wrong with them
 REMEDY = "affq run does it again"
-SCORE_REMEDY = "affq score makes it again"
 KEEPS_OLD = "the version that wrote them reads them; affq run --force does the run again, and moves them to attempts/"
 KEY_OF = itemgetter(*KEY)
 P = ParamSpec("P")
@@ -135,7 +135,7 @@ def once(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, 
     return ask
 
 
-class Reading(Generic[RunT]):
+class Reading(Scored, Generic[RunT]):
     """Reads the records of one run, and its scores. `complete` and `state` say what they are worth."""
 
     _answers: dict[tuple, Any] | None = None
@@ -312,35 +312,14 @@ class Reading(Generic[RunT]):
 
     @once
     def manifest(self, scorer: str) -> dict | None:
-        """Return what the scores of `scorer` were made of, by and with; None for none, and for scores that were changed since.
+        """Return what the scores of `scorer` were made of, as Scored has it; a snapshot reads it once."""
+        return super().manifest(scorer)
 
-        It has {of: the hash of the generations, by: what identifies the scorer, software: `provenance.scoring`, seconds, sha256}.
-        """
-        scores, path = (self._scores_folder / f"{scorer}{end}" for end in (".jsonl", ".manifest.json"))
-        try:
-            manifest = files.read_json(path, SCORE_REMEDY, schemas.Manifest.model_validate)
-            return manifest if manifest["sha256"] == sha256_of(scores) else None
-        except (InputError, FileNotFoundError, IsADirectoryError):
-            return None
-
-    def scores_are_stale(self, scorer: str) -> bool:
-        """Return whether the scores of `scorer` are there, and of other texts, other code or other versions than are here now."""
-        manifest = self.manifest(scorer)
-        return manifest is not None and (manifest["of"], manifest["software"]) != (self.generations_sha256(), scoring())
-
-    def scores(self, scorer: str) -> list[dict]:
-        """Return the scores of `scorer`; an empty list where there are none, or none that fit the texts."""
-        if not self.manifest(scorer):
-            return []
-        try:
-            check = schemas.of_scores(scorer).model_validate
-            scores = files.read_jsonl(self._scores_folder / f"{scorer}.jsonl", SCORE_REMEDY, check)
-        except InputError:
-            return []
+    def _fit(self, scorer: str, scores: list[dict]) -> bool:
         keys, wanted = Counter(map(KEY_OF, scores)), Counter(map(KEY_OF, self.run.study.requests))
         if scorer == "rouge-references":
             wanted = Counter(key for key in wanted if key[1] is not None)  # the control has no references
-        return scores if keys == wanted or (scorer.endswith(ALONE) and keys <= wanted) else []
+        return keys == wanted or (scorer.endswith(ALONE) and keys <= wanted)
 
     @once
     def _read(self, name: str) -> dict:

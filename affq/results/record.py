@@ -6,7 +6,6 @@ reports/<study>/runs/<run id>/  run.json, generations.jsonl, batches.jsonl, meas
                                 attempts/<n>/: what an earlier attempt left, and a later one replaced
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,24 +14,23 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from affq import files
 from affq.errors import InputError
 from affq.files import sha256_of, without_places
 from affq.results import schemas
-from affq.results.provenance import conditions, scoring, software
+from affq.results.provenance import conditions, software
 from affq.results.reading import FORMAT, RECORDS, REMEDY, TEXTS, AskedStudy, Reading, RunT, StudyOfRuns, study_folder
+from affq.results.scores import Scores
 from affq.results.state import Failure, Stage
 
 ENDS = ("done.json", "failed.json", "measurements.json", "scores")
 PASSES = "passes"
-TOGETHER = 1_000  # texts: what is scored of them is on the disk before the next ones
 FOR_PEOPLE = ("1_generate.ipynb", "1_generate.log")
 
 
-class Record(Reading[RunT]):
+class Record(Reading[RunT], Scores):
     """The records of one run, to be written: files whole and renamed into place, texts appended batch by batch."""
 
     def set_aside(self, texts: bool = False) -> None:
@@ -187,49 +185,6 @@ class Record(Reading[RunT]):
                 return
             raise
         self.keep_scores(scorer, by, rows, time.perf_counter() - start)
-
-    def has_scores(self, scorer: str, by: dict, stale: bool = False) -> bool:
-        """Return whether its scores of these texts are there; stale: even if code or versions were others. by: as for `score`."""
-        if not (self.scores(scorer) and (manifest := self.manifest(scorer))):
-            return False
-        made_by = manifest["by"]
-        same_scorer = made_by.keys() == by.keys() and all(by[name] in (None, made_by[name]) for name in by)
-        mine = same_scorer and manifest["of"] == self.generations_sha256()
-        return mine and (stale or not self.scores_are_stale(scorer))
-
-    def keep_scores(self, scorer: str, by: dict, rows: list[dict], seconds: float) -> None:
-        """Write scores, one line a text, and what they were made of, by and with, in so many seconds."""
-        self._scores_folder.mkdir(exist_ok=True)
-        scores = files.lines(rows)
-        files.write(self._scores_folder / f"{scorer}.jsonl", scores)
-        digest = hashlib.sha256(scores.encode()).hexdigest()
-        made_of = {"of": self.generations_sha256(), "by": by, "software": scoring()}
-        files.write_json(self._scores_folder / f"{scorer}.manifest.json", {**made_of, "sha256": digest, "seconds": seconds})
-
-
-def score_together(
-    texts: Iterable[tuple[Record[RunT], str, list[dict]]], by: dict, make: Callable[[list[dict]], list[dict]]
-) -> None:
-    """Write the scores of several runs' texts as Record.score does, but made for TOGETHER texts or more at a time.
-
-    texts: of each record, under the scorer's id, its texts. make: gives a row for each text, in their order; what several runs
-    have in common it may score once.
-    """
-    lacking = [(record, scorer, rows) for record, scorer, rows in texts if not record.has_scores(scorer, by)]
-    while lacking:
-        group: list[tuple[Record[RunT], str, list[dict]]] = []
-        while lacking and sum(len(rows) for *_, rows in group) < TOGETHER:
-            group.append(lacking.pop(0))
-        start = time.perf_counter()
-        try:
-            made = make([row for *_, rows in group for row in rows])
-        except InputError:
-            if all(record.has_scores(scorer, by, stale=True) for record, scorer, _ in group):
-                continue
-            raise
-        seconds, left = (time.perf_counter() - start) / len(made), iter(made)
-        for record, scorer, rows in group:
-            record.keep_scores(scorer, by, list(islice(left, len(rows))), seconds * len(rows))
 
 
 def records(results: Path | str, study: StudyOfRuns[RunT]) -> list[Record[RunT]]:

@@ -1,12 +1,13 @@
 """What is measured beside a run, over and over: texts under load, or a soak. Rows go to the disk level by level, round by round.
 
 reports/<study>/runs/<run id>/<kind>/  about.json, rows.jsonl, readings.jsonl, then done.json
+                                       scores/: of the texts of a load, as a run's are
                                        attempts/<n>/: what was made under other conditions, and something later replaced
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +18,9 @@ from affq.errors import InputError
 from affq.files import sha256_of
 from affq.results import schemas
 from affq.results.provenance import changes_since, conditions, software
-from affq.results.reading import FORMAT, Reading, RunT
+from affq.results.reading import FORMAT, KEY_OF, Reading, RunT
+from affq.results.scores import Scores
+from affq.results.state import Status
 
 JOURNAL = ("rows.jsonl", "readings.jsonl")
 SEALED = ("about.json", *JOURNAL)
@@ -46,12 +49,13 @@ _ROWS: dict[Kind, tuple[type[schemas.Part], Callable[[dict], tuple], type[schema
 }
 
 
-class Series:
-    """The series of one kind beside a run's records."""
+class Series(Scores):
+    """The series of one kind beside a run's records; the texts of a load have scores, in the order of their rows."""
 
     def __init__(self, record: Reading[RunT], kind: Kind) -> None:
         self.run, self.kind = record.run, kind
         self.folder = record.folder / kind.value
+        self._scores_folder = self.folder / "scores"
         self._journal = files.Journal(*(self.folder / name for name in JOURNAL))
         self._row, self._key, self._reading = _ROWS[kind]
 
@@ -123,6 +127,22 @@ class Series:
         """Return what of versions and code changed since it was made; nothing if nothing did."""
         return changes_since(self.about()["software"], software(self.kind.notebook))
 
+    def state(self) -> tuple[Status, str]:
+        """Return what it is worth, and why: ok, stale, partial for one that was cut off, failed for one that cannot be used."""
+        try:
+            self.about()
+            self.rows()
+            if self.complete:
+                changes = ", ".join(self.changes())
+                return (Status.STALE, changes) if changes else (Status.OK, "")
+        except InputError as error:
+            return Status.FAILED, str(InputError(error.problem, place=Path(str(error.place)).name))
+        except OSError as error:
+            return Status.FAILED, str(error.strerror)
+        if (self.folder / "done.json").exists():
+            return Status.FAILED, "its records were changed after it had ended"
+        return Status.PARTIAL, "it was cut off"
+
     def readings(self) -> list[dict]:
         """Return the readings whose rows are all there, in the order in which they were made."""
         batches, path = self._journal.batches(lambda row: self._key(self._checked(row))), self.folder / JOURNAL[1]
@@ -133,6 +153,13 @@ class Series:
         readings = self.readings()
         data = (self.folder / JOURNAL[0]).read_bytes()[: readings[-1]["end_byte"]] if readings else b""
         return [self._checked(json.loads(line)) for line in data.splitlines()]
+
+    def generations_sha256(self) -> str:
+        """Return the hash of the rows: what a score is a score of."""
+        return sha256_of(self.folder / JOURNAL[0])
+
+    def _fit(self, scorer: str, scores: list[dict]) -> bool:
+        return list(map(KEY_OF, scores)) == list(map(KEY_OF, self.rows()))
 
     def _checked(self, row: dict) -> dict:
         return files.checked(row, self._row.model_validate, self.folder / JOURNAL[0], self.kind.command)
@@ -147,3 +174,9 @@ class Series:
 def there(record: Reading[RunT], kind: Kind) -> Series | None:
     """Return a run's series of a kind, if it has one; whether it is complete is another question."""
     return Series(record, kind) if Path(record.folder / kind.value / "about.json").exists() else None
+
+
+def usable(records: Iterable[Reading[RunT]], kind: Kind) -> list[Series]:
+    """Return the series of a kind beside these runs that can be used, and have a reading."""
+    every = [series for record in records if (series := there(record, kind))]
+    return [series for series in every if series.state()[0] != Status.FAILED and series.readings()]

@@ -28,6 +28,7 @@ from affq.results import (
     FailureKind,
     Kind,
     Record,
+    Scored,
     Series,
     Status,
     kept_labels,
@@ -35,6 +36,7 @@ from affq.results import (
     records,
     study_folder,
     there,
+    usable,
 )
 from affq.runner import endings, estimate, kernel
 from affq.runner.planning import Choice, Planned, plan
@@ -341,29 +343,31 @@ def score_study(study: Study, results: Path | str) -> None:
     Raises InputError if no run is complete.
     """
     _need_complete(study, results)
-    complete = [record for record in records(results, study) if record.complete]
+    every = records(results, study)
+    complete, loads = [record for record in every if record.complete], usable(every, Kind.LOAD)
     for judge in study.judges:
-        _fetch_scorer(judge.name, (judge.name, f"{judge.name}-masked"), judge.fetch, complete)
+        wanted: list[tuple[Scored, str]] = [(texts, judge.name) for texts in (*complete, *loads)]
+        wanted += [(record, f"{judge.name}-masked") for record in complete]
+        _fetch_scorer(judge.name, wanted, judge.fetch)
         if judge.here:
             judge.need(study.emotions)
     if study.perplexity:
-        _fetch_scorer(study.perplexity.name, ("perplexity",), study.perplexity.fetch, complete)
+        wanted = [(record, "perplexity") for record in complete]
+        _fetch_scorer(study.perplexity.name, wanted, study.perplexity.fetch)
     _execute_over(study, results, "2_score")
 
 
-def _fetch_scorer(
-    name: str, scorers: Sequence[str], fetch: Callable[[Callable[[str], None]], None], complete: Sequence[Record[Run]]
-) -> None:
+def _fetch_scorer(name: str, wanted: Sequence[tuple[Scored, str]], fetch: Callable[[Callable[[str], None]], None]) -> None:
     """Fetch what makes these scores, unless they are there; where it cannot be had, stale scores stay, which is printed.
 
-    Raises InputError where it cannot be had and a run has none of them.
+    wanted: of which texts, and the scorer's id. Raises InputError where it cannot be had and some texts have none of them.
     """
-    if all(record.scores(scorer) and not record.scores_are_stale(scorer) for record in complete for scorer in scorers):
+    if all(texts.scores(scorer) and not texts.scores_are_stale(scorer) for texts, scorer in wanted):
         return
     try:
         fetch(print)
     except InputError as error:
-        if not all(record.scores(scorer) for record in complete for scorer in scorers):
+        if not all(texts.scores(scorer) for texts, scorer in wanted):
             raise
         print(f"{name} is not here, and its scores stay as they are: {error}")
 
@@ -371,7 +375,7 @@ def _fetch_scorer(
 def summarize_study(study: Study, results: Path | str) -> Path:
     """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
 
-    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile. Raises
+    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile, a load. Raises
     InputError if no run is complete.
     """
     _need_complete(study, results)
@@ -380,7 +384,8 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has["engines"] = len({run.engine for run in study.runs()}) > 1
     has["labels"] = bool(kept_labels(results, study))
     has["long"] = study.judged and study.writes_long
-    has["soak"] = any(there(record, Kind.SOAK) for record in records(results, study))
+    every = records(results, study)
+    has |= {kind.value: any(there(record, kind) for record in every) for kind in Kind}
     without = [tag for tag, is_there in has.items() if not is_there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
     return _execute_over(study, results, "3_summary", without, save_cells=False)

@@ -8,3 +8,4 @@ from .compare import THESE_PROMPTS as THESE_PROMPTS
 from .correction import by_confusion as by_confusion
 from .correction import by_labels as by_labels
 from .frontier import on_frontier as on_frontier
+from .percentiles import percentile as percentile

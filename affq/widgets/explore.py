@@ -172,13 +172,28 @@ def notes(kept: Sequence[Note], texts: pd.DataFrame) -> str:
     return _page("".join(lines))
 
 
-def advice(results: Results, memory_gb: str, seconds_a_text: str) -> str:
+def advice(results: Results, memory_gb: str, seconds_a_text: str, streams: int | None = None) -> str:
     """Return which run to take within a budget, and why, in plain text; each limit as it was typed, nothing for none.
 
-    The rule is choose.within_budget's. Raises InputError for what is no number above 0, and without a judged and measured run.
+    The rule is choose.within_budget's. streams: how many texts are under way at once where the seconds count; None for one text
+    alone. Raises InputError for what is no number above 0, and without a judged and measured run.
     """
     peak_bytes, latency_s = 1e9 * _limit(memory_gb, "GB"), _limit(seconds_a_text, "seconds")
-    return words.advice(choose.within_budget(results.judged, peak_bytes, latency_s, results.draws), peak_bytes, latency_s)
+    runs, draws = results.judged, results.draws
+    if streams is None:
+        return words.advice(choose.within_budget(runs, peak_bytes, latency_s, draws), peak_bytes, latency_s)
+    runs = choose.at_streams(runs, results.under_load, streams)
+    known = runs["latency_s"].notna().to_numpy()
+    left_out = [run_label(*run) for run in runs.loc[~known, NAMED].itertuples(index=False, name=None)]
+    taken = choose.within_budget(runs[known], peak_bytes, latency_s, draws[:, known])
+    return words.advice(taken, peak_bytes, latency_s, streams, left_out)
+
+
+def users(results: Results) -> list[tuple[str, int | None]]:
+    """Return the levels that a budget's seconds may be of, with their names: one text alone, and the streams of a load."""
+    judged = results.under_load[results.under_load["run_id"].isin(results.judged["run_id"])]
+    streams = sorted(judged.loc[judged["loop"] == "closed", "streams"].unique().tolist())
+    return [("one text alone", None), *((f"{count} concurrent user{'s' * (count != 1)}", count) for count in streams)]
 
 
 def _limit(typed: str, unit: str) -> float:

@@ -23,7 +23,8 @@ class Explorer:
     """A study's texts and runs to look through: `texts`, `worth` and `budget` are boxes of widgets, to be shown.
 
     The other attributes are the widgets that are used: filters (models, precisions, engines, emotion, prompt), order, asked (the
-    request that is shown), target and note, cost and run, memory_gb and seconds_a_text. Raises InputError if no run is complete.
+    request that is shown), target and note, cost and run, memory_gb, seconds_a_text and users. Raises InputError if no run is
+    complete.
     """
 
     def __init__(self, study: str | Path, results: str | Path) -> None:
@@ -172,14 +173,18 @@ class Explorer:
             )
             for limit, words in ((given.memory_gb, "memory, GB"), (given.seconds_a_text, "seconds a text"))
         )
+        self.users = widgets.Dropdown(
+            options=explore.users(self.results), description="seconds of", style={"description_width": "9em"}
+        )
         self.advice = widgets.HTML()
-        for limit in (self.memory_gb, self.seconds_a_text):
+        for limit in (self.memory_gb, self.seconds_a_text, self.users):
             limit.observe(lambda _: self._advise(), "value")
-        self.budget = widgets.VBox([self.memory_gb, self.seconds_a_text, self.advice], layout=WIDE)
+        users = [self.users] if len(self.users.options) > 1 else []
+        self.budget = widgets.VBox([self.memory_gb, self.seconds_a_text, *users, self.advice], layout=WIDE)
 
     def _advise(self) -> None:
         try:
-            sentences = explore.advice(self.results, self.memory_gb.value, self.seconds_a_text.value)
+            sentences = explore.advice(self.results, self.memory_gb.value, self.seconds_a_text.value, self.users.value)
         except InputError as error:
             sentences = str(error)
         self.advice.value = f"<p>{escaped(sentences)}</p>"

@@ -24,6 +24,9 @@ from affq.report.words.judges import agreement as agreement
 from affq.report.words.judges import band as band
 from affq.report.words.judges import card as card
 from affq.report.words.judges import people as people
+from affq.report.words.load import series as series
+from affq.report.words.load import texts_under_load as texts_under_load
+from affq.report.words.load import under_load as under_load
 from affq.report.words.planning import lacking as lacking
 from affq.report.words.planning import left_out as left_out
 from affq.report.words.planning import planned as planned
