@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import NAMED, baseline_of, complete, named
-from affq.inference import UNKNOWN, interference
+from affq.inference import UNKNOWN, NoEnergy, interference
 from affq.results import Reading
 from affq.stats import compare
 
@@ -21,6 +21,8 @@ READINGS = {
 PERCENTILES = (10, 90, 99)
 LATENCY_STATISTICS = [*NAMED, "reading", "of", "n", "median_s", *(f"p{percentile}_s" for percentile in PERCENTILES)]
 LATENCY_STATISTICS += "low_s high_s interval rounds stopped steady processes".split()
+ENERGY = [*NAMED, "metered", "texts", "seconds", "joules", "rest_watts", "joules_a_text", "joules_a_text_low"]
+ENERGY += "joules_a_text_high interval joules_a_token gross_joules_a_text unknown".split()
 RATIOS = [*NAMED, "against", "figure", "estimand", "estimate", "low", "high"]
 KERNELS = [*NAMED, "phase", "group", "kernel", "calls", "seconds"]
 THROUGHPUT = [*NAMED, "batch", "texts_per_s", "tokens_per_s", "slowest_s", "fastest_s", "peak_bytes", "stopped"]
@@ -41,6 +43,7 @@ def measured(record: Reading) -> dict[str, object]:
         **{name: timed[name]["median_s"] for name in ("ttft_s", "token_s", "latency_s")},
         "latency_low_s": timed["latency_s"]["low_s"],
         "latency_high_s": timed["latency_s"]["high_s"],
+        "joules_a_text": _energy(measurements["passes"])["joules_a_text"],
         "disturbed": ", ".join(disturbance.phrase for disturbance in disturbances),
     }
 
@@ -240,6 +243,44 @@ def _points(measurements: dict) -> Iterator[dict]:
             "peak_bytes": _known(point["peak_bytes"]),
             "stopped": measurements["throughput"]["stopped"],
         }
+
+
+def energy(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return the energy of each complete run's timed texts, in joules: one row a run, columns ENERGY.
+
+    joules, seconds: all that was read while `texts` texts were generated, of all processes. rest_watts: what the same devices
+    take at rest, with the model loaded. It is left out of joules_a_text, of several processes the mean, with the interval between
+    processes, and of joules_a_token; it is in gross_joules_a_text. unknown: NoEnergy, where nothing is known.
+    """
+    return _frame(records, lambda measurements: [_energy(measurements["passes"])], ENERGY).astype({"texts": "Int64"})
+
+
+def _energy(processes: Sequence[dict]) -> dict[str, Any]:
+    """Return a row of `energy`."""
+    readings = [process.get("energy") or {"why": NoEnergy.NOT_READ} for process in processes]
+    row: dict[str, Any] = dict.fromkeys(ENERGY[len(NAMED) :], np.nan) | {"metered": None, "texts": None, "interval": None}
+    if why := next((reading["why"] for reading in readings if reading["why"]), None):
+        return row | {"unknown": str(why)}
+    used = [sum(reading["used"]["joules"].values()) for reading in readings]
+    rest_watts = [sum(reading["rest"]["joules"].values()) / reading["rest"]["seconds"] for reading in readings]
+    seconds = [reading["used"]["seconds"] for reading in readings]
+    added = [joules - watts * took for joules, watts, took in zip(used, rest_watts, seconds, strict=True)]
+    a_text = [joules / reading["texts"] for joules, reading in zip(added, readings, strict=True)]
+    if len(readings) > 1:
+        low, high = compare.between_processes(a_text)
+        row |= {"joules_a_text_low": low, "joules_a_text_high": high, "interval": "between processes"}
+    texts = sum(reading["texts"] for reading in readings)
+    return row | {
+        "metered": ", ".join(readings[0]["used"]["joules"]),
+        "texts": texts,
+        "seconds": sum(seconds),
+        "joules": sum(used),
+        "rest_watts": float(np.mean(rest_watts)),
+        "joules_a_text": float(np.mean(a_text)),
+        "joules_a_token": sum(added) / sum(reading["new_tokens"] for reading in readings),
+        "gross_joules_a_text": sum(used) / texts,
+        "unknown": None,
+    }
 
 
 def kernels(records: Iterable[Reading]) -> pd.DataFrame:

@@ -295,14 +295,16 @@ def _fetch_scorer(
 def summarize_study(study: Study, results: Path | str) -> Path:
     """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
 
-    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile. Raises
-    InputError if no run is complete.
+    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile, runs whose energy
+    was looked for. Raises InputError if no run is complete.
     """
     _need_complete(study, results)
     has = {"throughput": bool(study.measurement.throughput), "profile": study.measurement.profile}
     has |= {"judged": study.judged, "judges": study.judged and len(study.judges) > 1}
     has["engines"] = len({run.engine for run in study.runs()}) > 1
     has["labels"] = bool(kept_labels(results, study))
+    complete = (record.measurements() for record in records(results, study) if record.complete)
+    has["energy"] = any("energy" in process for measurements in complete for process in measurements["passes"])
     without = [tag for tag, there in has.items() if not there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
     return _execute_over(study, results, "3_summary", without, save_cells=False)
