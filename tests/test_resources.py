@@ -133,6 +133,14 @@ def test_energy_of_several_processes_is_their_mean_with_the_interval_between_the
     assert words.energy(costs.energy(runs)).endswith("Intervals are the spread between fresh processes.")
 
 
+def test_energy_that_is_not_more_than_at_rest_is_unknown_and_not_below_zero(runs):
+    # 12 W at rest are 240 J in 20 s: of three processes one took less.
+    each = [energy_of({"cpu0": joules, "dram0": 80.0}) for joules in (660.0, 150.0, 780.0)]
+    write_run(runs[0], JUDGED, PEAKS, [1.0], processes=3, energy=each)
+    (row,) = costs.energy(runs).to_dict("records")
+    assert row["unknown"] == "drowned" and pd.isna(row["joules_a_text"])
+
+
 def test_energy_that_is_unknown_is_empty_and_says_why(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0], processes=2, energy=[energy_of({"cpu0": 720.0}), energy_of({}, "no_counter")])
     write_run(runs[1], JUDGED, PEAKS, [1.0])  # by an affq that read none

@@ -265,6 +265,8 @@ def _energy(processes: Sequence[dict]) -> dict[str, Any]:
     rest_watts = [sum(reading["rest"]["joules"].values()) / reading["rest"]["seconds"] for reading in readings]
     seconds = [reading["used"]["seconds"] for reading in readings]
     added = [joules - watts * took for joules, watts, took in zip(used, rest_watts, seconds, strict=True)]
+    if min(added) <= 0:
+        return row | {"unknown": str(NoEnergy.DROWNED)}
     a_text = [joules / reading["texts"] for joules, reading in zip(added, readings, strict=True)]
     if len(readings) > 1:
         low, high = compare.between_processes(a_text)

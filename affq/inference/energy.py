@@ -34,6 +34,7 @@ class NoEnergy(StrEnum):
     STANDS_STILL = "stands_still"
     ELSEWHERE = "elsewhere"
     FAILED = "failed"
+    DROWNED = "drowned"
     NOT_READ = "not_read"
 
 
@@ -48,6 +49,7 @@ PHRASES = {
     NoEnergy.STANDS_STILL: ("a counter of energy is there, and stands still", ""),
     NoEnergy.ELSEWHERE: ("a server's counters are not known here", ""),
     NoEnergy.FAILED: ("the counters of energy cannot be read", ""),
+    NoEnergy.DROWNED: ("at rest the devices took as much: other programs were at work", "run it on a quiet machine"),
     NoEnergy.NOT_READ: ("the affq that made the run did not read it", "affq run --force makes the run again"),
 }
 
