@@ -17,7 +17,7 @@ import psutil
 
 from affq.errors import InputError
 from affq.files import without_places
-from affq.inference import NoEnergy, energy
+from affq.inference import energy
 from affq.models import weights
 from affq.results import software
 from affq.runner import estimate
@@ -66,7 +66,7 @@ def examine(results: Path | str) -> Iterator[Finding]:
         _environment(),
         devices(about) if about else [unseen],
         precisions(study, device) if about else (),
-        _energy(device),
+        counters(device),
         _needs(study, minutes),
         _weights(names, missing),
         _folders(results, missing),
@@ -125,17 +125,16 @@ def precisions(study: Study, device: str) -> Iterator[Finding]:
             yield Finding(name, Level.LACK, words, AFRESH) if lack else Finding(name, Level.NOTE, words, remedy)
 
 
-def _energy(device: str) -> Iterator[Finding]:
+def counters(device: str) -> Iterator[Finding]:
     """Yield whether the energy of texts can be read on the device that runs go to."""
     meter = energy.meter(device, rest_s=REST_S)
-    if meter.rest:
-        watts = ", ".join(f"{name} {joules / meter.rest['seconds']:.0f} W" for name, joules in meter.rest["joules"].items())
+    if isinstance(meter, energy.UnknownMeter):
+        words, remedy = energy.PHRASES[meter.why]
+        more = f" ({_shown(meter.detail)})" if meter.detail else ""
+        yield Finding("energy", Level.NOTE, f"unknown: {words}{more}", remedy)
+    elif rest := meter.rest:
+        watts = ", ".join(f"{name} takes {joules / rest['seconds']:.0f} W" for name, joules in rest["joules"].items())
         yield Finding("energy", Level.OK, f"zeus reads its counters: {watts} now")
-        return
-    reading = meter.read(0, 0)
-    words, remedy = energy.PHRASES[NoEnergy(reading["why"])]
-    more = f" ({_shown(reading['detail'])})" if reading["detail"] else ""
-    yield Finding("energy", Level.NOTE, f"unknown: {words}{more}", remedy)
 
 
 def _needs(study: Study, minutes: str) -> Iterator[Finding]:
