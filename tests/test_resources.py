@@ -123,6 +123,13 @@ def test_energy_by_hand(runs):
     assert said.startswith("Read from the counters of *cpu0, dram0*, while") and said.endswith("It is one reading a run.")
 
 
+def test_energy_is_a_multiple_of_the_baselines_where_both_are_known(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], energy=[energy_of({"cpu0": 720.0, "dram0": 80.0})])  # 56 J a text
+    write_run(runs[1], JUDGED, PEAKS, [1.0], energy=[energy_of({"cpu0": 440.0, "dram0": 80.0})])  # 28
+    (row,) = costs.ratios(runs).query("figure == 'energy'").to_dict("records")
+    assert (row["estimate"], row["estimand"], row["against"]) == (0.5, "one reading", "fp32") and pd.isna(row["low"])
+
+
 def test_energy_of_several_processes_is_their_mean_with_the_interval_between_them(runs):
     # 50, 56 and 62 J a text: 56, and a standard error of 6 / sqrt(3), times 4.303 (Student's t, two degrees of freedom).
     each = [energy_of({"cpu0": joules, "dram0": 80.0}) for joules in (660.0, 720.0, 780.0)]
@@ -153,6 +160,7 @@ def test_energy_that_is_unknown_is_empty_and_says_why(runs):
         "cases). Energy is unknown in 1 of 2 runs: the affq that made the run did not read it (affq run --force makes the run "
         "again)."
     )
+    assert "energy" not in set(costs.ratios(runs)["figure"])
     assert words.energy(found[:1]).startswith("Energy is unknown: zeus finds no counter")
 
 

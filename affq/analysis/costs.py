@@ -43,7 +43,7 @@ def measured(record: Reading) -> dict[str, object]:
         **{name: timed[name]["median_s"] for name in ("ttft_s", "token_s", "latency_s")},
         "latency_low_s": timed["latency_s"]["low_s"],
         "latency_high_s": timed["latency_s"]["high_s"],
-        "joules_a_text": _energy(measurements["passes"])["joules_a_text"],
+        "joules_a_text": _joules_a_text(measurements),
         "disturbed": ", ".join(disturbance.phrase for disturbance in disturbances),
     }
 
@@ -58,6 +58,11 @@ def _peak_bytes(measurements: dict) -> int | None:
     phases = measurements["memory"]["phases"]
     peaks = [phases[phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
     return None if UNKNOWN in peaks else max(peaks)
+
+
+def _joules_a_text(measurements: dict) -> float:
+    """Return the joules of a text beyond what the devices take at rest; NaN where they are unknown."""
+    return _energy(measurements["passes"])["joules_a_text"]
 
 
 def _known(value: float | str) -> float | str | None:
@@ -310,9 +315,10 @@ def time_spent(records: Iterable[Reading]) -> pd.DataFrame:
 def ratios(records: Sequence[Reading]) -> pd.DataFrame:
     """Return what each complete run costs against its model's baseline, with intervals.
 
-    One row a run, figure and estimand, columns RATIOS. figure: `weights` and `peak`, as the summary has them, and `latency`, of
-    the means over the timed prompts, each a unit for prompts like these. For these prompts the rounds over a prompt are its
-    samples, or the processes where there are several. No row where the baseline is not complete.
+    One row a run, figure and estimand, columns RATIOS. figure: `weights` and `peak`, as the summary has them, `latency`, of the
+    means over the timed prompts, each a unit for prompts like these, and `energy`, of joules a text. For these prompts the rounds
+    over a prompt are its samples, or the processes where there are several. No row where the baseline is not complete, and none
+    of energy where one of both is unknown.
     """
     rows = []
     for record in complete(records):
@@ -320,9 +326,11 @@ def ratios(records: Sequence[Reading]) -> pd.DataFrame:
         if baseline is record or not baseline.complete:
             continue
         about = {**named(record.run), "against": baseline.run.precision}
-        for figure in ("weights", "peak", "latency"):
+        for figure in ("weights", "peak", "latency", "energy"):
             for of in (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)[: 1 + (figure == "latency")]:
                 interval, estimand = ratio(figure, record, baseline, of)
+                if figure == "energy" and np.isnan(interval.estimate):
+                    continue
                 ends = {name: float(getattr(interval, name)) for name in ("estimate", "low", "high")}
                 rows.append(about | {"figure": figure, "estimand": estimand} | ends)
     return pd.DataFrame(rows, columns=RATIOS)
@@ -332,7 +340,7 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
     """Return one figure of `ratios` of any two complete runs, and what its interval is an interval of.
 
     Weights are counted. So is a peak by the CUDA allocator; that of resident memory is one reading, which another execution does
-    not give again, and has no interval.
+    not give again, and has no interval. Nor has energy.
     """
     if figure == "latency":
         latencies = _latencies(record, other, of)
@@ -340,10 +348,11 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
         within = ", within one process" if record.run.study.measurement.processes == 1 else ""
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
     pair = [run.measurements() for run in (record, other)]
-    own_bytes, other_bytes = (_weights_bytes(run) if figure == "weights" else _peak_bytes(run) for run in pair)
+    read = {"weights": _weights_bytes, "peak": _peak_bytes, "energy": _joules_a_text}[figure]
+    own, others = map(read, pair)
     # The peak of a tiny model can be 0: it fitted into what was held before.
-    estimate = own_bytes / other_bytes if own_bytes is not None and other_bytes else np.nan
-    counted = figure == "weights" or all(run["memory"]["kind"] == "vram_allocated" for run in pair)
+    estimate = own / others if own is not None and others else np.nan
+    counted = figure == "weights" or (figure == "peak" and all(run["memory"]["kind"] == "vram_allocated" for run in pair))
     end = estimate if counted else np.nan
     interval = compare.Interval(estimate, end, end, 0.0 if counted else np.nan, np.inf)
     return interval, "exact" if counted else "one reading"
