@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, KEPT, HOME = ROOT / "docs" / "gpu.md", ROOT / "docs" / "gpu.json", ROOT / ".gpu" / "home"
 CPU = ROOT / "reports" / "default" / "tables" / "summary.csv"
 STAGES = ("tests", "default", "paper", "too_large", "compiled", "throughput")
+TIMED = ("default", "paper", "compiled")  # the stages whose rows time texts
 TARGETS = {"weights": 0.03, "peak": 0.10}  # how far a prediction may be off
 Row = dict[str, Any]
 HEAD = """# On a GPU
@@ -38,7 +39,9 @@ order:
    bfloat16 peak that reading a prompt reaches;
 4. one configuration that cannot fit: its row with the remedy, and the next run unharmed;
 5. decoding that torch compiles, 7B at fp16, beside the plain one;
-6. throughput over batch size to the end of memory, 7B at fp16 and int8.
+6. throughput over batch size to the end of memory, 7B at fp16 and int8;
+
+and of every run that times texts the energy of one, where zeus is installed.
 
 It leaves `gpu.json` and `records.tar.gz`; `python scripts/gpu_record.py FOLDER` makes this page of them.
 [CONTRIBUTING](../CONTRIBUTING.md#a-card) says how.
@@ -49,6 +52,10 @@ OF_CLAIMS = (
 )
 OF_COMPILED = "The same model and precision as above, by the engine transformers-compiled."
 OF_DEFAULT = "Its texts were judged by the default study's first judge; a CPU's figures are those of reports/default."
+OF_ENERGY = (
+    "Of the timed texts of the tables above, one at a time: what the card took beyond what it takes at rest with the model "
+    "loaded, by its own counter, which zeus reads."
+)
 REHEARSAL = "**A rehearsal** on a processor, with small twins of the models: no card was seen.\n"
 
 
@@ -70,6 +77,7 @@ def page(content: Row | None) -> str:
         section("Too large", "", table("model precision status said".split(), map(too_large_cells, rows["too_large"]))),
         section("Decoding that is compiled", OF_COMPILED, paper_table(rows["compiled"], machine)),
         section("Throughput", "", throughput_table(rows["throughput"])),
+        section("Energy", OF_ENERGY, energy_table([row for name in TIMED for row in rows[name]])),
         section("Tests that need a GPU", "", table("test outcome s said".split(), map(test_cells, rows["tests"]))),
         section("What is not here", "", left_out(content)),
     ]
@@ -206,6 +214,19 @@ def throughput_cells(row: Row) -> list[str]:
         return [row["model"], row["precision"], "", "", "", "", f"{row['status']}: {row['note']}"]
     figures = [shown(row["tokens_per_s"], ",.1f"), shown(row["texts_per_s"], ",.2f"), gb(row["peak_bytes"])]
     return [row["model"], row["precision"], str(row["batch"]), *figures, row["stopped"]]
+
+
+def energy_table(rows: Sequence[Row]) -> str:
+    """Return joules a text and a token of the runs that have ended, or why they are unknown."""
+    columns = ["model", "precision", "J a text", "J a token", "W at rest", "counters", "said"]
+    return table(columns, [energy_cells(row) for row in rows if row["energy"]])
+
+
+def energy_cells(row: Row) -> list[str]:
+    energy = row["energy"]
+    cells = [shown(energy[name], ".3g") for name in ("joules_a_text", "joules_a_token", "rest_watts")]
+    said = f"unknown: {energy['unknown'].replace('_', ' ')}" if energy["unknown"] else ""
+    return [row["model"], row["precision"], *cells, energy["metered"] or "", said]
 
 
 def test_cells(row: Row) -> list[str]:

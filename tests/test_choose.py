@@ -147,6 +147,18 @@ def test_price_is_of_texts_one_at_a_time():
         choose.prices(RUNS, -1)
 
 
+def test_price_of_energy_is_that_of_its_kilowatt_hours_and_unknown_with_it():
+    # 60 J a text: 1,000 texts take 60 kJ, a 60th of a kWh, at 0.30 each: 0.005.
+    runs = RUNS.assign(joules_a_text=[60.0, 120.0, None, 30.0, None])
+    priced = choose.prices(runs, price_per_kwh=0.3)
+    assert list(priced.columns) == [*RUNS.columns[:4], "joules_a_text", "price_of_the_energy_of_1000_texts"]
+    cost = priced["price_of_the_energy_of_1000_texts"]
+    assert cost.dropna().tolist() == pytest.approx([0.005, 0.01, 0.0025]) and cost.isna().tolist() == [0, 0, 1, 0, 1]
+    assert len(choose.prices(runs, 1.8, 0.3).columns) == 8
+    with pytest.raises(InputError, match="price per kWh must be a number above 0; found 0"):
+        choose.prices(runs, price_per_kwh=0)
+
+
 def test_f1_by_prompts_is_that_of_the_first_and_its_spread_that_of_blocks_without_a_shared_prompt():
     # Four prompts, two emotions, one sample; right are 2, 1, 0 and 2 of two: shares 1, 1/2, 0, 1.
     judged = np.array([[["joy"], ["fear"]], [["joy"], ["joy"]], [["fear"], ["joy"]], [["joy"], ["fear"]]])

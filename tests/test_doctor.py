@@ -9,11 +9,13 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from affq import cli
+from affq.inference import energy
 from affq.models.precisions import PRECISIONS, Precision
 from affq.runner import doctor, trials
 from affq.study import load_study
@@ -120,6 +122,18 @@ def test_devices(monkeypatch, tmp_path):
     assert old.state == "note" and old.words.endswith("for CUDA 12.8 and sees none; The NVIDIA driver on your system is too old")
     card = list(doctor.devices({**ABOUT, "cuda": "12.8", "driver": "570.1", "devices": [H100]}))[-1]
     assert card.words == "NVIDIA H100, compute capability 9.0, 84.0 GB of 85.0 GB free, driver 570.1, CUDA 12.8"
+
+
+def test_energy_that_cannot_be_read_is_a_note_with_its_remedy(monkeypatch):
+    refused = energy.UnknownMeter(energy.NoEnergy.NOT_ALLOWED, "Can't read file")
+    monkeypatch.setattr(doctor.energy, "meter", lambda device, rest_s: refused)
+    (found,) = doctor.counters("cpu")
+    assert (found.what, found.state, found.remedy) == ("energy", "note", "sudo chmod -R a+r /sys/class/powercap/intel-rapl")
+    assert found.words == "unknown: the system lets only its administrator read the processor's counters (Can't read file)"
+    readable = SimpleNamespace(rest={"seconds": 0.5, "joules": {"cpu0": 12.4, "dram0": 2.0}})
+    monkeypatch.setattr(doctor.energy, "meter", lambda device, rest_s: readable)
+    (found,) = doctor.counters("cpu")
+    assert (found.state, found.words) == ("ok", "zeus reads its counters: cpu0 takes 25 W, dram0 takes 4 W now")
 
 
 def test_torch_that_does_not_load_is_a_lack_and_nothing_is_tried_with_it(monkeypatch, tmp_path):

@@ -37,7 +37,7 @@ def summary():
     frame["emotion_f1_low"], frame["emotion_f1_high"] = [0.2, 0.4, 0.3, np.nan, np.nan], [0.4, 0.6, 0.5, np.nan, np.nan]
     frame["weights_bytes"] = frame["peak_bytes"] = pd.array([1_500_000_000, 4_000_000, 0, 1, None], dtype="Int64")
     frame["latency_s"] = frame["latency_low_s"] = frame["latency_high_s"] = [1, 2, 3, 4, np.nan]
-    return frame.assign(engine="transformers", emotion_f1_masked=np.nan, emotion_f1_chance=0.125)
+    return frame.assign(engine="transformers", emotion_f1_masked=np.nan, emotion_f1_chance=0.125, joules_a_text=np.nan)
 
 
 def rows(path):
@@ -61,6 +61,13 @@ def written(tmp_path, summary):
 def test_hostile_names_are_text_in_latex(written):
     # A row that began with [ or * would be an argument of the end of the row before.
     assert [row[0] for row in written("summary")] == ["model", *ESCAPED, "a", "b", "failed"]
+
+
+def test_energy_is_a_column_where_any_is_known(tmp_path, summary, written):
+    assert "energy (J)" not in written("summary")[0]
+    exports.main_tables(summary.assign(joules_a_text=[12.345, *4 * [np.nan]]), DIFFERENCES, VERDICTS, COMPARED)
+    head, first, second, *_ = written("summary")
+    assert (head[-1], first[-1], second[-1]) == ("energy (J)", "12.3", "")
 
 
 def test_best_f1_and_those_not_told_apart_from_it_are_bold(written):

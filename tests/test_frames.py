@@ -22,6 +22,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "frames.md"
 KEY = ("prompt_id", "emotion", "sample")
 PROFILE = [{"phase": "decode", "group": "elsewhere", "kernel": "a", "calls": 1, "seconds": 3.0}]
 POINTS = [{"batch": 1, "seconds": [2.0, 2.5, 1.0], "new_tokens": 8, "peak_bytes": 100, "held_bytes": 50}]
+ENERGY = {"why": None, "detail": "", "rest": {"seconds": 2.0, "joules": {"cpu0": 20.0}}, "texts": 6, "new_tokens": 48}
+ENERGY |= {"used": {"seconds": 12.0, "joules": {"cpu0": 420.0}}}
+NOTHING = ENERGY | {"why": "no_counter", "rest": None, "used": None}
 # Frames that take an argument, with one.
 WITH_ARGUMENT = {"frontier": "peak_bytes", "side_by_side": "joy"}
 
@@ -81,15 +84,17 @@ def results(tmp_path_factory):
     (folder / "toy.yaml").write_text(
         "models: [smollm2-135m]\nprecisions: [fp32, int8, nf4]\nprompts: two.csv\nemotions: [joy, sadness]\nbatch: 2\n"
         "engines: [transformers, {engine: transformers-compiled, precisions: [fp32]}]\n"
-        "budget: {memory_gb: 1, price_per_hour: 2}\n"
+        "budget: {memory_gb: 1, price_per_hour: 2, price_per_kwh: 0.3}\n"
     )
     study = affq.load_study(folder / "toy.yaml")
     fp32, int8, nf4, compiled = records.records(folder / "results", study)
     alone = {("note", "joy"): "a", ("note", "sadness"): "b", ("day", "joy"): "c", ("day", "sadness"): "d"}
     more = {"predicted": PREDICTED, "points": POINTS, "kernels": PROFILE, "alone": alone}
     judged_as = {fp32: "joy sadness joy joy joy none", int8: "joy joy none joy joy joy", compiled: "joy sadness joy joy joy none"}
+    energy = {fp32: [ENERGY], int8: [ENERGY] * 2, compiled: [NOTHING]}  # by process
     for run, answers in judged_as.items():
-        write_run(run, answers.split(), PEAKS, [1.0, 2.0, 3.0, 1.5, 2.5, 1.2], 4, **more)
+        read = energy[run]
+        write_run(run, answers.split(), PEAKS, [1.0, 2.0, 3.0, 1.5, 2.5, 1.2], 4, processes=len(read), energy=read, **more)
         score(run, compiled if run is compiled else fp32)
     write_soak(int8, processes=2, changed_from=59)
     nf4.fail(Failure(FailureKind.OUT_OF_MEMORY, "no room"))

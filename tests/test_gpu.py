@@ -209,13 +209,23 @@ def test_how_many_predictions_are_near_enough_is_counted():
 FOUR = [(100, 91), (102, 109), (98, 80), (95, 115)]
 
 
+def test_energy_of_each_run_that_ended_is_on_the_page_or_why_it_is_unknown():
+    known = {"joules_a_text": 561.23, "joules_a_token": 8.769, "rest_watts": 119.6, "metered": "gpu0", "unknown": None}
+    unknown = dict.fromkeys(known) | {"unknown": "not_installed"}
+    rows = [{"model": "m", "precision": name, "energy": e} for name, e in (("fp16", known), ("int8", unknown), ("nf4", None))]
+    assert gpu_record.energy_table(rows).splitlines()[2:] == [
+        "| m | fp16 | 561 | 8.77 | 120 | gpu0 |  |",
+        "| m | int8 |  |  |  |  | unknown: not installed |",
+    ]
+
+
 def test_later_call_adds_stages_and_takes_the_place_of_what_it_did_again():
-    first = {"minutes": 8, "seconds": 470, "stages": {"paper": {"rows": [1]}, "energy": {"rows": []}}}
+    first = {"minutes": 8, "seconds": 470, "stages": {"paper": {"rows": [1]}, "tests": {"rows": []}}}
     first |= {"not_begun": [{"stage": "throughput"}, {"stage": "paper"}]}
     second = {"minutes": 4, "seconds": 100, "stages": {"paper": {"rows": [2]}, "throughput": {"rows": []}}}
     second |= {"not_begun": [{"stage": "throughput"}]}
     whole = gpu_record.joined([first, second])
-    assert whole["stages"] == {"paper": {"rows": [2]}, "energy": {"rows": []}} and whole["seconds"] == 570
+    assert whole["stages"] == {"paper": {"rows": [2]}, "tests": {"rows": []}} and whole["seconds"] == 570
     assert whole["not_begun"] == [{"stage": "throughput"}, {"stage": "throughput"}]
 
 
@@ -247,7 +257,7 @@ def rows(content, stage):
 
 @pytest.mark.full
 def test_rehearsal_begins_everything_and_leaves_two_files(rehearsed, content):
-    assert content["rehearsal"] and content["not_begun"] == [] and list(content["stages"]) == [*stages.STAGES, "energy"]
+    assert content["rehearsal"] and content["not_begun"] == [] and list(content["stages"]) == [*stages.STAGES]
     assert {path.name for path in rehearsed[0].iterdir()} == {"gpu.json", "records.tar.gz"} and gpu.too_much(rehearsed[0]) == []
     assert content["machine"]["copy_bytes_per_s"] > 1e8 and content["machine"]["bf16_flop_per_s"] > 1e6
 
@@ -272,6 +282,7 @@ def test_rehearsal_measures_beside_what_was_predicted(content, stage, count):
         assert row["peak_bytes"] > row["weights_bytes"] and row["predicted_peak_bytes"] > row["predicted_weights_bytes"]
         assert 0 < row["ttft_s"] and 0 < row["token_s"] < row["latency_s"] and row["load_s"] > 0
         assert 10 < row["prompt_tokens"] < 100 and row["parameters"] > 1e6
+        assert (row["energy"]["joules_a_text"] is None) == (row["energy"]["unknown"] is not None)
 
 
 @pytest.mark.full
@@ -317,4 +328,5 @@ def test_what_came_home_is_judged_and_becomes_the_page(rehearsed, content, tmp_p
     assert whole["claims"] == content["claims"]
     page = gpu_record.page(whole)
     assert "**A rehearsal** on a processor" in page and "| mixtral-8x7b-instruct | int8 | 0.0" in page
+    assert "## Energy" in page and "| mixtral-8x7b-instruct | int8 |" in page.partition("## Energy")[2]
     assert "Weights: 6 of 6 within 3%" in page and "| too-large | int8 | failed | out_of_memory" in page

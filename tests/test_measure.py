@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from affq.errors import InputError
-from affq.inference import measure
+from affq.inference import energy, measure
 from affq.inference.requests import Made
 from affq.stats import compare
 
+METER = energy.UnknownMeter(energy.NoEnergy.NO_COUNTER)
 SETTINGS = {"new_tokens": 4, "warmup_tokens": 2, "aim": 0.03, "rounds": 1, "token_texts": 0}
 
 
@@ -43,7 +44,7 @@ def names(requests):
 
 def timed(clock, requests, width=compare.relative_width, **settings):
     timing = SimpleNamespace(**SETTINGS | settings)
-    return measure.time_texts(names, clock.produce, [request(name) for name in requests], timing, width, clock)
+    return measure.time_texts(names, clock.produce, [request(name) for name in requests], timing, width, METER, clock)
 
 
 def test_each_text_is_timed_once_after_a_warm_up_that_is_not():
@@ -171,11 +172,11 @@ def test_text_that_ends_before_its_second_token_is_no_reading():
         return clock.produce(inputs, {"a": 1, "b": 0}.get(inputs, count), at_token)
 
     settings = SimpleNamespace(**SETTINGS | {"aim": None, "token_texts": 3})
-    found = measure.time_texts(names, produce, [request(name) for name in "abc"], settings, lambda *_: 0.0, clock)
+    found = measure.time_texts(names, produce, [request(name) for name in "abc"], settings, lambda *_: 0.0, METER, clock)
     assert found["too_short"] == 2
     assert names(found["texts"]) == names(found["tokens"]) == "c"
     with pytest.raises(InputError, match="none of the 2 timed texts has two tokens"):
-        measure.time_texts(names, produce, [request(name) for name in "ab"], settings, lambda *_: 0.0, clock)
+        measure.time_texts(names, produce, [request(name) for name in "ab"], settings, lambda *_: 0.0, METER, clock)
 
 
 def test_throughput_counts_the_tokens_that_were_made():

@@ -13,7 +13,7 @@ from conftest import affq
 from servers import cut_after, llama_server, proxy, save_as_gguf, slow
 
 from affq.errors import InputError
-from affq.inference import generate, measure
+from affq.inference import energy, generate, measure
 from affq.models import engines, sources
 from affq.models.engines import server
 from affq.models.engines.asked import AskedEngine, check_address
@@ -23,6 +23,7 @@ from affq.results import records
 from affq.study import load_study
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server is not here: pip install 'affq[llama.cpp]'")
+METER = energy.UnknownMeter(energy.NoEnergy.ELSEWHERE)
 SECRET = "sk-nobody-may-read-this"
 WORDS = (("a", "joy", "Write."), ("b", "joy", "Write a note full of joy."), ("b", None, "Write a note."))
 REQUESTS = [
@@ -122,7 +123,7 @@ def test_timed_texts_have_as_many_tokens_as_were_asked_for_and_a_clock_reading_e
     serving = ready(spoiling, served)
     spoiling.lines = slow(0.01)
     settings = SimpleNamespace(new_tokens=5, warmup_tokens=2, rounds=1, aim=None, token_texts=1)
-    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS[:2], settings, lambda *_: 0.0)
+    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS[:2], settings, lambda *_: 0.0, METER)
     assert [reading["new_tokens"] for reading in latency["texts"]] == [5, 5] and latency["too_short"] == 0
     # A piece has two lines, its own and an empty one, each 10 ms later.
     (tokens,) = latency["tokens"]
@@ -164,11 +165,11 @@ def test_texts_that_end_before_the_limit_say_how_long_they_are(spoiling, served)
     assert serving.described()["counts"]["timed_short"] == 3
     settings = SimpleNamespace(new_tokens=6, warmup_tokens=1, rounds=1, aim=None, token_texts=1)
     spoiling.ask = lambda body: body | {"max_tokens": 1 if "full of joy" in str(body) else 4} if "max_tokens" in body else body
-    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS, settings, lambda *_: 0.0)
+    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS, settings, lambda *_: 0.0, METER)
     assert latency["too_short"] == 1 and [reading["new_tokens"] for reading in latency["texts"]] == [4, 4]
     spoiling.ask = lambda body: body | {"max_tokens": 1}
     with pytest.raises(InputError, match="none of the 3 timed texts has two tokens"):
-        measure.time_texts(serving.prepare, serving.produce, REQUESTS, settings, lambda *_: 0.0)
+        measure.time_texts(serving.prepare, serving.produce, REQUESTS, settings, lambda *_: 0.0, METER)
 
 
 def test_parameters_that_a_server_refuses_are_left_out_and_recorded(spoiling, served):

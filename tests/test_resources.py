@@ -103,6 +103,67 @@ def test_throughput_by_hand(runs):
     assert [list(line.get_ydata()) for line in charts.throughput(costs.throughput(runs)).lines[:1]] == [[4.0, 8.0]]
 
 
+def energy_of(joules, why=None):
+    """Give the energy of ten texts of 8 tokens in 20 s, by two counters, which take 10 W and 2 W at rest."""
+    if why:
+        return {"why": str(why), "detail": "", "rest": None, "used": None, "texts": 10, "new_tokens": 80}
+    rest, used = ({"seconds": s, "joules": j} for s, j in ((2.0, {"cpu0": 20.0, "dram0": 4.0}), (20.0, joules)))
+    return {"why": None, "detail": "", "rest": rest, "used": used, "texts": 10, "new_tokens": 80}
+
+
+def test_energy_by_hand(runs):
+    # 720 + 80 J in 20 s, of which 12 W at rest are 240 J: 560 J for ten texts of 80 tokens together.
+    write_run(runs[0], JUDGED, PEAKS, [1.0], energy=[energy_of({"cpu0": 720.0, "dram0": 80.0})])
+    (row,) = costs.energy(runs).to_dict("records")
+    assert (row["metered"], row["texts"], row["seconds"], row["joules"]) == ("cpu0, dram0", 10, 20.0, 800.0)
+    assert (row["rest_watts"], row["joules_a_text"], row["joules_a_token"], row["gross_joules_a_text"]) == (12, 56, 7, 80)
+    assert row["interval"] is None and pd.isna(row["joules_a_text_low"]) and row["unknown"] is None
+    assert summary_of(runs)["joules_a_text"][0] == 56
+    said = words.energy(costs.energy(runs))
+    assert said.startswith("Read from the counters of *cpu0, dram0*, while") and said.endswith("It is one reading a run.")
+
+
+def test_energy_is_a_multiple_of_the_baselines_where_both_are_known(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], energy=[energy_of({"cpu0": 720.0, "dram0": 80.0})])  # 56 J a text
+    write_run(runs[1], JUDGED, PEAKS, [1.0], energy=[energy_of({"cpu0": 440.0, "dram0": 80.0})])  # 28
+    (row,) = costs.ratios(runs).query("figure == 'energy'").to_dict("records")
+    assert (row["estimate"], row["estimand"], row["against"]) == (0.5, "one reading", "fp32") and pd.isna(row["low"])
+
+
+def test_energy_of_several_processes_is_their_mean_with_the_interval_between_them(runs):
+    # 50, 56 and 62 J a text: 56, and a standard error of 6 / sqrt(3), times 4.303 (Student's t, two degrees of freedom).
+    each = [energy_of({"cpu0": joules, "dram0": 80.0}) for joules in (660.0, 720.0, 780.0)]
+    write_run(runs[0], JUDGED, PEAKS, [1.0], processes=3, energy=each)
+    (row,) = costs.energy(runs).to_dict("records")
+    assert (row["joules_a_text"], row["texts"], row["joules"], row["joules_a_token"]) == (56, 30, 2400, 7)
+    assert (row["joules_a_text_low"], row["joules_a_text_high"]) == pytest.approx((41.09, 70.91), abs=0.01)
+    assert words.energy(costs.energy(runs)).endswith("Intervals are the spread between fresh processes.")
+
+
+def test_energy_that_is_not_more_than_at_rest_is_unknown_and_not_below_zero(runs):
+    # 12 W at rest are 240 J in 20 s: of three processes one took less.
+    each = [energy_of({"cpu0": joules, "dram0": 80.0}) for joules in (660.0, 150.0, 780.0)]
+    write_run(runs[0], JUDGED, PEAKS, [1.0], processes=3, energy=each)
+    (row,) = costs.energy(runs).to_dict("records")
+    assert row["unknown"] == "drowned" and pd.isna(row["joules_a_text"])
+
+
+def test_energy_that_is_unknown_is_empty_and_says_why(runs):
+    write_run(runs[0], JUDGED, PEAKS, [1.0], processes=2, energy=[energy_of({"cpu0": 720.0}), energy_of({}, "no_counter")])
+    write_run(runs[1], JUDGED, PEAKS, [1.0])  # by an affq that read none
+    found = costs.energy(runs)
+    assert list(found["unknown"]) == ["no_counter", "not_read"]
+    assert found[["joules_a_text", "joules", "texts", "rest_watts"]].isna().all(axis=None)
+    assert summary_of(runs)["joules_a_text"].isna().all()
+    assert words.energy(found) == (
+        "Energy is unknown in 1 of 2 runs: zeus finds no counter of energy here (a machine that is not virtual has one, in most "
+        "cases). Energy is unknown in 1 of 2 runs: the affq that made the run did not read it (affq run --force makes the run "
+        "again)."
+    )
+    assert "energy" not in set(costs.ratios(runs)["figure"])
+    assert words.energy(found[:1]).startswith("Energy is unknown: zeus finds no counter")
+
+
 def test_study_without_throughput_or_profile_has_empty_frames(runs):
     write_run(runs[0], JUDGED, PEAKS, [1.0])
     assert costs.throughput(runs).empty

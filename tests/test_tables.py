@@ -39,7 +39,7 @@ def judged(generation, emotion):
 def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, processes=1, **measured):
     """Write a complete, scored run: judged emotions of (note joy, note sadness, day joy, day sadness, note none, day none).
 
-    measured: texts `alone` {(prompt, emotion): text}, `points` of throughput, `kernels`.
+    measured: texts `alone` {(prompt, emotion): text}, `points` of throughput, `kernels`, `energy` by process.
     """
     texts = [generation(p, e, f"{record.run.precision} {p} {e}{more}") for e in ("joy", "sadness", None) for p in ("note", "day")]
     texts.sort(key=lambda g: (g["emotion"] is None, ["note", "day"].index(g["prompt_id"])))
@@ -55,7 +55,9 @@ def write_run(record, judged, peaks, seconds, scale=1, more="", predicted=None, 
     load = {"before": LOAD, "during": LOAD}
     one = {"warmup_s": [1.0], "steady": True, "rounds": len(seconds), "width": None, "stopped": "cap", "load": load}
     for process in range(1, processes + 1):
-        record.keep_pass(process, {**one, "texts": [text | {"token_ids": [1] * 8} for text in texts], "tokens": tokens})
+        read = {"energy": measured["energy"][process - 1]} if "energy" in measured else {}
+        timed = [text | {"token_ids": [1] * 8} for text in texts]
+        record.keep_pass(process, {**one, **read, "texts": timed, "tokens": tokens})
     names = ("load", "prefill", "decode", "resource")
     phases = {n: {"peak_bytes": b, "held_bytes": 1100 * scale} for n, b in zip(names, peaks, strict=True)}
     record.finish(
@@ -132,7 +134,7 @@ def test_summary_has_the_published_columns(summary):
         "emotion_f1,emotion_f1_low,emotion_f1_high,emotion_f1_masked,emotion_f1_masked_low,emotion_f1_masked_high,"
         "names_target,names_target_low,names_target_high,rouge1,rouge1_low,rouge1_high,rouge2,rouge2_low,rouge2_high,"
         "rougeL,rougeL_low,rougeL_high,rougeL_to_baseline,rougeL_to_baseline_low,rougeL_to_baseline_high,"
-        "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,"
+        "weights_bytes,peak_bytes,peak_kind,ttft_s,token_s,latency_s,latency_low_s,latency_high_s,joules_a_text,"
         "failure,changed,disturbed,stale_scores,note"
     )
 

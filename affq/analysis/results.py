@@ -181,6 +181,11 @@ class Results:
         return costs.load(self.records)
 
     @cached_property
+    def energy(self) -> pd.DataFrame:
+        """The energy of the timed texts."""
+        return costs.energy(self.records)
+
+    @cached_property
     def series(self) -> pd.DataFrame:
         """What is measured beside the runs over and over, and what it is worth."""
         return concurrency.series(self.records)
@@ -279,9 +284,9 @@ class Results:
 
     @cached_property
     def prices(self) -> pd.DataFrame | None:
-        """The price of 1,000 texts of each judged run; None without a price per hour in the study."""
-        price_per_hour = self.study.budget.price_per_hour
-        return None if price_per_hour is None else choose.prices(self.judged, price_per_hour)
+        """The price of 1,000 texts of each judged run; None without a price in the study."""
+        per_hour, per_kwh = self.study.budget.price_per_hour, self.study.budget.price_per_kwh
+        return None if per_hour is None and per_kwh is None else choose.prices(self.judged, per_hour, per_kwh)
 
     @cached_property
     def judgements(self) -> pd.DataFrame:

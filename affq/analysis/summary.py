@@ -12,7 +12,7 @@ from affq.stats import PROMPTS_LIKE_THESE
 BOUNDED = (*comparison.F1S, *comparison.MEANS)  # the figures with an interval for prompts like these
 SUMMARY = "run_id study model precision engine weights status device stored_dtype compute_dtype texts emotion_f1_chance".split()
 SUMMARY += [f"{figure}{end}" for figure in BOUNDED for end in ("", "_low", "_high")]
-SUMMARY += "weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s latency_high_s".split()
+SUMMARY += "weights_bytes peak_bytes peak_kind ttft_s token_s latency_s latency_low_s latency_high_s joules_a_text".split()
 SUMMARY += "failure changed disturbed stale_scores note".split()
 COUNTS = ["texts", "weights_bytes", "peak_bytes"]  # whole numbers, though some are empty
 

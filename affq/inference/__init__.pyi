@@ -1,10 +1,13 @@
 from . import chat as chat
+from . import energy as energy
 from . import generate as generate
 from . import interference as interference
 from . import kernels as kernels
 from . import measure as measure
 from . import probes as probes
 from . import soak as soak
+from .energy import Energy as Energy
+from .energy import NoEnergy as NoEnergy
 from .engine import Engine as Engine
 from .interference import Disturbance as Disturbance
 from .interference import DisturbanceKind as DisturbanceKind

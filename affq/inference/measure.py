@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 import psutil
 
 from affq.errors import InputError
+from affq.inference.energy import Energy, Meter
 from affq.inference.probes import UNKNOWN, Clock, Probe, Readings
 from affq.inference.requests import AtToken, Key, Made, Request, key_of
 
@@ -85,7 +86,8 @@ class Latency(WarmUp):
     """The raw readings of a resource pass.
 
     width: of the median's interval over the median, when the rounds ended; None where there was no interval. too_short: how many
-    texts an engine ended before their second token; they are not among the readings.
+    texts an engine ended before their second token; they are not among the readings. energy: of the texts, and of as many further
+    ones as its counters need.
     """
 
     texts: list[TextReading]
@@ -93,6 +95,7 @@ class Latency(WarmUp):
     rounds: int
     width: float | None
     stopped: Literal["aim", "cap"]
+    energy: Energy
     tokens: list[TokenReading]
 
 
@@ -109,6 +112,7 @@ def time_texts(
     requests: Sequence[Request],
     settings: TimingSettings,
     width: Callable[[list[float], bool], float],
+    meter: Meter,
     clock: Clock = time.perf_counter,
 ) -> Latency:
     """Time texts one at a time, in rounds over the requests, until their median is known well enough.
@@ -116,7 +120,8 @@ def time_texts(
     After warming up, each request is generated once, which gives ttft_s and latency_s. Besides its first token the clock is
     read at none, since waiting for each would slow them. If there is an `aim`, readings end when width(seconds of all texts,
     whether they end so) is at most that; else after `rounds`. Then the first `token_texts` requests are timed token by token.
-    Inputs are made outside the clock; no garbage is collected inside it. Raises InputError where no text has two tokens.
+    Inputs are made outside the clock; no garbage is collected inside it. The meter reads the energy of all texts but those of
+    warming up and those that are timed token by token. Raises InputError where no text has two tokens.
 
     settings: a study's measurement.
     """
@@ -124,6 +129,7 @@ def time_texts(
     warm = warm_up(inputs[0], produce, settings.warmup_tokens, clock)
     texts: list[TextReading] = []
     too_short, reached, narrow = 0, float("inf"), False
+    meter.start()
     for number, request, prompt in ((n, *pair) for n in range(settings.rounds) for pair in zip(requests, inputs, strict=True)):
         timing = time_text(prompt, produce, settings.new_tokens, clock)
         if timing is None:
@@ -137,6 +143,12 @@ def time_texts(
     if not texts:
         problem = f"none of the {too_short} timed texts has two tokens, from which the time of a token is known"
         raise InputError(problem, remedy="choose an engine that ignores the end of a text, or a model that writes more")
+    new_tokens = [reading["new_tokens"] for reading in texts]
+    for prompt in cycle(inputs):
+        if meter.seconds() >= meter.least_s:
+            break
+        new_tokens += [made.new_tokens for made in produce(prompt, settings.new_tokens)]
+    energy = meter.read(len(new_tokens), sum(new_tokens))
     by_token = [
         (request, time_tokens(prompt, produce, settings.new_tokens, clock))
         for request, prompt in list(zip(requests, inputs, strict=True))[: settings.token_texts]
@@ -148,6 +160,7 @@ def time_texts(
         "rounds": texts[-1]["round"] + 1,
         "width": reached if reached < float("inf") else None,
         "stopped": "aim" if narrow else "cap",
+        "energy": energy,
         "tokens": [{**key_of(request), **timing} for request, timing in by_token if timing],
     }
 

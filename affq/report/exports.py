@@ -28,6 +28,8 @@ def main_tables(summary: pd.DataFrame, differences: pd.DataFrame, claims: pd.Dat
         _figures("peak (MB)", ",.0f", megabytes, "peak"),
         _figures("latency (s)", ".2f", summary, "latency_s", "latency_low_s", "latency_high_s"),
     ]
+    if summary["joules_a_text"].notna().any():
+        costs.append(_figures("energy (J)", ".3g", summary, "joules_a_text"))
     best = unbeaten(summary, compared)
     columns = [*_words(summary, *_names(summary)), *(quality if summary["emotion_f1"].notna().any() else []), *costs]
     latex(columns, "summary", {F1: [run_id in best for run_id in summary["run_id"]]})

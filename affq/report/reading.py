@@ -15,7 +15,7 @@ from affq.models import TRANSFORMERS
 
 AT_A_GLANCE = (
     "model precision engine status device emotion_f1 emotion_f1_low emotion_f1_high emotion_f1_masked emotion_f1_chance "
-    "rougeL_to_baseline weights_bytes peak_bytes latency_s note"
+    "rougeL_to_baseline weights_bytes peak_bytes latency_s joules_a_text note"
 ).split()
 UNDER_LOAD = (
     "model precision engine streams rate asked_per_s texts_per_s tokens_per_s ttft_p50_s ttft_p90_s ttft_p99_s "
@@ -57,7 +57,8 @@ class Column:
 
 
 def for_reading(frame: pd.DataFrame, empty: str = "") -> list[Column]:
-    """Return the columns of a raw frame with units: bytes in MB (10^6), seconds to three figures, others to two decimals.
+    """Return the columns of a raw frame with units: bytes in MB (10^6), seconds and joules to three figures, others to two
+    decimals.
 
     empty: what stands where there is no value. Run ids are left out, since model, precision and engine name a run, and an engine
     that is the usual one throughout; so are columns without a value, unless `empty` says something of them. A column whose name
@@ -77,7 +78,9 @@ def _column(name: str, values: pd.Series, empty: str) -> Column:
         values = pd.to_numeric(values) / 1e6
     elif name.endswith("_s") and not name.endswith("_per_s"):
         title, values = f"{title.removesuffix(' s')} (s)", pd.to_numeric(values)
-        return Column(title, [_cell(v, "{:#.3g}" if abs(v) < 99.95 else "{:,.0f}", empty) for v in values], True)
+        return Column(title, [_cell(v, _three_figures(v), empty) for v in values], True)
+    elif "joules" in name or name.endswith("_watts"):
+        return Column(title, [_cell(v, _three_figures(v), empty) for v in pd.to_numeric(values)], True)
     elif pd.api.types.is_float_dtype(values):
         form = "{:.2f}"
     elif pd.api.types.is_integer_dtype(values):
@@ -85,6 +88,10 @@ def _column(name: str, values: pd.Series, empty: str) -> Column:
     else:
         is_number = False
     return Column(title, [_cell(v, form, empty) for v in values], is_number)
+
+
+def _three_figures(value: float) -> str:
+    return "{:#.3g}" if abs(value) < 99.95 else "{:,.0f}"
 
 
 def _cell(value: object, form: str, empty: str) -> str:

@@ -16,6 +16,7 @@ Unknown = Literal["unknown"]  # inference.UNKNOWN
 Bytes = Annotated[int, Field(ge=-MOST, le=MOST)] | Unknown  # above a base: what was freed since makes it negative
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Took = Annotated[float, Field(gt=0, le=1e12)]  # seconds that ratios are made of
+Joules = Annotated[float, Field(gt=0, le=1e15)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -219,8 +220,26 @@ class TimedTokens(TextKey):
     token_s: list[Seconds]
 
 
+class Window(Part):
+    """energy.Window"""
+
+    seconds: Took
+    joules: dict[str, Joules]
+
+
+class Energy(Part):
+    """energy.Energy"""
+
+    why: str | None
+    detail: str = ""
+    rest: Window | None
+    used: Window | None
+    texts: Count
+    new_tokens: Count
+
+
 class Pass(Part):
-    """A resource pass: measure.Latency, and the machine's load."""
+    """A resource pass: measure.Latency, and the machine's load. energy: None in records of before it was read."""
 
     process: Number
     steady: bool
@@ -230,6 +249,7 @@ class Pass(Part):
     too_short: Count = 0
     tokens: list[TimedTokens]
     load: Loads
+    energy: Energy | None = None
 
 
 class Alone(TextKey):

@@ -17,6 +17,7 @@ import psutil
 
 from affq.errors import InputError
 from affq.files import without_places
+from affq.inference import energy
 from affq.models import weights
 from affq.results import software
 from affq.runner import estimate
@@ -24,6 +25,7 @@ from affq.runner.trials import Machine, machine, trials
 from affq.study import Study, load_study
 
 NETWORK_TIMEOUT_S = 5
+REST_S = 0.5  # for which the counters of energy are watched: more than some of their updates
 RESULTS_BYTES = 10_000_000  # of the default study, three times what it left
 # A clone makes its own environment; where affq was installed from a wheel there is no Makefile.
 IN_CLONE = Path(__file__).parents[2].joinpath("Makefile").is_file()
@@ -64,6 +66,7 @@ def examine(results: Path | str) -> Iterator[Finding]:
         _environment(),
         devices(about) if about else [unseen],
         precisions(study, device) if about else (),
+        counters(device),
         _needs(study, minutes),
         _weights(names, missing),
         _folders(results, missing),
@@ -120,6 +123,18 @@ def precisions(study: Study, device: str) -> Iterator[Finding]:
             lack = tried == device and name in study.precisions
             words, remedy = f"does not work on {tried}: {_shown(reasons[name])}", "leave it out of a study's precisions"
             yield Finding(name, Level.LACK, words, AFRESH) if lack else Finding(name, Level.NOTE, words, remedy)
+
+
+def counters(device: str) -> Iterator[Finding]:
+    """Yield whether the energy of texts can be read on the device that runs go to."""
+    meter = energy.meter(device, rest_s=REST_S)
+    if isinstance(meter, energy.UnknownMeter):
+        words, remedy = energy.PHRASES[meter.why]
+        more = f" ({_shown(meter.detail)})" if meter.detail else ""
+        yield Finding("energy", Level.NOTE, f"unknown: {words}{more}", remedy)
+    elif rest := meter.rest:
+        watts = ", ".join(f"{name} takes {joules / rest['seconds']:.0f} W" for name, joules in rest["joules"].items())
+        yield Finding("energy", Level.OK, f"zeus reads its counters: {watts} now")
 
 
 def _needs(study: Study, minutes: str) -> Iterator[Finding]:

@@ -375,8 +375,8 @@ def _fetch_scorer(name: str, wanted: Sequence[tuple[Scored, str]], fetch: Callab
 def summarize_study(study: Study, results: Path | str) -> Path:
     """Execute the summary notebook, which writes tables and charts; return the path of the executed notebook.
 
-    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile, a load. Raises
-    InputError if no run is complete.
+    Cells with a tag are left out where the study has no such thing: texts to be judged, throughput, a profile, a load, runs whose
+    energy was looked for. Raises InputError if no run is complete.
     """
     _need_complete(study, results)
     has = {"throughput": bool(study.measurement.throughput), "profile": study.measurement.profile}
@@ -386,6 +386,8 @@ def summarize_study(study: Study, results: Path | str) -> Path:
     has["long"] = study.judged and study.writes_long
     every = records(results, study)
     has |= {kind.value: any(there(record, kind) for record in every) for kind in Kind}
+    complete = (record.measurements() for record in every if record.complete)
+    has["energy"] = any("energy" in process for measurements in complete for process in measurements["passes"])
     without = [tag for tag, is_there in has.items() if not is_there]
     # It is over in seconds, and papermill would write all of it twice a cell, with every chart.
     return _execute_over(study, results, "3_summary", without, save_cells=False)

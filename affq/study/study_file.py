@@ -119,6 +119,7 @@ class Budget(Settings):
     memory_gb: Amount | None = None
     seconds_a_text: Amount | None = None
     price_per_hour: Amount | None = None
+    price_per_kwh: Amount | None = None
 
 
 class NamedModel(Settings):

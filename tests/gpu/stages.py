@@ -123,7 +123,6 @@ def all_of_them(show: Show, budget: Budget, chosen: Sequence[str]) -> None:
             traceback.print_exc()
             show.note(name, f"ended early by {type(error).__name__}: {error}")
         show.content["stages"].setdefault(name, {"rows": []})["seconds"] = round(time.monotonic() - began, 1)
-    show.content["stages"]["energy"] = {"rows": [], "note": "not built yet: affq does not read a card's energy"}
 
 
 def tests(show: Show, budget: Budget) -> None:
@@ -267,7 +266,7 @@ def about(run: Run, predicted: dict[str, Any]) -> dict[str, Any]:
 
 
 MEASURED = ("weights_bytes", "peak_bytes", "peak_kind", "ttft_s", "token_s", "latency_s", "disturbed")
-MEASURED += ("parameters", "load_s", "prompt_tokens")
+MEASURED += ("parameters", "load_s", "prompt_tokens", "energy")
 
 
 def read(record: Record[Run]) -> dict[str, Any]:
@@ -280,6 +279,7 @@ def read(record: Record[Run]) -> dict[str, Any]:
     row |= {name: measured[name] for name in MEASURED if name in measured}
     row["parameters"] = sum(part["elements"] for part in measurements["census"])
     row["load_s"] = measurements["seconds"]["load_s"]
+    (row["energy"],) = gpu_record.plain(costs.energy([record]))
     return row | {"prompt_tokens": prompt_tokens(record.run)}
 
 

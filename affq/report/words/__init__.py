@@ -13,6 +13,7 @@ from affq.report.words.comparisons import differences as differences
 from affq.report.words.comparisons import headline as headline
 from affq.report.words.comparisons import shortfalls as shortfalls
 from affq.report.words.comparisons import variance as variance
+from affq.report.words.costs import energy as energy
 from affq.report.words.costs import kernels as kernels
 from affq.report.words.costs import latency as latency
 from affq.report.words.costs import memory as memory

@@ -3,6 +3,8 @@
 import pandas as pd
 
 from affq.analysis import NAMED
+from affq.inference import NoEnergy
+from affq.inference import energy as energies
 from affq.report.words.text import run_name
 from affq.study import run_label
 
@@ -53,6 +55,25 @@ def latency(statistics: pd.DataFrame, aim: float | None) -> str:
         sentences.append("Where there is no interval, fewer than six texts were timed.")
     if not whole["steady"].all():
         sentences.append("Not every run was steady after its warm-up.")
+    return " ".join(sentences)
+
+
+def energy(energy: pd.DataFrame) -> str:
+    """Return what the joules are joules of, and why they are unknown where they are. energy: Results.energy."""
+    sentences, known = [], energy.dropna(subset="joules_a_text")
+    if len(known):
+        devices = " and ".join(f"*{metered}*" for metered in known["metered"].unique())
+        sentences = [
+            f"Read from the counters of {devices}, while the timed texts were generated one at a time; what the same devices "
+            "take at rest, with the model loaded, is subtracted, but for *gross joules*. Other programs' use of them is in it, "
+            "and the rest of the machine is not."
+        ]
+        kinds = known["interval"].dropna()
+        sentences.append("Intervals are the spread between fresh processes." if len(kinds) else "It is one reading a run.")
+    for why, rows in energy.groupby("unknown", sort=False):
+        words, remedy = energies.PHRASES[NoEnergy(why)]
+        which = f" in {len(rows)} of {len(energy)} runs" if len(rows) < len(energy) else ""
+        sentences.append(f"Energy is unknown{which}: {words}{f' ({remedy})' if remedy else ''}.")
     return " ".join(sentences)
 
 
