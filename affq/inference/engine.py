@@ -9,6 +9,10 @@ from affq.inference.probes import Clock, Probe
 from affq.inference.requests import AloneText, AtToken, Generation, Made, Request
 
 
+class ServerError(RuntimeError):
+    """A server that went away, or fails at what it is there for: later it may go on."""
+
+
 class Engine(Protocol):
     """One run's model in the hands of an engine, in a process of its own. Its methods are called in this order.
 

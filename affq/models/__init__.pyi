@@ -6,11 +6,13 @@ from .checkpoints import LoadError as LoadError
 from .configuration import LOCAL as LOCAL
 from .engines import ENGINES as ENGINES
 from .engines import OPENAI as OPENAI
+from .engines import SERVING as SERVING
 from .engines import TRANSFORMERS as TRANSFORMERS
 from .engines import engine_of as engine_of
 from .engines import fetch as fetch
 from .engines import held_bits as held_bits
 from .engines import lacks as lacks
+from .engines import serving_engine_of as serving_engine_of
 from .engines import why_not as why_not
 from .engines.asked import AskedEngine as AskedEngine
 from .engines.asked import check_address as check_address

@@ -7,7 +7,7 @@ needs it.
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from affq.errors import InputError
 from affq.models import ggufs, quantized, sources
@@ -16,7 +16,7 @@ from affq.models.precisions import PRECISIONS, STORED
 from affq.models.sources import Architecture, Source
 
 if TYPE_CHECKING:
-    from affq.inference import Engine
+    from affq.inference import Engine, Serving
 
 ENGINES = (
     TRANSFORMERS := "transformers",
@@ -25,6 +25,7 @@ ENGINES = (
     OPENAI := "openai",
     VLLM := "vllm",
 )
+SERVING = (LLAMA_CPP, OPENAI, VLLM)  # what can be asked for texts by many at once
 
 
 def why_not(model: Source, precision: str, engine: AskedEngine, device: str) -> str | None:
@@ -137,3 +138,10 @@ def engine_of(run: AskedRun) -> "Engine":
     from affq.models.engines.transformers import Transformers
 
     return Transformers(run)
+
+
+def serving_engine_of(run: AskedRun) -> "Serving":
+    """Return the engine of a run, to be asked for texts by many at once. Raises InputError for an engine that does not serve."""
+    if run.engine.name not in SERVING:
+        raise InputError(f"the engine {run.engine.name} serves nobody", value=run.engine.name, choices=SERVING)
+    return cast("Serving", engine_of(run))

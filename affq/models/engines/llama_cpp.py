@@ -3,8 +3,9 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from affq.errors import InputError
 from affq.inference import (
     AloneText,
+    Ask,
     AtToken,
     Ending,
     Engine,
@@ -103,17 +105,45 @@ class LlamaCpp(Engine):
         return probes.RssProbe(self._server.pid), time.perf_counter
 
     def load(self) -> None:
-        """Load the model with as many slots as a batch has texts, and prove its precision by the tensors of its file.
+        """Load the model with as many slots as a batch has texts, and prove its precision by the tensors of its file."""
+        self._prove()
+        study = self.run.study
+        self._serve(min(study.batch, len(study.requests)))
+        self._reported = self._sizes
 
-        Norms and biases are float32 at every precision.
-        """
+    def serve(self, streams: int) -> None:
+        """Load the model with so many slots, each with the room that a batch's slots have."""
+        self._prove()
+        self._serve(streams)
+        self._inputs = {request["request"]: self._input(request) for request in self.run.study.requests}
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[Ask]:
+        """Return what asks for a text by the token ids that `texts` gives."""
+        async with self._server.at_once() as client:
+
+            async def ask(request: Request, at_token: AtToken) -> Callable[[], Ending]:
+                written, (prompt, ids) = Written(), self._inputs[request["request"]]
+                body = {"prompt": ids, "n_predict": self._most_new, **self._decoding(request)}
+                async for chunk in self._server.stream_among(client, body):
+                    written.take(chunk, self._encode)
+                    if not written.done:
+                        at_token()
+                return lambda: self._ending(written, prompt)
+
+            yield ask
+
+    def need(self) -> None:
+        """Raise ServerError if llama.cpp's process has ended."""
+        self._server.need()
+
+    def _prove(self) -> None:
+        """Prove the precision by the file's tensors, of which norms and biases are float32 always, and reckon a slot's room."""
         if self.run.precision != STORED:
             loading.prove([row for row in self._stored if row["role"] not in ("norm", "bias")], self.run.precision)
         study = self.run.study
         new_tokens = max(self._most_new, study.measurement.new_tokens)
         self._room = ggufs.room(max(self.count_tokens(study.requests)) + new_tokens)
-        self._serve(min(study.batch, len(study.requests)))
-        self._reported = self._sizes
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Return how many tokens each request takes. Raises InputError for one that the model has no room for."""
@@ -141,12 +171,10 @@ class LlamaCpp(Engine):
         if study.sampling is None:
             written = self._generate(prompts, GREEDY | options, at_token)
         else:
-            drawn = options | {"samplers": ["temperature"], "temperature": study.sampling["temperature"]}
-            seeds = [generate.noise_key(study.sampling["seed"], request) % (2**32 - 1) for request in batch]  # the last: any seed
             tellers = [at_token, *[None] * (len(batch) - 1)]
             with ThreadPoolExecutor(len(batch)) as pool:
-                asked = zip(prompts, seeds, tellers, strict=True)
-                calls = [pool.submit(self._generate, [ids], drawn | {"seed": seed}, tell) for ids, seed, tell in asked]
+                asked = zip(batch, prompts, tellers, strict=True)
+                calls = [pool.submit(self._generate, [ids], options | self._decoding(one), tell) for one, ids, tell in asked]
             written = [text for call in calls for text in call.result()]
         texts = [
             generate.generation(request, prompt, self._ending(text, prompt))
@@ -222,6 +250,13 @@ class LlamaCpp(Engine):
     def _generate(self, prompts: list[list[int]], options: dict[str, Any], at_token: AtToken | None = None) -> list[Written]:
         return self._server.generate(prompts, options, self._encode, at_token)
 
+    def _decoding(self, request: Request) -> dict[str, Any]:
+        """Return by what options the tokens of a text are chosen: the likeliest, or drawn by a seed of its own."""
+        if (sampling := self.run.study.sampling) is None:
+            return GREEDY
+        seed = generate.noise_key(sampling["seed"], request) % (2**32 - 1)  # the last: any seed
+        return {"samplers": ["temperature"], "temperature": sampling["temperature"], "seed": seed}
+
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
@@ -230,6 +265,10 @@ class LlamaCpp(Engine):
 
     def _ids(self, requests: Sequence[Request]) -> list[list[int]]:
         return generate.token_ids(self._tokenizer, self._rendered(requests))
+
+    def _input(self, request: Request) -> tuple[str, list[int]]:
+        """Return what is given for a request, rendered and as token ids."""
+        return self._rendered([request])[0], self._ids([request])[0]
 
     def _own_ids(self, request: Request) -> list[int]:
         """Return the token ids that llama.cpp makes of a request by its own template, where ours has one, and tokenizer."""

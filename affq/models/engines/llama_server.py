@@ -14,17 +14,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from affq.inference import AtToken
+from affq.inference import AtToken, ServerError, Unanswered
 from affq.models.checkpoints import LoadError
+
+if TYPE_CHECKING:
+    import httpx
 
 CHILD = Path(__file__).with_name("llama_child.py")
 LOGGED_S = 5.0  # in which llama.cpp's log says what it was asked to say, at most
 ENDED_S = 5.0  # in which its process ends when it is told to
+ENDING_S = 0.5  # in which it ends once its connections are gone
 READY = "listening on unix:"  # what its log says last of loading
 FLASH = "Flash Attention enabled"
 VERBOSITY = 4  # at which its log tells that, and the bytes of its buffers
@@ -45,6 +50,15 @@ class Written:
     ended: bool = False
     done: bool = False
     timings: dict[str, float] = field(default_factory=dict)
+
+    def take(self, chunk: Mapping[str, Any], encode: Callable[[str], list[int]]) -> None:
+        """Add a part that llama.cpp sent; encode: as for LlamaServer.generate."""
+        before, self.new_tokens = self.new_tokens, chunk["tokens_predicted"]
+        if chunk["stop"]:
+            self.done, self.ended, self.timings = True, chunk["stop_type"] == "eos", chunk["timings"]
+        elif chunk["tokens"]:
+            whole = self.new_tokens == before + 1
+            self.token_ids += chunk["tokens"] if whole else encode(chunk["content"])
 
 
 class LlamaServer:
@@ -109,19 +123,49 @@ class LlamaServer:
         """
         texts, steps = [Written() for _ in prompts], 0
         for chunk in self._stream("/completion", {"prompt": prompts, "stream": True, "cache_prompt": False, **options}):
-            text = texts[chunk["index"]]
-            before, text.new_tokens = text.new_tokens, chunk["tokens_predicted"]
-            if chunk["stop"]:
-                text.done, text.ended, text.timings = True, chunk["stop_type"] == "eos", chunk["timings"]
-            elif chunk["tokens"]:
-                whole = text.new_tokens == before + 1
-                text.token_ids += chunk["tokens"] if whole else encode(chunk["content"])
+            texts[chunk["index"]].take(chunk, encode)
             if at_token and steps < (reached := min((text.new_tokens for text in texts if not text.done), default=0)):
                 steps = reached
                 at_token()
         if not all(text.done for text in texts):
             raise RuntimeError(f"llama.cpp left a text without an end: {self._why()}")
         return texts
+
+    def at_once(self) -> "httpx.AsyncClient":
+        """Return what `stream_among` asks through, for any number of texts at the same time, each over its own connection."""
+        import httpx  # here: a run asks without it
+
+        # A connection that is kept would hold one of the threads that llama.cpp answers by.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), limits=limits)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None)
+
+    async def stream_among(self, client: "httpx.AsyncClient", body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Yield what llama.cpp sends of one text, part by part, while others are under way. Raises Unanswered."""
+        import httpx
+
+        done = False
+        try:
+            async with client.stream("POST", "/completion", json={"stream": True, "cache_prompt": False, **body}) as answer:
+                if not answer.is_success:
+                    words = (await answer.aread()).decode(errors="replace")
+                    raise RuntimeError(f"llama.cpp answers {answer.status_code}: {words}")
+                async for line in _lines(answer.aiter_bytes()):
+                    if chunk := _chunk(line):
+                        done = chunk["stop"]
+                        yield chunk
+        except httpx.RequestError as error:
+            raise Unanswered(f"llama.cpp does not answer ({type(error).__name__})") from None
+        except RuntimeError as error:
+            raise Unanswered(_without_folders(str(error))) from None
+        if not done:
+            raise Unanswered("llama.cpp left the text without an end")
+
+    def need(self) -> None:
+        """Raise ServerError if the process has ended; a connection is gone some moments before that shows."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_S)
+            raise ServerError(f"llama.cpp is gone: {self._why()}")
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """Post JSON to a path of the server, and return its answer."""
@@ -143,12 +187,7 @@ class LlamaServer:
 
     def _stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         with self._answer(path, body) as answer:
-            for line in answer:
-                kind, _, words = line.partition(b": ")
-                if kind == b"error":
-                    raise RuntimeError(f"llama.cpp: {words.decode(errors='replace').strip()}")
-                if kind == b"data" and (chunk := json.loads(words)):  # null: the work on a prompt begins
-                    yield chunk
+            yield from filter(None, map(_chunk, answer))
 
     def _answer(self, path: str, body: Mapping[str, Any]) -> http.client.HTTPResponse:
         connection = _Connection(self._socket)
@@ -186,7 +225,27 @@ class LlamaServer:
         words = ERROR.findall(log)[:1]
         if status is not None:
             words = [f"its process ended with status {status}", *(words or log.splitlines()[-1:])]
-        return re.sub(r"(/[^\s/']+)+/", "", "; ".join(words))
+        return _without_folders("; ".join(words))
+
+
+def _chunk(line: bytes) -> dict[str, Any] | None:
+    """Return what a line of a stream holds; None where it is nothing of a text. Raises RuntimeError for an error."""
+    kind, _, words = line.partition(b": ")
+    if kind == b"error":
+        raise RuntimeError(f"llama.cpp: {words.decode(errors='replace').strip()}")
+    return json.loads(words) if kind == b"data" else None  # null: the work on a prompt begins
+
+
+def _without_folders(words: str) -> str:
+    return re.sub(r"(/[^\s/']+)+/", "", words)
+
+
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
 
 
 class _Connection(http.client.HTTPConnection):

@@ -8,8 +8,9 @@ import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import transformers
@@ -18,6 +19,7 @@ from affq.errors import InputError
 from affq.inference import (
     UNKNOWN,
     AloneText,
+    Ask,
     AtToken,
     Clock,
     Ending,
@@ -77,6 +79,7 @@ class OpenAI(Engine):
             "asked_by": self._path,
             "settings": json.dumps(settings, sort_keys=True),
             "refused": ", ".join(sorted(self._refused)),
+            "tokens_by": self._tokens_by,
             "key": KEY if self._server.with_key else "",
         }
 
@@ -187,14 +190,39 @@ class OpenAI(Engine):
             "prompt_ids": self._compared,
             "round_trip_s": self._round_trip_s,
             "fingerprints": sorted(self._fingerprints),
-            "tokens_by": "pieces" if self._counts["without_usage"] else "usage",
+            "tokens_by": self._tokens_by,
             "counts": dict(self._counts),
         }
+
+    def serve(self, streams: int) -> None:
+        """Settle with the server how it is asked: it has loaded its model itself."""
+        self._agree()
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[Ask]:
+        """Return what asks for a text as `texts` does, once, and without what the server may keep of a prompt."""
+        most = self.run.study.generation.max_new_tokens
+        async with self._server.at_once() as client:
+
+            async def ask(request: Request, at_token: AtToken) -> Callable[[], Generation]:
+                body = self._body(request, most, timed=False, fresh=True)
+                answer = await self._server.stream_among(client, self._path, body, most, at_token)
+                return lambda: self._generation(request, answer, most)
+
+            yield ask
+
+    def need(self) -> None:
+        """Raise ServerError unless the server answers."""
+        self._server.patiently(self._server.ask_models)
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.shutdown(cancel_futures=True)
         self._server.close()
+
+    @property
+    def _tokens_by(self) -> str:
+        return "pieces" if self._counts["without_usage"] else "usage"
 
     def _agree(self) -> None:
         """Ask for one token with all that will be asked for, once: so it is settled by what path, and what the server refuses."""
@@ -244,10 +272,10 @@ class OpenAI(Engine):
         else:
             raise self._server.error(f"refuses a request with {refused.status}: {refused}") from None
 
-    def _body(self, request: Request, most: int, timed: bool) -> dict[str, Any]:
+    def _body(self, request: Request, most: int, timed: bool, fresh: bool = False) -> dict[str, Any]:
         """Return the body that asks for a text of `most` tokens, without what the server refuses.
 
-        timed: greedily, end-of-text ignored, and nothing of the prompt kept from an earlier request.
+        timed: greedily, end-of-text ignored. fresh, as what is timed: nothing of the prompt is kept from an earlier request.
         """
         sampling = None if timed else self.run.study.sampling
         wished: dict[str, Any] = {"temperature": 0, "seed": 0}
@@ -256,7 +284,8 @@ class OpenAI(Engine):
             wished = {"temperature": sampling["temperature"], "seed": seed, "top_p": 1}
         # Some servers take penalties from a checkpoint's own settings, and keep what they computed of a prompt.
         wished |= {"stream_options": {"include_usage": True}, "repetition_penalty": 1.0, "cache_prompt": False}
-        wished |= {"ignore_eos": True, "cache_salt": uuid.uuid4().hex} if timed else {}
+        wished |= {"ignore_eos": True} if timed else {}
+        wished |= {"cache_salt": uuid.uuid4().hex} if timed or fresh else {}
         settings = {name: value for name, value in wished.items() if name not in self._refused}
         return {"model": self._server.model, **self._asked(request["request"]), "stream": True, self._limit: most, **settings}
 

@@ -13,13 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from affq.errors import InputError, printable
-from affq.inference import UNKNOWN, AtToken
+from affq.inference import UNKNOWN, AtToken, ServerError, Unanswered
 from affq.models.engines.asked import AskedEngine, check_address
 
 KEY = "OPENAI_API_KEY"  # the variable that holds it; what it holds is never written
@@ -33,10 +34,6 @@ MOST_LETTERS = 200  # of what a server says, in an error
 LLAMA_CPP, VLLM = "llama.cpp", "vLLM"  # servers that tell how they tokenize a prompt, each in its way
 
 Result = TypeVar("Result")
-
-
-class ServerError(RuntimeError):
-    """A server that went away, or fails at what it is there for: later it may go on."""
 
 
 class Fault(Exception):
@@ -69,6 +66,7 @@ class _Choice(BaseModel):
     delta: _Delta | None = None
     text: str | None = None  # of a completion
     finish_reason: str | None = None
+    token_ids: list[int] | None = None  # as vLLM sends them where it is asked to
 
 
 class _Details(BaseModel):
@@ -109,11 +107,12 @@ class _Chunk(BaseModel):
 class Answer:
     """What a server streamed for one request.
 
-    pieces: of the text, as they came. thoughts: how many pieces came as thoughts. over: whether more pieces came than tokens
-    were asked for; no more was read then.
+    pieces: of the text, as they came. token_ids: where the server tells them. thoughts: how many pieces came as thoughts. over:
+    whether more pieces came than tokens were asked for; no more was read then.
     """
 
     pieces: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     thoughts: int = 0
     finish: str | None = None
     usage: Usage | None = None
@@ -126,6 +125,58 @@ class Answer:
         return self.usage.completion_tokens if self.usage else len(self.pieces) + self.thoughts
 
 
+class _Reader:
+    """Reads what a server streams of one text, in parts as they come. plain: a server's words to those that may be shown."""
+
+    def __init__(self, most: int, at_token: AtToken | None, plain: Callable[[str], str]) -> None:
+        self._answer, self._most, self._at_token, self._plain = Answer(), most, at_token, plain
+        self._rest, self._whole = b"", False
+
+    def take(self, part: bytes) -> bool:
+        """Read a further part; return whether more is to be read. Raises Fault for what is no part of a text."""
+        # httpx's own lines would part a text at the separators that Unicode has, too.
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        for line in lines:
+            self._take_line(line)
+        return not self._answer.over
+
+    def answer(self) -> Answer:
+        """Return the text, once nothing more is to be read. Raises Fault if its end is missing."""
+        self.take(b"\n")
+        if not (self._whole or self._answer.finish or self._answer.over):
+            raise Fault("ends its stream in the middle of a text")
+        return self._answer
+
+    def _take_line(self, line: bytes) -> None:
+        answer, data = self._answer, line.removeprefix(b"data:").strip()
+        if not line.startswith(b"data:") or answer.over:
+            return
+        if data == b"[DONE]":
+            self._whole = True  # and read on: a connection whose answer is read to its end serves again
+            return
+        try:
+            chunk = _Chunk.model_validate_json(data)
+        except ValidationError:
+            raise Fault(f"sends what is no part of a text: {self._plain(data.decode(errors='replace'))}") from None
+        if chunk.error:
+            raise Fault(f"breaks a text off: {self._plain(_message(chunk.error))}")
+        answer.usage, answer.fingerprint = chunk.usage or answer.usage, chunk.system_fingerprint or answer.fingerprint
+        for choice in chunk.choices:
+            delta = choice.delta or _Delta()
+            thought, piece = delta.reasoning_content or delta.reasoning, delta.content or choice.text
+            answer.finish = choice.finish_reason or answer.finish
+            answer.token_ids += choice.token_ids or []
+            if not (piece or thought):
+                continue
+            if len(answer.pieces) + answer.thoughts >= self._most:
+                answer.over = True  # a piece is a token at least
+                return
+            answer.thoughts += bool(thought)
+            answer.pieces += [piece] if piece else []
+            if self._at_token:
+                self._at_token()
+
+
 class Server:
     """An address, and a model there."""
 
@@ -135,11 +186,12 @@ class Server:
         self._key = os.environ.get(KEY, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError(f"what {KEY} holds is no key: it has other characters than letters, digits and signs")
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(SILENT_S, connect=CONNECT_S, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S),
-        )
+        self._settings: dict[str, Any] = {
+            "headers": {"Authorization": f"Bearer {self._key}"} if self._key else {},
+            "timeout": httpx.Timeout(SILENT_S, connect=CONNECT_S, pool=None),
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S),
+        }
+        self._client = httpx.Client(**self._settings)
 
     @property
     def with_key(self) -> bool:
@@ -197,11 +249,40 @@ class Server:
 
         Raises Fault, Refused or InputError.
         """
+        reader = _Reader(most, at_token, self._plain)
         with self._explained(), self._client.stream("POST", self.address + path, json=body) as response:
-            self._need_success(response)
-            if response.headers.get("content-type", "").startswith("application/json"):
-                raise self.error("answers in one piece, and affq needs one that streams")
-            return self._read(response, most, at_token)
+            if not response.is_success:
+                response.read()
+            self._need_stream(response)
+            for part in response.iter_bytes():
+                if not reader.take(part):
+                    break
+        return reader.answer()
+
+    def at_once(self, socket: Path | None = None) -> httpx.AsyncClient:
+        """Return what `stream_among` asks through, for any number of texts at the same time; socket: in the place of a port."""
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=self._settings["limits"]) if socket else None
+        return httpx.AsyncClient(**self._settings, transport=transport)
+
+    async def stream_among(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], most: int, at_token: AtToken
+    ) -> Answer:
+        """Ask for a text as `stream` does, while others are under way. Raises Unanswered or InputError."""
+        reader = _Reader(most, at_token, self._plain)
+        try:
+            with self._explained():
+                async with client.stream("POST", self.address + path, json=body) as response:
+                    if not response.is_success:
+                        await response.aread()
+                    self._need_stream(response)
+                    async for part in response.aiter_bytes():
+                        if not reader.take(part):
+                            break
+            return reader.answer()
+        except Fault as fault:
+            raise Unanswered(f"the server {fault}") from None
+        except Refused as refused:
+            raise Unanswered(f"the server refuses a request with {refused.status}: {refused}") from None
 
     def patiently(self, attempt: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
         """Return what the first attempt gives that meets no Fault; raise ServerError after so many, or where none can help."""
@@ -223,39 +304,6 @@ class Server:
         """Close the connections."""
         self._client.close()
 
-    def _read(self, response: httpx.Response, most: int, at_token: AtToken | None) -> Answer:
-        answer, whole = Answer(), False
-        for line in _lines(response.iter_bytes()):
-            if not line.startswith(b"data:"):
-                continue
-            data = line.removeprefix(b"data:").strip()
-            if data == b"[DONE]":
-                whole = True  # and read on: a connection whose answer is read to its end serves again
-                continue
-            try:
-                chunk = _Chunk.model_validate_json(data)
-            except ValidationError:
-                raise Fault(f"sends what is no part of a text: {self._plain(data.decode(errors='replace'))}") from None
-            if chunk.error:
-                raise Fault(f"breaks a text off: {self._plain(_message(chunk.error))}")
-            answer.usage, answer.fingerprint = chunk.usage or answer.usage, chunk.system_fingerprint or answer.fingerprint
-            for choice in chunk.choices:
-                delta = choice.delta or _Delta()
-                thought, piece = delta.reasoning_content or delta.reasoning, delta.content or choice.text
-                answer.finish = choice.finish_reason or answer.finish
-                if not (piece or thought):
-                    continue
-                if len(answer.pieces) + answer.thoughts >= most:
-                    answer.over = True  # a piece is a token at least
-                    return answer
-                answer.thoughts += bool(thought)
-                answer.pieces += [piece] if piece else []
-                if at_token:
-                    at_token()
-        if not (whole or answer.finish):
-            raise Fault("ends its stream in the middle of a text")
-        return answer
-
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what ends a connection into a Fault."""
@@ -266,11 +314,15 @@ class Server:
         except httpx.RequestError as error:
             raise Fault(f"does not answer ({self._plain(str(error) or type(error).__name__)})") from None
 
+    def _need_stream(self, response: httpx.Response) -> None:
+        self._need_success(response)
+        if response.headers.get("content-type", "").startswith("application/json"):
+            raise self.error("answers in one piece, and affq needs one that streams")
+
     def _need_success(self, response: httpx.Response) -> None:
-        """Raise Fault, Refused or InputError for an answer that says what is wrong."""
+        """Raise Fault, Refused or InputError for an answer that says what is wrong, and was read."""
         if response.is_success:
             return
-        response.read()
         try:
             told = response.json()
         except ValueError:
@@ -312,12 +364,3 @@ def _message(told: Any) -> str:
             if told.get(name):
                 return _message(told[name])
     return told if isinstance(told, str) else json.dumps(told)
-
-
-def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Return the lines of a stream. httpx's own would part a text at the separators that Unicode has, too."""
-    rest = b""
-    for part in parts:
-        *lines, rest = (rest + part).split(b"\n")
-        yield from lines
-    yield rest
