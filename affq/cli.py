@@ -1,10 +1,11 @@
-"""The commands: affq new | plan | try | run | soak | score | report | explore | notebooks | judge | annotate | study | doctor."""
+"""The commands: affq new, plan, try, run, load, soak, score, report, explore, notebooks, judge, annotate, study, doctor."""
 
 import json
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -242,6 +243,41 @@ def run(
 
 
 @app.command()
+def load(
+    study: STUDY,
+    results: RESULTS = Path("reports"),
+    only: ONLY = None,
+    force: Annotated[bool, typer.Option("--force", help="Do every run again; what is there moves to load/attempts.")] = False,
+) -> None:
+    """Ask runs for texts as many users at once do, as load in the study says, where their engine serves. What is done stays.
+
+    Exit status 1 if one failed.
+    """
+    from affq.results import Kind
+    from affq.runner import make_series
+    from affq.study import load_study
+
+    loaded = load_study(study)
+    if loaded.load is None:
+        remedy = f"give it a line such as: load: {{streams: [1, 2, 4, 8, 16], texts: {loaded.texts_wanted}}}"
+        raise InputError(f"study {loaded.name} does not say how many are to ask at once", value=loaded.name, remedy=remedy)
+    asked = loaded.load.asked
+    _make(lambda: make_series(loaded, results, Kind.LOAD, _listed(only), _say, asked, force=force), study, results)
+
+
+def _make(make: Callable[[], list[str]], study: str, results: Path) -> None:
+    """Make a series, and end with status 1 if a run failed."""
+    try:
+        failed = make()
+    except KeyboardInterrupt:
+        _say("affq: stopped. What is done is kept; the same command goes on from there.", sys.stderr)
+        raise typer.Exit(130) from None
+    _say(f"{command('report', study, results)} publishes what is done.")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def soak(
     study: STUDY,
     hours: Annotated[float | None, typer.Option(help="how long, of each run; or --minutes")] = None,
@@ -263,15 +299,8 @@ def soak(
     from affq.runner import make_series
     from affq.study import load_study
 
-    loaded = load_study(study)
-    try:
-        failed = make_series(loaded, results, Kind.SOAK, _listed(only), _say, {"minutes": soak_minutes}, 60 * soak_minutes)
-    except KeyboardInterrupt:
-        _say("affq: stopped. What is done is kept; the same command goes on from there.", sys.stderr)
-        raise typer.Exit(130) from None
-    _say(f"{command('report', study, results)} publishes what is done.")
-    if failed:
-        raise typer.Exit(1)
+    loaded, asked = load_study(study), {"minutes": soak_minutes}
+    _make(lambda: make_series(loaded, results, Kind.SOAK, _listed(only), _say, asked, asked, 60 * soak_minutes), study, results)
 
 
 @app.command()

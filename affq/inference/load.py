@@ -103,6 +103,16 @@ def levels(streams: Sequence[int], rates: Sequence[float]) -> list[Level]:
     return [Level(number, count, rate) for number, (count, rate) in enumerate(asked)]
 
 
+def slots(streams: Sequence[int], batch: int) -> int:
+    """Return how many texts are to be under way at once: as many as the largest level has, else as in a study's batch."""
+    return max(streams, default=batch)
+
+
+def in_turn(levels: Sequence[Level], repetitions: int) -> list[tuple[int, Level]]:
+    """Return (repetition, level) in the order in which they are measured: a machine's slow minutes are shared by all levels."""
+    return [(repetition, level) for repetition in range(repetitions) for level in levels]
+
+
 def due(rate: float, texts: int, seed: int, repetition: int) -> list[float]:
     """Return when each text is to be sent, in seconds since the level's start: a Poisson process of `rate` texts a second."""
     rng = np.random.default_rng([seed, repetition, *rate.as_integer_ratio()])
@@ -112,11 +122,12 @@ def due(rate: float, texts: int, seed: int, repetition: int) -> list[float]:
 async def measure(
     serving: Serving, requests: Sequence[Request], level: Level, texts: int, seed: int, repetition: int = 0
 ) -> tuple[list[Row], Reading]:
-    """Ask for `texts` texts at a level, of the requests in their order, begun again when they end; return rows and reading.
+    """Ask for `texts` texts at a level; return rows and reading.
 
-    A request that fails is a row with its error. Raises ServerError where the server is gone. The event loop's clock counts.
+    Repetitions share the requests in their order, which begins again when it ends: the next one goes on behind the last. A
+    request that fails is a row with its error. Raises ServerError where the server is gone. The event loop's clock counts.
     """
-    asked = list(islice(cycle(requests), texts))
+    asked = list(islice(cycle(requests), repetition * texts, (repetition + 1) * texts))
     async with serving.asking() as ask, _watched() as client:
         under_way = _Level(serving, ask, level, repetition)
         if level.streams:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO
+from typing import Any, TextIO
 
 import nbformat
 import papermill
@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from affq import files
 from affq.errors import InputError, command
 from affq.inference import probes
-from affq.models import fetch
+from affq.models import SERVING, fetch
 from affq.results import (
     NOTEBOOKS,
     Failure,
@@ -40,7 +40,7 @@ from affq.results import (
 )
 from affq.runner import endings, estimate, kernel
 from affq.runner.planning import Choice, Planned, plan
-from affq.runner.progress import Fetching, OfRun, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, Tell, watched
+from affq.runner.progress import Fetching, OfRun, Progress, RunEnded, RunGoesOn, StudyBegins, StudyEnded, Tell, followed, watched
 from affq.study import Run, Study
 
 START_TIMEOUT_S = 120  # of a kernel, on a busy machine
@@ -192,32 +192,38 @@ def make_series(
     kind: Kind,
     only: Sequence[str],
     say: Callable[[str], None],
+    settings: Mapping[str, Any],
     parameters: Mapping[str, int | float] = MappingProxyType({}),
     more_s: float = 0.0,
+    force: bool = False,
 ) -> list[str]:
     """Execute the notebook of a kind of series for each run of a study that is chosen; return the ids of those that failed.
 
-    A run that fails leaves the others going; a series that is complete, of the same settings, stays. say(words) is told what goes
-    on. parameters: the notebook's, beyond the run: they are the settings of the series. more_s: what the study's limits do not
-    count. Raises InputError if another process holds the results.
+    A run that fails leaves the others going; a series that is complete, of the same settings, stays, unless `force`. say(words)
+    is told what goes on. settings: of the series. parameters: the notebook's, beyond the run. more_s: what the study's limits do
+    not count. Raises InputError if another process holds the results, or no run that is chosen has an engine for it.
     """
     choice, folder = Choice(tuple(only)), study_folder(results, study) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    for planned in plan(study, results, choice):
+    for planned in _fit(kind, plan(study, results, choice), say):
         fetch(planned.run.model, planned.run.precision, planned.run.engine, say)
     failed = []
     with locks.held(folder, "lock", say):
         locks.end_processes(_mark(folder))
-        chosen = plan(study, results, choice)  # with the ids of what was fetched
+        chosen = _fit(kind, plan(study, results, choice))  # with the ids of what was fetched
         for number, (run, record) in enumerate(((planned.run, planned.record) for planned in chosen), 1):
             name, series = f"[{number}/{len(chosen)}] {run.label}", Series(record, kind)
-            if series.complete and series.settings() == parameters:
-                say(f"{name}: done before; delete {series.folder}, and the same command does it again")
+            if not force and series.complete and series.settings() == settings:
+                others = ", ".join(series.changes())
+                say(f"{name}: done before" + (f", by other software ({others})" if others else ""))
                 continue
             say(f"{name} …")
             series.folder.mkdir(parents=True, exist_ok=True)
+            if force:
+                series.set_aside()
             output, start_s = series.folder / f"{kind.notebook}.ipynb", time.monotonic()
-            failure = _execute_for(run, output, results, parameters, more_s)
+            with followed(series, lambda words, name=name: say(f"{name}: {words}")):  # type: ignore[misc]
+                failure = _execute_for(run, output, results, parameters, more_s)
             if failure is None and not series.complete:
                 failure = endings.UNFINISHED
             if failure is None or series.complete:
@@ -227,6 +233,20 @@ def make_series(
                 goes_on = "the same command goes on from what is there"
                 say(f"{name}: {failure.kind}: {failure.words}; {goes_on}; its log: {output.with_suffix('.log')}")
     return failed
+
+
+def _fit(kind: Kind, chosen: list[Planned], say: Callable[[str], object] = bool) -> list[Planned]:
+    """Return the runs whose engine can do what a kind of series asks; say which cannot. Raises InputError if none can."""
+    if kind != Kind.LOAD:
+        return chosen
+    fit = [planned for planned in chosen if planned.run.engine.name in SERVING]
+    others = list(dict.fromkeys(planned.engine for planned in chosen if planned not in fit))
+    words = f"{', '.join(others)} cannot be asked by several at once"
+    if not fit:
+        raise InputError(words, value=others[0], choices=SERVING, remedy="name one of these under engines: in the study")
+    if others:
+        say(f"{words}: its runs are left out; {', '.join(SERVING)} can")
+    return fit
 
 
 def _execute_for(

@@ -8,10 +8,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 from rich.console import Console, Group
@@ -20,11 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from affq.errors import printable
-from affq.results import Record, Stage, Status
+from affq.results import Kind, Record, Series, Stage, Status
 from affq.runner import estimate
 from affq.study import Run, Study, run_label
 
 EVERY_S = 0.5  # between two looks
+SERIES_EVERY_S = 2.0  # between two looks at a series, of which nothing is shown but what it has written
 PLAIN_EVERY_S = 30  # between two plain lines on the same stage
 
 
@@ -137,6 +138,37 @@ def watched(record: Record[Run], estimate_s: float | None, tell: Callable[[Progr
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def followed(series: Series, say: Callable[[str], None]) -> Iterator[None]:
+    """Say of each level of load, from a thread of its own, that it is over, while the body makes the series."""
+    ended, before = threading.Event(), len(series.told())
+
+    def look() -> None:
+        told, over = before, False
+        while not over:
+            over = ended.wait(SERIES_EVERY_S)
+            readings = series.told()
+            for reading in readings[told:]:
+                say(_of_level(reading))
+            told = len(readings)
+
+    thread = threading.Thread(target=look, daemon=True)
+    if series.kind == Kind.LOAD:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
+
+
+def _of_level(reading: Mapping[str, Any]) -> str:
+    streams, rate = reading["streams"], reading["rate"]
+    asked = f"{rate:g} texts a second" if rate else f"{streams} stream{'s' if streams > 1 else ''}"
+    return f"{asked}, repetition {reading['repetition'] + 1}: {reading['texts']} texts in {reading['seconds']:.1f} s"
 
 
 class Pace:

@@ -98,6 +98,11 @@ class Load(Settings):
     ttft_s: Amount | None = None
     token_s: Amount | None = None
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return what decides how texts are asked for: the limits do not."""
+        return self.model_dump(exclude={"ttft_s", "token_s"})
+
     @field_validator("rates")
     @classmethod
     def _something_to_do(cls, rates: list[float], info: ValidationInfo) -> list[float]:

@@ -4,10 +4,11 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -15,7 +16,9 @@ import transformers
 from affq.inference import (
     UNKNOWN,
     AloneText,
+    Ask,
     AtToken,
+    Ending,
     Engine,
     Generation,
     Made,
@@ -32,6 +35,9 @@ from affq.models.configuration import LOCAL
 from affq.models.engines.asked import AskedRun
 from affq.models.precisions import PRECISIONS, STORED, PrecisionError
 
+if TYPE_CHECKING:
+    from affq.models.engines.vllm_server import VllmServer
+
 # All in one process, and nothing told to anybody over a network.
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
 BLOCK = 128  # tokens: of the largest blocks in which vLLM keeps keys and values
@@ -47,6 +53,7 @@ class Vllm(Engine):
         self._thinking, self._most_new = run.study.generation.thinking, run.study.generation.max_new_tokens
         self._numbers = count()
         self._compared: dict[str, Any] | None = None
+        self._server: VllmServer | None = None
 
     def weights_sha256(self) -> str:
         """Return the fingerprint of the model's folder."""
@@ -78,13 +85,7 @@ class Vllm(Engine):
 
         Where the weights cannot be counted, vLLM's own word for their dtype counts.
         """
-        folder = self.run.model.folder
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
-        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-        ends = transformers.GenerationConfig(eos_token_id=loading.ends_of(folder, self._tokenizer) or None)
-        self._model: Any = SimpleNamespace(config=config, generation_config=ends, device="cpu")
-        new_tokens = max(self._most_new, self.run.study.measurement.new_tokens)
-        longest = max(self.count_tokens(self.run.study.requests)) + new_tokens
+        folder, longest = self.run.model.folder, self._read_folder()
         import vllm
 
         try:
@@ -129,21 +130,12 @@ class Vllm(Engine):
         """Generate one batch as the study asks for."""
         from vllm import SamplingParams
 
-        sampling, ends = self.run.study.sampling, self._model.generation_config.eos_token_id or []
-        options: dict[str, Any] = {"max_tokens": self._most_new, "stop_token_ids": ends, "detokenize": False}
-        drawn = [
-            {"temperature": sampling["temperature"], "seed": generate.noise_key(sampling["seed"], request) % 2**31}
-            if sampling
-            else {"temperature": 0}
-            for request in batch
-        ]
-        made = self._made(self.prepare(batch), [SamplingParams(**options, **own) for own in drawn], at_token)
-        header = chat.user_header(self._tokenizer)
+        options = [SamplingParams(**self._decoding(request), detokenize=False) for request in batch]
+        made = self._made(self.prepare(batch), options, at_token)
         generations: list[Generation] = []
         for request, ids in zip(batch, made, strict=True):
             prompt = chat.render(self._tokenizer, request["request"], self._thinking)
-            ending = generate.up_to_end(ends, self._tokenizer, ids, prompt, header)
-            generations.append(generate.generation(request, prompt, ending))
+            generations.append(generate.generation(request, prompt, self._ending(request, ids)))
         return generations, UNKNOWN
 
     def prepare(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -186,11 +178,67 @@ class Vllm(Engine):
             "prompt_ids": self._compared,
         }
 
-    def close(self) -> None:
-        """Do nothing: all of it ends with the process."""
+    def serve(self, streams: int) -> None:
+        """Have vLLM's own server load the model in processes of its own, for so many texts at once.
 
-    def _settings(self, longest: int) -> dict[str, Any]:
-        """Return what vLLM is asked for. longest: tokens of a prompt and what is generated of it."""
+        Its weights are not counted there; those of a run are.
+        """
+        from affq.models.engines.vllm_server import VllmServer
+
+        self._server = VllmServer(self._settings(self._read_folder(), streams))
+        self._inputs = {request["request"]: self._ids(request["request"]) for request in self.run.study.requests}
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[Ask]:
+        """Return what asks for a text by the token ids that `texts` gives."""
+        assert self._server
+        async with self._server.connected() as client:
+
+            async def ask(request: Request, at_token: AtToken) -> Callable[[], Ending]:
+                assert self._server
+                ids = self._inputs[request["request"]]
+                answer = await self._server.stream(client, ids, self._decoding(request), at_token)
+                return lambda: self._ending(request, answer.token_ids)
+
+            yield ask
+
+    def need(self) -> None:
+        """Raise ServerError if vLLM's server has ended."""
+        assert self._server
+        self._server.need()
+
+    def close(self) -> None:
+        """End vLLM's server, if there is one; what is in this process ends with it."""
+        if self._server:
+            self._server.close()
+
+    def _read_folder(self) -> int:
+        """Read the tokenizer and the ends of texts; return how many tokens the longest prompt takes, with its new ones."""
+        folder = self.run.model.folder
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **LOCAL)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        ends = transformers.GenerationConfig(eos_token_id=loading.ends_of(folder, self._tokenizer) or None)
+        self._model: Any = SimpleNamespace(config=config, generation_config=ends, device="cpu")
+        new_tokens = max(self._most_new, self.run.study.measurement.new_tokens)
+        return max(self.count_tokens(self.run.study.requests)) + new_tokens
+
+    def _decoding(self, request: Request) -> dict[str, Any]:
+        """Return how many tokens of a text there are to be at most, where it ends, and how they are chosen."""
+        sampling = self.run.study.sampling
+        drawn: dict[str, Any] = {"temperature": 0}
+        if sampling:
+            drawn = {"temperature": sampling["temperature"], "seed": generate.noise_key(sampling["seed"], request) % 2**31}
+        return {"max_tokens": self._most_new, "stop_token_ids": self._model.generation_config.eos_token_id or [], **drawn}
+
+    def _ending(self, request: Request, ids: list[int]) -> Ending:
+        prompt, header = chat.render(self._tokenizer, request["request"], self._thinking), chat.user_header(self._tokenizer)
+        return generate.up_to_end(self._model.generation_config.eos_token_id or [], self._tokenizer, ids, prompt, header)
+
+    def _settings(self, longest: int, at_once: int | None = None) -> dict[str, Any]:
+        """Return what vLLM is asked for.
+
+        longest: tokens of a prompt and of its text. at_once: how many texts; None for as many as a run has.
+        """
         folder, dtype = self.run.model.folder, PRECISIONS[self.run.precision].compute_dtype
         if self.run.precision == STORED:  # left to itself, vLLM makes bfloat16 of float32
             dtype = self.run.model.stored_dtype if self.run.model.stored_dtype in FLOATS else "auto"
@@ -199,7 +247,7 @@ class Vllm(Engine):
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         token_bytes = 2 * text.num_hidden_layers * heads * width * (4 if dtype == "float32" else 2)
         blocks = -(-longest // BLOCK) + 1
-        at_once = max(self.run.study.batch, self.run.study.measurement.throughput)
+        at_once = at_once or max(self.run.study.batch, self.run.study.measurement.throughput)
         return {
             "model": str(folder),
             "dtype": dtype,
