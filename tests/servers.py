@@ -21,8 +21,9 @@ import json, sys
 import xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path, parameters.api_keys = sys.argv[1], json.loads(sys.argv[2])
-parameters.n_ctx, parameters.n_parallel, parameters.port = 4096, 4, 0
-parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+slots, threads = int(sys.argv[3]), int(sys.argv[4])
+parameters.n_ctx, parameters.n_parallel, parameters.port = 1024 * slots, slots, 0
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
 server = xllamacpp.Server(parameters)
 print("listening at", server.listening_address, flush=True)
 sys.stdin.read()
@@ -79,10 +80,12 @@ def save_as_gguf(folder, path):
 
 
 @contextmanager
-def llama_server(file, keys=()):
+def llama_server(file, keys=(), slots=4, threads=1):
     """Serve a GGUF file by llama.cpp in a process of its own; yields the address and the process."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, "-c", SERVE, str(file), json.dumps(keys)], **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(file), json.dumps(keys), str(slots), str(threads)], **pipes
+    ) as process:
         try:
             address = next(line.split()[-1] for line in process.stdout if line.startswith("listening at"))
             yield f"{address}/v1", process

@@ -233,6 +233,7 @@ COMMANDS = {
     "name of no study file": ["new", "./mine", "-o", "mine.yml.txt"],
     "name that is no file's": ["plan", "my study.yaml"],
     "hub id in the place of a study": ["report", "owner/name"],
+    "load of a study that asks for none": ["load", "default"],
     "quiet events": ["run", "default", "--quiet", "--json"],
     "study to print that is not there": ["study", "mine.yaml"],
 }

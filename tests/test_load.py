@@ -38,7 +38,7 @@ def measured(known, level, texts, repetition=0, slow=lambda serving: serving):
         async with known.serving() as address:
             serving = client(address)
             try:
-                return await load.measure(slow(serving), REQUESTS, level, texts, seed=0, repetition=repetition)
+                return await load.asked(slow(serving), REQUESTS, level, texts, seed=0, repetition=repetition)
             finally:
                 serving.close()
 
@@ -175,4 +175,4 @@ def test_server_that_is_gone_ends_the_level_with_its_own_error():
             yield ask
 
     with pytest.raises(ServerError, match="the server is gone"):
-        simulate(load.measure(Gone(), REQUESTS, load.Level(0, streams=4), 100, seed=0))
+        simulate(load.asked(Gone(), REQUESTS, load.Level(0, streams=4), 100, seed=0))

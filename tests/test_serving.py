@@ -1,6 +1,5 @@
 """Real servers under load, and affq load: what is kept, what goes on, and what is left when anything is killed."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -60,7 +59,7 @@ def serving(write_study):
 
 
 def measured(serving, level, texts):
-    return asyncio.run(load.measure(serving, serving.run.study.requests, level, texts, seed=0))
+    return load.measure(serving, serving.run.study.requests, level, texts, seed=0)
 
 
 def by_key(rows):

@@ -7,6 +7,7 @@ tests/bench/load.py holds the two against each other.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -119,7 +120,15 @@ def due(rate: float, texts: int, seed: int, repetition: int) -> list[float]:
     return np.cumsum(rng.exponential(1 / rate, texts)).tolist()
 
 
-async def measure(
+def measure(
+    serving: Serving, requests: Sequence[Request], level: Level, texts: int, seed: int, repetition: int = 0
+) -> tuple[list[Row], Reading]:
+    """Do what `asked` does in an event loop of its own, in a thread: that of a notebook goes on in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asked(serving, requests, level, texts, seed, repetition)).result()
+
+
+async def asked(
     serving: Serving, requests: Sequence[Request], level: Level, texts: int, seed: int, repetition: int = 0
 ) -> tuple[list[Row], Reading]:
     """Ask for `texts` texts at a level; return rows and reading.
@@ -127,15 +136,15 @@ async def measure(
     Repetitions share the requests in their order, which begins again when it ends: the next one goes on behind the last. A
     request that fails is a row with its error. Raises ServerError where the server is gone. The event loop's clock counts.
     """
-    asked = list(islice(cycle(requests), repetition * texts, (repetition + 1) * texts))
+    wanted = list(islice(cycle(requests), repetition * texts, (repetition + 1) * texts))
     async with serving.asking() as ask, _watched() as client:
         under_way = _Level(serving, ask, level, repetition)
         if level.streams:
-            left = iter(enumerate(asked))
+            left = iter(enumerate(wanted))
             await _together([under_way.stream(left) for _ in range(level.streams)])
         elif level.rate:
             times = due(level.rate, texts, seed, repetition)
-            await _together([under_way.text(n, *pair) for n, pair in enumerate(zip(asked, times, strict=True))])
+            await _together([under_way.text(n, *pair) for n, pair in enumerate(zip(wanted, times, strict=True))])
     rows = under_way.rows()
     late_s = [row["sent_s"] - row["due_s"] for row in rows]
     about = {name: rows[0][name] for name in ("level", "repetition", "loop", "streams", "rate")}
@@ -202,12 +211,15 @@ class _Level:
 
 async def _together(each: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Await all; the first error ends the others, and is raised as it is."""
+    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for one in each:
                 group.create_task(one)
     except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        error = errors.exceptions[0]
+    if error:  # raised out here: of one that was raised in handling a group, IPython tells a notebook nothing
+        raise error
 
 
 @asynccontextmanager

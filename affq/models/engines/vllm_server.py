@@ -37,16 +37,9 @@ class VllmServer:
         self._folder = Path(tempfile.mkdtemp(prefix="affq-vllm-"))
         self._socket, self._log = self._folder / "sock", self._folder / "log"
         self._asked = Server(AskedEngine("vllm", "vllm", "http://localhost/v1", MODEL))
-        command = [
-            sys.executable,
-            "-I",
-            str(CHILD),
-            *arguments(settings),
-            "--served-model-name",
-            MODEL,
-            "--uds",
-            str(self._socket),
-        ]
+        served = ["--served-model-name", MODEL, "--uds", str(self._socket)]
+        command = [sys.executable, "-I", str(CHILD), packages, *arguments(settings), *served]
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_ITS_OWN}
         with open(self._log, "wb") as log:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "start_new_session": True}
             self._process = subprocess.Popen(command, env=environment, **pipes)
