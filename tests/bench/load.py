@@ -60,7 +60,7 @@ def by_guidellm(command: Path, engine: OpenAI, prompts: Path, level: load.Level,
     asked = {
         "backend": {**backend, "request_format": "/v1/chat/completions", "extras": {"body": settings}},
         "profile": profile,
-        "constraints": [{"kind": "max_requests", "value": texts}],
+        "constraints": [{"kind": "max_requests", "count": texts}],
         "tokenizer": {"kind": "huggingface_auto", "model": str(engine.run.model.folder)},
         "data": [{"kind": "json_file", "path": str(prompts)}],
         "outputs": [{"kind": "json", "path": str(scratch / "told.json")}],
