@@ -1,12 +1,15 @@
 """vLLM in this process, where it is installed: it asks for versions of its own, so in an environment of its own."""
 
 import json
+import os
+import signal
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import transformers
 
-from affq.inference import energy, generate, measure
+from affq.inference import ServerError, energy, generate, load, measure
 from affq.models import engines, sources
 from affq.models.engines.asked import AskedEngine
 
@@ -76,3 +79,23 @@ def test_weights_of_vllm_are_counted_where_it_shows_them_and_its_prompts_compare
     described = serving.described()
     assert described["prompt_ids"] == {"compared": 3, "equal": 3, "first": None} and described["compute_dtype"] == "float32"
     assert serving.profile(serving.prepare(REQUESTS[:1]), 3)
+
+
+def test_server_of_its_own_writes_the_same_texts_and_leaves_no_process(serving, tiny_llama):
+    served = engine(tiny_llama, "fp32")
+    served.serve(2)
+    try:
+        rows, _ = load.measure(served, REQUESTS, load.Level(0, streams=2), 6, seed=0)
+        texts, _ = serving.texts(REQUESTS)
+        assert [(row["text"], row["new_tokens"], row["error"]) for row in rows] == [
+            (text["text"], text["new_tokens"], None) for text in texts * 2
+        ]
+        process = psutil.Process(served._server._process.pid)
+        every = [process, *process.children(recursive=True)]
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match="vLLM is gone: its process ended with status -9"):
+            load.measure(served, REQUESTS, load.Level(0, streams=2), 6, seed=0)
+    finally:
+        served.close()
+    _, left = psutil.wait_procs(every, timeout=30)
+    assert left == []

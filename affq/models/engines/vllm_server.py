@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from affq.models.engines.server import Answer, Server
 CHILD = Path(__file__).with_name("vllm_child.py")
 LOADING_S = 1_800.0  # at most: on a card it compiles first
 LOOK_S = 0.5
-ENDED_S = 5.0  # in which its process ends when it is told to
 NOT_ITS_OWN = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY")  # of what this process has in its environment
 MODEL = "model"  # what it calls the model that it serves
 
@@ -70,14 +70,12 @@ class VllmServer:
             raise ServerError(f"vLLM is gone: {self._why()}")
 
     def close(self) -> None:
-        """End the process, and its own."""
+        """End the process, and its own, which are of its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         if self._process.stdin:
             self._process.stdin.close()
-        try:
-            self._process.wait(ENDED_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
         self._asked.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -103,12 +101,12 @@ class VllmServer:
 
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Return settings as the arguments of `vllm serve`; the model stands first, without a name."""
-    words = [str(settings["model"])]
+    """Return settings as the arguments of vLLM's server."""
+    words: list[str] = []
     for name, value in settings.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{option}")
-        elif name != "model":
+        else:
             words += [f"--{option}", str(value)]
     return words
