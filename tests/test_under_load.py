@@ -151,6 +151,22 @@ def test_request_that_failed_has_no_time_and_is_not_good(study, tmp_path):
     assert "1 of 4 requests failed" in said and "took nearly a whole processor" in said
 
 
+def test_load_in_which_all_fails_is_said_and_drawn_as_nothing(study, tmp_path):
+    series = Series(records(tmp_path / "results", study)[1], Kind.LOAD)
+    series.start(ENVIRONMENT, {})
+    append(series, [failed(request(0, 0.0, 1.0)), failed(request(1, 1.0, 2.0))], 2.0)
+    place = {"level": 1, "loop": "open", "streams": None, "rate": 1.0}
+    append(series, [failed(request(0, 0.0, 1.0, **place)), failed(request(1, 1.0, 2.0, **place))], 2.0)
+    results = affq.Results(study, tmp_path / "results")
+    levels = results.under_load
+    assert levels["texts_per_s"].tolist() == [0, 0] and levels["good"].tolist() == [0, 0] and levels["latency_p50_s"].isna().all()
+    said = words.under_load(levels, study.load)
+    assert said.startswith("No text came within the study's limits") and "4 of 4 requests failed" in said and "nan" not in said
+    for chart in (charts.latency_over_throughput, charts.latency_over_rate):
+        assert not chart(levels).get_lines()[0].get_xdata().size  # the legend's line alone
+    assert results.texts_under_load.empty
+
+
 def test_words_say_which_level_serves_most_and_what_is_not_kept_up_with(results):
     said = words.under_load(results.under_load, results.study.load)
     assert "Most texts come from **smollm2-135m bf16** at 2 streams: 1.00 a second (3.00 s for a text in the median)" in said
