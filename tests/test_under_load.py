@@ -11,8 +11,8 @@ from test_tables import PEAKS, write_run
 
 import affq
 from affq.analysis import ClientBound, choose
-from affq.report import charts, words
-from affq.results import Kind, Series, records, score_together
+from affq.report import charts, output, words
+from affq.results import NOTEBOOKS, Kind, Series, records, score_together
 from affq.runner import execute
 from affq.stats import percentile
 from affq.widgets import explore
@@ -151,6 +151,22 @@ def test_request_that_failed_has_no_time_and_is_not_good(study, tmp_path):
     assert "1 of 4 requests failed" in said and "took nearly a whole processor" in said
 
 
+def test_load_in_which_all_fails_is_said_and_drawn_as_nothing(study, tmp_path):
+    series = Series(records(tmp_path / "results", study)[1], Kind.LOAD)
+    series.start(ENVIRONMENT, {})
+    append(series, [failed(request(0, 0.0, 1.0)), failed(request(1, 1.0, 2.0))], 2.0)
+    place = {"level": 1, "loop": "open", "streams": None, "rate": 1.0}
+    append(series, [failed(request(0, 0.0, 1.0, **place)), failed(request(1, 1.0, 2.0, **place))], 2.0)
+    results = affq.Results(study, tmp_path / "results")
+    levels = results.under_load
+    assert levels["texts_per_s"].tolist() == [0, 0] and levels["good"].tolist() == [0, 0] and levels["latency_p50_s"].isna().all()
+    said = words.under_load(levels, study.load)
+    assert said.startswith("No text came within the study's limits") and "4 of 4 requests failed" in said and "nan" not in said
+    for chart in (charts.latency_over_throughput, charts.latency_over_rate):
+        assert not chart(levels).get_lines()[0].get_xdata().size  # the legend's line alone
+    assert results.texts_under_load.empty
+
+
 def test_words_say_which_level_serves_most_and_what_is_not_kept_up_with(results):
     said = words.under_load(results.under_load, results.study.load)
     assert "Most texts come from **smollm2-135m bf16** at 2 streams: 1.00 a second (3.00 s for a text in the median)" in said
@@ -225,24 +241,55 @@ def test_series_that_was_cut_off_counts_its_whole_levels(results):
     assert "was cut off; its whole levels count" in words.series(anew.series, "load")
 
 
-def test_report_judges_texts_under_load_and_has_a_chapter_on_them(results):
-    """Both notebooks, over a run with a load, and one whose load is damaged."""
-    folder = results.folder.parent
-    fp32, bf16 = records(folder, results.study)
-    damaged = write_load(fp32)
-    edit(damaged.folder / "rows.jsonl", "so it is", "so is it")
-    execute.score_study(results.study, folder)
-    scored = Series(bf16, Kind.LOAD)
-    assert scored.has_scores("minilm-lora", results.study.judges[0].identity) and not damaged.scores("minilm-lora")
-    cells = json.loads(execute.summarize_study(results.study, folder).read_text(encoding="utf-8"))["cells"]
+@pytest.fixture
+def damaged(results):
+    """Write a load of the first run too, and change a text of it."""
+    series = write_load(records(results.folder.parent, results.study)[0])
+    edit(series.folder / "rows.jsonl", "so it is", "so is it")
+    return series
+
+
+def execute_cells(name, results, wanted):
+    """Execute the code cells of a notebook, of those with tags the ones that are wanted, in this process; give its names."""
+    names = {"study": results.study.source, "results": str(results.folder.parent)}
+    for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and wanted(cell["metadata"].get("tags", []), "".join(cell["source"])):
+            exec("".join(cell["source"]), names)
+    return names
+
+
+def test_scoring_notebook_judges_texts_under_load_and_leaves_out_what_is_damaged(results, damaged):
+    execute_cells("2_score", results, lambda tags, source: "parameters" not in tags and "rouge" not in source)
+    bf16 = Series(records(results.folder.parent, results.study)[1], Kind.LOAD)
+    assert bf16.has_scores("minilm-lora", results.study.judges[0].identity) and not damaged.scores("minilm-lora")
+
+
+def test_report_has_a_chapter_on_load_without_what_is_damaged(results, damaged, monkeypatch):
+    monkeypatch.setattr(output, "_beside", output._beside)  # other tests write elsewhere, or nowhere
+
+    def chapter(tags, source):
+        return "load" in tags or source.startswith(("import affq", "frames ="))
+
+    execute_cells("3_summary", results, chapter)
+    output.finish("", "")
+    draft = results.folder / "draft"
+    assert {path.stem for path in draft.glob("tables/*.csv")} == {
+        "under_load",
+        "load_percentiles",
+        "load_requests",
+        "texts_under_load",
+    }
+    assert len(pd.read_csv(draft / "tables" / "load_requests.csv")) == 20  # of the run whose load can be used
+    assert {path.stem for path in draft.glob("charts/*.png")} == {"latency_over_throughput", "latency_over_rate", "f1_under_load"}
+
+
+@pytest.mark.full
+def test_commands_score_and_report_go_on_beside_a_damaged_load(results, damaged):
+    execute.score_study(results.study, results.folder.parent)
+    cells = json.loads(execute.summarize_study(results.study, results.folder.parent).read_text(encoding="utf-8"))["cells"]
     said = "".join(map(json.dumps, cells))
     assert "The load of smollm2-135m fp32" in said and "cannot be used, and is left out" in said
     assert "Most texts come from **smollm2-135m bf16** at 2 streams" in said
-    draft = results.folder / "draft"
-    assert {"under_load.csv", "load_percentiles.csv", "texts_under_load.csv"} < {path.name for path in draft.glob("tables/*.csv")}
-    assert len(pd.read_csv(draft / "tables" / "load_requests.csv")) == 20
-    charts = {path.stem for path in draft.glob("charts/*.png")}
-    assert {"latency_over_throughput", "latency_over_rate", "f1_under_load"} < charts
 
 
 def test_scores_of_a_series_are_made_again_when_its_rows_are_others(results):

@@ -404,8 +404,7 @@ def latency_over_throughput(levels: pd.DataFrame) -> Axes:
 
     A point is a level of the closed loop, with its number of streams. levels: Results.under_load.
     """
-    closed = levels[levels["loop"] == "closed"]
-    drawn = closed.assign(run=_runs)
+    drawn = levels[levels["loop"] == "closed"].dropna(subset="latency_p50_s").assign(run=_runs)
     axes = _axes(9)
     for run, row, points in _by_run(drawn):
         style = {"color": COLOURS[row.precision], "marker": _engine_mark(row.engine, levels), "markersize": 4}
@@ -414,6 +413,9 @@ def latency_over_throughput(levels: pd.DataFrame) -> Axes:
         for point in points.itertuples():
             _note(axes, f"{point.streams}", (point.texts_per_s, point.latency_p50_s), (0, 4))
     axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="90th percentile")
+    axes.update_datalim([(0, 0)])
+    axes.margins(0.08)
+    axes.autoscale_view()
     axes.set(xlabel="texts a second", ylabel="seconds for a text, median", xlim=(0, None), ylim=(0, None))
     _legend_below(axes)
     _title(axes, "Latency over throughput, by streams")
@@ -425,7 +427,7 @@ def latency_over_rate(levels: pd.DataFrame) -> Axes:
 
     A hollow point is a rate that is not kept up with. levels: Results.under_load.
     """
-    drawn = levels[levels["loop"] == "open"].assign(run=_runs)
+    drawn = levels[levels["loop"] == "open"].dropna(subset="latency_p50_s").assign(run=_runs)
     axes = _axes(9)
     for run, row, points in _by_run(drawn):
         colour, mark = COLOURS[row.precision], _engine_mark(row.engine, levels)
@@ -458,7 +460,7 @@ def f1_under_load(texts: pd.DataFrame) -> Axes:
         style = {"color": COLOURS[row.precision], "marker": _engine_mark(row.engine, texts), "markersize": 4, "capsize": 2}
         axes.errorbar(at, points["emotion_f1"], yerr=_spread(points, "emotion_f1"), **style, linewidth=0.9, label=run)
     axes.set_xticks(range(len(places)), [f"{streams}" for streams in places])
-    axes.set(xlabel="streams", ylabel="macro-F1 of the emotion", ylim=(0, 1))
+    axes.set(xlabel="streams", ylabel="macro-F1 of the emotion", ylim=(0, 1.05))
     _legend_below(axes)
     _title(axes, "Emotion F1 under load")
     return axes

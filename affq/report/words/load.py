@@ -40,7 +40,7 @@ def under_load(levels: pd.DataFrame, limits: Load | None) -> str:
 
 
 def _under_load(levels: pd.DataFrame, limits: Load | None) -> Iterator[str]:
-    if not (served := levels.dropna(subset="texts_per_s")).empty:
+    if not (served := levels.dropna(subset=["texts_per_s", "latency_p50_s"])).empty:
         yield f"Most texts come from {_level(served, 'texts_per_s')}."
     if levels["good_texts_per_s"].notna().any():
         kept = " and ".join(_limits(limits))
@@ -94,7 +94,7 @@ def texts_under_load(texts: pd.DataFrame) -> str:
         apart = known[(known["low_points"] > 0) | (known["high_points"] < 0)]
         furthest = known.loc[known["difference_points"].abs().idxmax()]
         sentences.append(
-            f"The largest difference of F1 is {furthest['difference_points']:+.1f} points; the interval of the difference leaves "
-            f"out 0 at {len(apart)} of {len(known)} levels."
+            f"The largest difference of F1 is {furthest['difference_points']:+z.1f} points; its interval leaves out 0 at "
+            f"{len(apart)} of {len(known)} levels."
         )
     return " ".join(sentences)
