@@ -147,6 +147,15 @@ def test_counter_that_goes_away_is_unknown_and_the_texts_are_timed(rapl):
     assert found["why"] == NoEnergy.FAILED and found["detail"].startswith("FileNotFoundError: ") and found["used"] is None
 
 
+def test_counter_that_counts_backwards_is_unknown():
+    shows = [5.0, 6.0, 6.0, 2.0]  # as the meter is made, after its rest, at the window's start and end
+    counter = energy.Counter("gpu0", lambda: shows.pop(0))
+    meter = energy.CounterMeter([counter], time.perf_counter, 0.0, 0.0, time.sleep)
+    meter.start()
+    found = meter.read(1, 1)
+    assert (found["why"], found["detail"]) == (NoEnergy.FAILED, "ValueError: gpu0 counts backwards")
+
+
 def test_counter_that_only_the_administrator_reads_is_unknown_and_says_the_remedy(rapl, monkeypatch):
     machine = rapl(package_0=(10, 30))
     from zeus.device.cpu import rapl as zone

@@ -16,7 +16,7 @@ from typing import Protocol, TypedDict
 
 from affq.inference.probes import Clock
 
-# Between two updates of a device's counters: the processors' by Intel's manual, NVIDIA's as measured by Yang et al., SC 2024.
+# Between two updates of a device's counters: a processor's by Intel's manual, NVIDIA's by zeus's authors.
 UPDATE_S = {"cpu": 0.001, "cuda": 0.1}
 UPDATES = 20  # in a window at least: it is off by one update at most, a twentieth of its joules
 REST_S = 2.0
@@ -119,11 +119,11 @@ class UnknownMeter:
 
 @dataclass(frozen=True)
 class Counter:
-    """A device's counter of joules. range_joules: where it begins again from 0; infinity where it does not."""
+    """A device's counter of joules. range_joules: where it begins again from 0; None where it does not."""
 
     device: str
     joules: Callable[[], float]
-    range_joules: float = float("inf")
+    range_joules: float | None = None
 
 
 class CounterMeter:
@@ -172,7 +172,11 @@ class CounterMeter:
             for number, counter in enumerate(self._counters):
                 now = counter.joules()
                 went_on = now - self._last[number]
-                self._sums[number] += went_on if went_on >= 0 else went_on + counter.range_joules
+                if went_on < 0:
+                    if counter.range_joules is None:
+                        raise ValueError(f"{counter.device} counts backwards")
+                    went_on += counter.range_joules
+                self._sums[number] += went_on
                 self._last[number] = now
 
     def _watch(self) -> None:
