@@ -1,6 +1,7 @@
 """Energy by zeus's own code over counters whose power is known: every figure is worked by hand. What is not read is unknown."""
 
 import os
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -210,3 +211,23 @@ def test_a_gpu_that_computes_takes_more_than_at_rest():
     found = meter.read(1, 1)
     watts = [sum(found[when]["joules"].values()) / found[when]["seconds"] for when in ("rest", "used")]
     assert found["why"] is None and 5 < watts[0] < watts[1] < 10_000
+
+
+@pytest.mark.full
+def test_energy_is_read_where_zeus_is_installed(tmp_path):
+    """zeus is an extra, and brings packages that other extras cannot live with: these tests run over a copy of its own."""
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--target",
+        str(tmp_path),
+    ]
+    subprocess.run([*pip, "zeus==0.16.0", "nvidia-ml-py"], check=True)
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not full and not gpu", __file__]
+    done = subprocess.run(tests, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0 and "skipped" not in done.stdout.splitlines()[-1], done.stdout
