@@ -13,6 +13,7 @@ import psutil
 import pytest
 from conftest import ENVIRONMENT, affq
 
+from affq.analysis import concurrency
 from affq.analysis import soak as analysis
 from affq.inference import soak
 from affq.report import words
@@ -115,6 +116,14 @@ def test_drift_of_memory_and_time_by_hand(record):
     # From 1.001 to 1.06 times the seconds in 59 of 60 minutes, as a growth that is the same each minute.
     assert frame["percent_per_hour"]["latency"] == pytest.approx(100 * ((1.06 / 1.001) ** (60 / 59) - 1), rel=0.02)
     assert frame["verdict"].to_dict() == dict(zip(FIGURES, ["grows", "steady", "grows"], strict=True))
+
+
+def test_soak_that_was_changed_is_named_and_left_out(record):
+    path = write_soak(record).folder / "soak" / "rows.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"seconds": 10.0', '"seconds": 11.0', 1), encoding="utf-8")
+    assert analysis.soaks([record]).empty and analysis.rounds([record]).empty and analysis.drifts([record]).empty
+    said = words.series(concurrency.series([record]), "soak")
+    assert "cannot be used, and is left out (its records were changed after it had ended). `affq soak` makes it again." in said
 
 
 @pytest.mark.parametrize(

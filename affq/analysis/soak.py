@@ -1,13 +1,13 @@
 """What a soak shows, as frames: memory, time and texts round by round, and whether they drift. Raw units; unknown is empty."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 
 from affq.analysis.texts import NAMED, named
-from affq.results import Kind, Reading, Series, there
+from affq.results import Kind, Reading, Series, usable
 from affq.stats import drift
 
 # The memory that is watched, by what holds it.
@@ -38,12 +38,11 @@ class Drift(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
-def series(records: Iterable[Reading]) -> Iterator[tuple[Reading, Series, pd.DataFrame, pd.DataFrame]]:
-    """Yield each run that has whole rounds of a soak, with its series, its rows and its readings."""
-    for record in records:
-        soak = there(record, Kind.SOAK)
-        if soak and (readings := soak.readings()):
-            yield record, soak, _changes(pd.DataFrame(soak.rows())), pd.DataFrame(readings)
+def series(records: Sequence[Reading]) -> Iterator[tuple[Reading, Series, pd.DataFrame, pd.DataFrame]]:
+    """Yield each run that has whole rounds of a soak that can be used, with its series, its rows and its readings."""
+    by_id = {record.run.id: record for record in records}
+    for soak in usable(records, Kind.SOAK):
+        yield by_id[soak.run.id], soak, _changes(pd.DataFrame(soak.rows())), pd.DataFrame(soak.readings())
 
 
 def _changes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +56,7 @@ def _changes(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(change=logs - logs.groupby(key).transform("median"))
 
 
-def rounds(records: Iterable[Reading]) -> pd.DataFrame:
+def rounds(records: Sequence[Reading]) -> pd.DataFrame:
     """Return each round of each soak, columns ROUNDS."""
     frames = [_rounds(rows, readings).assign(**named(record.run)) for record, _, rows, readings in series(records)]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ROUNDS)
@@ -74,7 +73,7 @@ def _rounds(rows: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     return readings.join(pd.DataFrame(of_round), on="round")
 
 
-def soaks(records: Iterable[Reading]) -> pd.DataFrame:
+def soaks(records: Sequence[Reading]) -> pd.DataFrame:
     """Return each soak, columns SOAKS: how long, in how many processes, and how many texts failed or differ."""
     lines = []
     for record, soak, rows, readings in series(records):
@@ -91,7 +90,7 @@ def soaks(records: Iterable[Reading]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=SOAKS).astype(whole)
 
 
-def drifts(records: Iterable[Reading]) -> pd.DataFrame:
+def drifts(records: Sequence[Reading]) -> pd.DataFrame:
     """Return whether each soak's memory and latency drift, columns DRIFT: a row a run and figure that is known.
 
     level_bytes, level_s: the median, of the memory or of a text's seconds. percent_per_hour: of it. over_soak_bytes: what the
