@@ -4,8 +4,20 @@ import asyncio
 import json
 import selectors
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import numpy as np
+
+from affq.errors import InputError
+from affq.models import engines, sources
+from affq.models.engines.asked import AskedEngine
+from affq.models.engines.openai import OpenAI
 
 FIRST_S, TOKEN_S, TOKENS = 0.05, 0.01, 10
+REQUESTS = [
+    {"prompt_id": name, "kind": "general", "emotion": "joy", "sample": 0, "request": f"Write {name}."} for name in ("a", "b", "c")
+]
+QUANTILES = (0.5, 0.9, 0.99)
 SETTLED_S = 0.0005  # of real time, in which what was written to a connection of this machine is there
 
 
@@ -95,3 +107,30 @@ class Known:
     def _write(self, writer, chunk):
         data = f"data: {json.dumps(chunk)}\n\n".encode()
         writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+def client(address):
+    """Return the engine that asks the server at an address, as a run has it."""
+    study = SimpleNamespace(generation=SimpleNamespace(max_new_tokens=TOKENS, thinking=False), sampling=None, requests=REQUESTS)
+    away = sources.absent("away", InputError("it is not here"))
+    at = AskedEngine(engines.OPENAI, "known", address, "known")
+    return OpenAI(SimpleNamespace(study=study, model=away, precision="stored", engine=at, random_seed=None))
+
+
+def seconds(rows):
+    """Return seconds to the first token and to the end, of each text since it was due, and between tokens, of all."""
+    first = np.array([row["first_s"] - row["due_s"] for row in rows])
+    whole = np.array([row["end_s"] - row["due_s"] for row in rows])
+    between = np.concatenate([np.diff(row["moments_s"]) for row in rows])
+    return {"first": first, "whole": whole, "between": between}
+
+
+def planned(due_s, known):
+    """Return what `seconds` is to be, for texts that are sent when they are due: the server's plan, worked out text by text."""
+    moments = np.empty((len(due_s), TOKENS))
+    for place, due in enumerate(due_s):
+        for number in range(TOKENS):
+            ready = moments[place, number - 1] + TOKEN_S if number else due + FIRST_S
+            moments[place, number] = known.sends(ready)
+    ends = moments[:, -1] - due_s
+    return {"first": moments[:, 0] - due_s, "whole": ends, "between": np.diff(moments, axis=1).ravel()}

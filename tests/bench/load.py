@@ -6,9 +6,13 @@ machine. ENVIRONMENT is a folder, or becomes one: a virtual environment that has
 llama.cpp's server has the packaged model, over TCP on this machine. Both ask its chat for the study's requests, with the same
 settings and as many new tokens at most, level by level in turn: affq, then GuideLLM. Medians over the texts of each level are
 held against each other. In an open loop both send at moments of their own drawing, so that queues differ.
+
+Before, affq alone asks a server whose every token comes when it is planned to, in real time: tests/test_load.py asks the same in
+time that jumps.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import statistics
@@ -16,15 +20,21 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import venv
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of bench
 
+import numpy as np
 import torch
 from bench.speed import REPOSITORY, machine
 from servers import llama_server
+from simulated import QUANTILES, REQUESTS, Known, client, planned, seconds
 
 from affq.inference import interference, load, probes
 from affq.models import STORED, AskedEngine, fetch
@@ -35,6 +45,7 @@ PAGE = REPOSITORY / "docs" / "load.md"
 GUIDELLM = "guidellm==0.8.1"
 NAMES = ("first token", "further token", "text")
 WARM_UP = 2  # texts a slot
+PAUSE = (3.0, 5.0)  # of the known server, in seconds of the level
 COLUMNS = ("asked", *(f"{name}: {of}" for name in NAMES for of in ("affq (ms)", "GuideLLM (ms)", "ratio")))
 
 
@@ -98,12 +109,48 @@ def by_affq(engine: OpenAI, level: load.Level, texts: int, seed: int, repetition
     return texts_s, dict(reading)
 
 
+class Pausing:
+    """An engine whose server pauses from some seconds of a level on."""
+
+    def __init__(self, serving: OpenAI, known: Known) -> None:
+        self.serving, self.known, self.need = serving, known, serving.need
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[Any]:
+        async with self.serving.asking() as ask:
+            now = asyncio.get_running_loop().time()
+            self.known.pause = (now + PAUSE[0], now + PAUSE[1])
+            yield ask
+
+
+def of_known_server() -> list[dict[str, Any]]:
+    """Return percentiles of a level in an open loop beside those that the server planned, in milliseconds."""
+    known, address = Known(), Queue[str]()
+
+    async def serve() -> None:
+        async with known.serving() as there:
+            address.put(there)
+            await asyncio.sleep(3600)
+
+    threading.Thread(target=asyncio.run, args=[serve()], daemon=True).start()  # its clock is this process's
+    serving, rate, texts = client(address.get()), 10.0, 100
+    rows, _ = load.measure(Pausing(serving, known), REQUESTS, load.Level(0, rate=rate), texts, seed=0)
+    truth = planned(np.array(load.due(rate, texts, seed=0, repetition=0)), Known(PAUSE))
+    told = [
+        {"of": name, "quantile": share, "ms": 1000 * float(np.quantile(values, share)), "planned_ms": 1000 * float(at)}
+        for name, values in seconds(rows).items()
+        for share, at in zip(QUANTILES, np.quantile(truth[name], QUANTILES), strict=True)
+    ]
+    serving.close()
+    return told
+
+
 def measured(environment: Path, texts: int, streams: list[int], rates: list[float], repetitions: int) -> dict[str, Any]:
     """Return what both measured at each level, text by text, and what disturbed it."""
     commands, study = make_environment(environment), load_study("default")
     model = next(model for model in study.models if model.name == "smollm2-135m")
     fetch(model, STORED, AskedEngine("llama.cpp", "llama.cpp"), print)
-    slots, threads = max(streams), torch.get_num_threads()
+    slots, threads, known = max(streams), torch.get_num_threads(), of_known_server()
     levels: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="affq-bench-") as folder,
@@ -126,7 +173,7 @@ def measured(environment: Path, texts: int, streams: list[int], rates: list[floa
         engine.close()
     settings = {"texts": texts, "new_tokens": study.generation.max_new_tokens, "repetitions": repetitions}
     servers = {"server": about["server"], "threads": threads, "slots": slots, "guidellm": GUIDELLM}
-    return {"machine": machine(), **settings, **servers, "levels": levels, "load": machine_load}
+    return {"machine": machine(), **settings, **servers, "known": known, "levels": levels, "load": machine_load}
 
 
 def page(told: dict[str, Any]) -> str:
@@ -146,6 +193,11 @@ def page(told: dict[str, Any]) -> str:
             ratios += [] if rate else [ratio]
             cells += [f"{1000 * middle['affq']:,.1f}", f"{1000 * middle['GuideLLM']:,.1f}", f"{ratio:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    known = [
+        f"| {row['of']} | {100 * row['quantile']:.0f} | {row['ms']:,.2f} | {row['planned_ms']:,.2f} | "
+        f"{row['ms'] / row['planned_ms']:.3f} |"
+        for row in told["known"]
+    ]
     busiest = max(level["reading"]["client_busy"] for level in told["levels"])
     lag_s = max(level["reading"]["lag_s"] for level in told["levels"])
     disturbed = ", ".join(disturbance.phrase for disturbance in interference.disturbances(told["load"]))
@@ -164,6 +216,13 @@ processor at most, and its event loop woke {1000 * lag_s:.1f} ms late at most, 9
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}
 {chr(10).join(lines)}
+
+A server of known behaviour, in real time: 100 texts, 10 a second in an open loop, the first token after 50 ms, nine more 10 ms
+apart, and a pause of two seconds in the midst. What affq measured since each text was due, beside what the server planned:
+
+| seconds | percentile | affq (ms) | planned (ms) | ratio |
+|---|---|---|---|---|
+{chr(10).join(known)}
 """
 
 
