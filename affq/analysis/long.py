@@ -50,7 +50,7 @@ def _curve(rows: pd.DataFrame) -> pd.DataFrame:
     if not rows["repeats"].any():
         steps[["low", "high"]] = np.nan
     start = pd.DataFrame([{"words": 0.0, "not_repeating": 1.0, "low": np.nan, "high": np.nan}])
-    curve = pd.concat([start, steps], ignore_index=True).assign(**rows[NAMED].iloc[0])
+    curve = pd.concat([start, steps]).drop_duplicates("words", ignore_index=True).assign(**rows[NAMED].iloc[0])
     return curve.assign(texts=[int((rows["at"] >= place).sum()) for place in curve["words"]])
 
 

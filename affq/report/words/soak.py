@@ -36,7 +36,7 @@ def _soak(soak: dict[Any, Any], drifts: list[dict[Any, Any]]) -> str:
     if not soak["complete"]:
         words.append(f"it was to take {_long(soak['asked_s'])}, and ended before")
     if soak["changed"]:
-        words.append(f"changed since: {as_data(soak['changed'])}")
+        words.append(f"since then, {as_data(soak['changed'])}")
     return f"- **{run_name(*(soak[name] for name in NAMED))}**: {'; '.join(words)}."
 
 
@@ -45,9 +45,9 @@ def _drift(drift: dict[Any, Any]) -> str:
     figure, verdict = drift["figure"], drift["verdict"]
     if pd.isna(drift["percent_per_hour"]):
         return f"{figure}: too few rounds to tell"
-    interval = f"{drift['percent_per_hour_low']:+z.1f} to {drift['percent_per_hour_high']:+z.1f} % an hour"
     if verdict == Drift.CANNOT_TELL:
-        return f"{figure}: cannot tell ({interval})"
+        return f"{figure}: cannot tell, for it was too short, or the rounds differ too much"
+    interval = f"{drift['percent_per_hour_low']:+z.2f} to {drift['percent_per_hour_high']:+z.2f} % an hour"
     if verdict == Drift.STEADY:
         return f"{figure} is steady ({interval})"
     over_soak_bytes = drift["over_soak_bytes"]
@@ -63,6 +63,8 @@ def _differing(soak: dict[Any, Any]) -> str:
 
 
 def _long(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 60:,.0f} minutes" if seconds < 60 * MINUTES else f"{seconds / 3600:,.1f} hours"
 
 
