@@ -67,7 +67,10 @@ def write_load(record, failing=False):
             rows, took_s = closed(streams, level, repetition, seconds)
             if (level, repetition) == (1, 1):
                 rows[3] |= {"text": "so it was"}  # a text that two streams change
-            append(series, rows, took_s)
+            # 100 J in 4 s for 4 texts, and 10 W at rest: 15 J a text beyond that; in the second repetition 120 J, and 20 J.
+            window = {"seconds": 4.0, "joules": {"cpu0": 100.0 + 20 * repetition}}
+            known = {"why": None, "detail": "", "rest": {"seconds": 2.0, "joules": {"cpu0": 20.0}}, "used": window}
+            append(series, rows, took_s, **({"energy": {**known, "texts": 4, "new_tokens": 12}} if level == 0 else {}))
     # Due each two seconds, and there a second later, but that the third stalls for ten, and the fourth behind it.
     place = {"level": 2, "loop": "open", "streams": None, "rate": 0.5}
     ends = [(0.0, 0.0, 1.0), (2.0, 2.0, 3.0), (4.0, 4.0, 15.0), (6.0, 6.5, 16.0)]
@@ -108,6 +111,7 @@ def test_levels_by_hand(results):
     # One stream: the last text is sent at 1 + 2 + 3 s, when three are there. Two: at 2 s, when two are there.
     assert levels.loc[0, "texts_per_s"] == 3 / 6 and levels.loc[1, "texts_per_s"] == 2 / 2
     assert levels.loc[1, "tokens_per_s"] == 3 * 2 / 2
+    assert levels.loc[0, "joules_a_text"] == (15 + 20) / 2 and levels.loc[1:, "joules_a_text"].isna().all()
     # Three texts after the first, due within 6 s, come within 15 s.
     assert (levels.loc[2, "asked_per_s"], levels.loc[2, "texts_per_s"]) == (3 / 6, 3 / 15)
     assert levels["keeps_up"].tolist() == [pd.NA, pd.NA, False]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from affq.analysis.comparison import FEWEST
+from affq.analysis.costs import energy_of
 from affq.analysis.texts import RUN, asked_and_judged, codes, named
 from affq.inference import KEY
 from affq.results import Kind, Reading, Status, there, usable
@@ -29,7 +30,7 @@ UNDER_LOAD += [
     "tokens_per_s",
     *(f"{figure.removesuffix('_s')}_p{percent}_s" for figure, percent in product(FIGURES, PERCENTILES)),
 ]
-UNDER_LOAD += "good good_texts_per_s keeps_up client_bound client_busy lag_s late_s".split()
+UNDER_LOAD += "joules_a_text good good_texts_per_s keeps_up client_bound client_busy lag_s late_s".split()
 LOAD_PERCENTILES = [*LEVEL, *"figure percentile readings estimate_s low_s high_s lowest_s highest_s".split()]
 TEXTS_UNDER_LOAD = [*LEVEL, *"texts differ differ_low differ_high first_word emotion_f1 emotion_f1_low emotion_f1_high".split()]
 TEXTS_UNDER_LOAD += "difference_points low_points high_points".split()
@@ -131,8 +132,9 @@ def under_load(loads: Iterable[Loaded], percentiles: pd.DataFrame) -> pd.DataFra
     """Return what each level of load gave: one row a run and level, columns UNDER_LOAD.
 
     texts_per_s is of the time in which the load was whole (`_delivered`); tokens_per_s those texts' tokens. asked_per_s: as the
-    open loop's draws fell. good: share of the texts asked for that came within the study's ttft_s and token_s, empty without such
-    limits. client_bound: a ClientBound, empty where the client kept up. percentiles: load_percentiles of the same loads.
+    open loop's draws fell. joules_a_text: beyond what the devices take at rest, the mean of the repetitions. good: share of the
+    texts asked for that came within the study's ttft_s and token_s, empty without such limits. client_bound: a ClientBound, empty
+    where the client kept up. percentiles: load_percentiles of the same loads.
     """
     rows, estimates = [], percentiles.set_index(["run_id", "level", "figure", "percentile"])["estimate_s"].to_dict()
     for load in loads:
@@ -148,6 +150,7 @@ def under_load(loads: Iterable[Loaded], percentiles: pd.DataFrame) -> pd.DataFra
             row |= {"asked_per_s": asked_per_s if level["loop"] == "open" else np.nan, "texts_per_s": texts_per_s}
             row |= {"lowest_texts_per_s": float(np.min(by_repetition)), "highest_texts_per_s": float(np.max(by_repetition))}
             row["tokens_per_s"] = texts_per_s * tokens
+            row["joules_a_text"] = energy_of(readings)["joules_a_text"]
             for figure, percent in product(FIGURES, PERCENTILES):
                 estimate_s = estimates[level["run_id"], level["level"], figure, percent]
                 row[f"{figure.removesuffix('_s')}_p{percent}_s"] = estimate_s

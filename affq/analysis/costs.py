@@ -62,7 +62,7 @@ def _peak_bytes(measurements: dict) -> int | None:
 
 def _joules_a_text(measurements: dict) -> float:
     """Return the joules of a text beyond what the devices take at rest; NaN where they are unknown."""
-    return _energy(measurements["passes"])["joules_a_text"]
+    return energy_of(measurements["passes"])["joules_a_text"]
 
 
 def _known(value: float | str) -> float | str | None:
@@ -257,12 +257,13 @@ def energy(records: Iterable[Reading]) -> pd.DataFrame:
     take at rest, with the model loaded. It is left out of joules_a_text, of several processes the mean, with the interval between
     processes, and of joules_a_token; it is in gross_joules_a_text. unknown: NoEnergy, where nothing is known.
     """
-    return _frame(records, lambda measurements: [_energy(measurements["passes"])], ENERGY).astype({"texts": "Int64"})
+    return _frame(records, lambda measurements: [energy_of(measurements["passes"])], ENERGY).astype({"texts": "Int64"})
 
 
-def _energy(processes: Sequence[dict]) -> dict[str, Any]:
-    """Return a row of `energy`."""
+def energy_of(processes: Sequence[dict]) -> dict[str, Any]:
+    """Return a row of `energy`, of what was read in several processes, or over several repetitions: {energy: energy.Energy}."""
     readings = [process.get("energy") or {"why": NoEnergy.NOT_READ} for process in processes]
+    readings = [reading for reading in readings if reading["why"] or reading["texts"]] or [{"why": NoEnergy.NOT_READ}]
     row: dict[str, Any] = dict.fromkeys(ENERGY[len(NAMED) :], np.nan) | {"metered": None, "texts": None, "interval": None}
     if why := next((reading["why"] for reading in readings if reading["why"]), None):
         return row | {"unknown": str(why)}

@@ -19,7 +19,7 @@ from affq.inference.engine import Engine
 from affq.inference.requests import AtToken, Ending, Key, Request, key_of
 
 LOOK_S = 0.02  # between two looks at how late the event loop wakes
-RARELY = 0.99  # of the looks, and of the requests, are no later than is said
+RARELY = 0.99  # of the looks are no later than is said
 
 
 class Unanswered(Exception):
@@ -85,7 +85,7 @@ class Row(Key):
 
 
 class Reading(TypedDict):
-    """What a level took: results.schemas.LoadReading. late_s: how late requests were sent, RARELY more."""
+    """What a level took: results.schemas.LoadReading."""
 
     level: int
     repetition: int
@@ -95,7 +95,6 @@ class Reading(TypedDict):
     seconds: float
     client_busy: float
     lag_s: float
-    late_s: float
 
 
 def levels(streams: Sequence[int], rates: Sequence[float]) -> list[Level]:
@@ -146,9 +145,8 @@ async def asked(
             times = due(level.rate, texts, seed, repetition)
             await _together([under_way.text(n, *pair) for n, pair in enumerate(zip(wanted, times, strict=True))])
     rows = under_way.rows()
-    late_s = [row["sent_s"] - row["due_s"] for row in rows]
     about = {name: rows[0][name] for name in ("level", "repetition", "loop", "streams", "rate")}
-    return rows, Reading(**about, **client, late_s=float(np.quantile(late_s, RARELY)))  # type: ignore[typeddict-item]
+    return rows, Reading(**about, **client)  # type: ignore[typeddict-item]
 
 
 class _Level:

@@ -19,7 +19,7 @@ AT_A_GLANCE = (
 ).split()
 UNDER_LOAD = (
     "model precision engine streams rate asked_per_s texts_per_s tokens_per_s ttft_p50_s ttft_p90_s ttft_p99_s "
-    "gap_p50_s gap_p99_s latency_p50_s latency_p90_s latency_p99_s good_texts_per_s errors client_bound"
+    "gap_p50_s gap_p99_s latency_p50_s latency_p90_s latency_p99_s joules_a_text good_texts_per_s errors client_bound"
 ).split()
 TITLES = {
     "emotion_f1": "emotion F1",

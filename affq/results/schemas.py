@@ -404,6 +404,8 @@ class LoadReading(Part):
     seconds: Took
     client_busy: Annotated[float, Field(ge=0, le=1e6)]
     lag_s: Seconds
+    load: Loads | None = None
+    energy: Energy | None = None
 
 
 class SoakRow(TextKey):
