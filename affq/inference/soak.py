@@ -5,22 +5,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
+from affq.inference.engine import Engine
 from affq.inference.probes import UNKNOWN, Clock
-from affq.inference.requests import KEY, AtToken, Generation, Request, key_of
-
-
-class Serving(Protocol):
-    """Generates texts as the study asks for them: Engine.texts."""
-
-    def texts(self, batch: Sequence[Request], at_token: AtToken | None = None) -> tuple[list[Generation], int | str]: ...
+from affq.inference.requests import KEY, Request, key_of
 
 
 def rounds(
-    serving: Serving,
+    serving: Engine,
     requests: Sequence[Request],
     soak_s: float,
     rows: Iterable[dict[str, Any]] = (),
@@ -66,7 +61,7 @@ def _key(row: Any) -> tuple:
 
 
 def _text(
-    serving: Serving, request: Request, first: dict[tuple, str], cache_bytes: set[int | str], clock: Clock
+    serving: Engine, request: Request, first: dict[tuple, str], cache_bytes: set[int | str], clock: Clock
 ) -> dict[str, Any]:
     """Generate one text; return its times, and what it says where it is the first of its request, or differs from that."""
     moments: list[float] = []

@@ -73,8 +73,8 @@ class Predicted(Row):
     peak_bytes: Count
 
 
-class Run(Part):
-    """run.json. Its settings are held against the run's own, value by value."""
+class Series(Part):
+    """about.json of a series: what is run, on what, by what."""
 
     run_id: str
     began: str
@@ -84,6 +84,11 @@ class Run(Part):
     hardware: Hardware
     weights_sha256: str
     engine: dict[str, str] = {}
+
+
+class Run(Series):
+    """run.json. Its settings are held against the run's own, value by value."""
+
     predicted: Predicted | None = None
     texts_kept: Count
     process: Number
@@ -349,19 +354,6 @@ class Likelihood(TextKey):
 
     nll_nats: Annotated[float, Field(ge=0, le=1e12)] | None
     tokens: Count
-
-
-class Series(Part):
-    """about.json of a series."""
-
-    run_id: str
-    began: str
-    settings: dict[str, Any]
-    stored_dtype: str | None
-    software: Software
-    hardware: Hardware
-    weights_sha256: str
-    engine: dict[str, str] = {}
 
 
 class LoadRow(TextKey):

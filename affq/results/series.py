@@ -38,7 +38,7 @@ class Kind(StrEnum):
         return {"load": "6_load", "soak": "7_soak"}[self.value]
 
     @property
-    def command(self) -> str:
+    def remedy(self) -> str:
         """Return what makes it again."""
         return f"affq {self.value} makes it again"
 
@@ -106,7 +106,7 @@ class Series(Scores):
     def complete(self) -> bool:
         """Whether done.json is there, and the records are those that it was written for."""
         try:
-            done = files.read_json(self.folder / "done.json", self.kind.command)
+            done = files.read_json(self.folder / "done.json", self.kind.remedy)
             return done == files.sealed(b"", {name: sha256_of(self.folder / name) for name in SEALED})
         except (InputError, OSError):
             return False
@@ -114,9 +114,9 @@ class Series(Scores):
     def about(self) -> dict:
         """Return about.json. Raises InputError where it is not there, is damaged, or is that of another run."""
         path = self.folder / "about.json"
-        about = files.read_json(path, self.kind.command, schemas.Series.model_validate)
+        about = files.read_json(path, self.kind.remedy, schemas.Series.model_validate)
         if about["run_id"] != self.run.id:
-            raise files.damaged(path, f"it is that of another run, {about['run_id']!r}", self.kind.command)
+            raise files.damaged(path, f"it is that of another run, {about['run_id']!r}", self.kind.remedy)
         return about
 
     def settings(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Series(Scores):
     def readings(self) -> list[dict]:
         """Return the readings whose rows are all there, in the order in which they were made."""
         batches, path = self._journal.batches(lambda row: self._key(self._checked(row))), self.folder / JOURNAL[1]
-        return [files.checked(batch, self._reading.model_validate, path, self.kind.command) for batch in batches]
+        return [files.checked(batch, self._reading.model_validate, path, self.kind.remedy) for batch in batches]
 
     def told(self) -> list[dict]:
         """Return the readings as they lie there, for whoever follows them; whether their rows are whole is not looked at."""
@@ -170,7 +170,7 @@ class Series(Scores):
         return list(map(KEY_OF, scores)) == list(map(KEY_OF, self.rows()))
 
     def _checked(self, row: dict) -> dict:
-        return files.checked(row, self._row.model_validate, self.folder / JOURNAL[0], self.kind.command)
+        return files.checked(row, self._row.model_validate, self.folder / JOURNAL[0], self.kind.remedy)
 
     def _under(self, about: dict) -> bool:
         try:
